@@ -1,0 +1,37 @@
+"""Asks the policy and turns its answer into facts: a `Grant`, or a refusal in the words of the wire contract."""
+
+from __future__ import annotations
+
+from addons.exchange import Authority, Exchange, WorkloadIdentity
+from addons.refusal import Code, Refusal
+from policies import Denial, Grant, Policy, Question
+
+
+def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> None:
+    """Whether a tunnel to this authority may be opened at all: some route there must name the workload.
+
+    Asked at CONNECT, so that nothing is dialled, resolved or intercepted for an authority that could only be refused later.
+
+    Raises:
+        Refusal: `route_denied`.
+    """
+    if not policy.serves_workload(authority.host, authority.port, identity.workload):
+        # One answer for "no such route" and "not for you": the caller learns nothing about others' routes.
+        raise Refusal(Code.ROUTE_DENIED, f"No route to {authority} for workload {identity.workload}.")
+
+
+def grant(exchange: Exchange) -> Grant:
+    """The grant for this request.
+
+    Raises:
+        Refusal: with the policy's own code.
+    """
+    authority = exchange.ask(Authority)
+    identity = exchange.ask(WorkloadIdentity)
+    head = exchange.head
+    answer = exchange.policy.decide(Question(identity.workload, authority.host, authority.port, head.method, head.path))
+    if isinstance(answer, Denial):
+        exchange.route, exchange.rule = answer.route, answer.rule
+        raise Refusal(Code(answer.code), answer.message)
+    exchange.route, exchange.rule = answer.route.name, answer.rule
+    return answer

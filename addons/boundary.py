@@ -1,0 +1,167 @@
+"""The one boundary: whatever goes wrong while a request is handled becomes a refusal, a record and an answer here.
+
+Rules:
+- Any exception, cancellation or deadline that leaves a stage ends the request. What is no `Refusal` is mapped by `refusal_for`; what is unknown is `internal`.
+- An exchange is settled once. If a credential was opened for it, its records are closed; if none was, the refusal itself is recorded.
+- An unexpected exception is logged by type and place only: its text and its locals may hold what must not be printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+from addons.audit import AuditLog, AuditUnavailable, Fields
+from addons.clock import Clock
+from addons.credentials import Openings
+from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadIdentity
+from addons.refusal import Answer, Code, Refusal, answer
+from addons.telemetry import Metrics
+from addons.uuid7 import uuid7
+
+_log = logging.getLogger("ostiary.boundary")
+
+_UPSTREAM_CODES: Final = frozenset({Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_TLS, Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT})
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception was raised, without its text: `module:line in function`, innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in reversed(frames))
+
+
+def refusal_for(error: BaseException) -> Refusal:
+    """Maps any exception to a refusal."""
+    match error:
+        case Refusal():
+            return error
+        case AuditUnavailable():
+            return Refusal(Code.AUDIT_UNAVAILABLE, "No audit record can be written, so no credential is used.", retry_after_s=1.0)
+        case asyncio.CancelledError() | TimeoutError():
+            return Refusal(Code.INTERNAL, "The request took too long inside the proxy.", close=True)
+        case _:
+            return Refusal(Code.INTERNAL, "The proxy failed; nothing was sent upstream.", close=True)
+
+
+class Boundary:
+    """Turns failures and ends into answers and records. One for each process."""
+
+    def __init__(self, audit: AuditLog, metrics: Metrics, clock: Clock) -> None:
+        self._audit = audit
+        self._metrics = metrics
+        self._clock = clock
+
+    def refuse(self, exchange: Exchange, error: BaseException) -> Answer:
+        """Ends an exchange with a refusal.
+
+        Returns:
+            The answer for the caller; it is also kept as `exchange.refused`, which the engine must give instead of anything else.
+        """
+        refusal = refusal_for(error)
+        if not isinstance(error, Refusal | AuditUnavailable):
+            _log.error("request %s failed: %s at %s", exchange.request_id, type(error).__name__, place_of(error))
+        reply = answer(refusal, exchange.request_id)
+        exchange.refused = reply
+        outcome: Outcome = "upstream_error" if refusal.code in _UPSTREAM_CODES else "refused"
+        self.settle(exchange, outcome, status=refusal.status, code=refusal.code)
+        return reply
+
+    def refuse_unparsed(self, connection: Connection, refusal: Refusal) -> Answer:
+        """Answers bytes that never became a request: recorded per source, with nothing of what was sent."""
+        request_id = uuid7()
+        self._metrics.refused(refusal.code)
+        self._audit.refused(
+            {
+                "request_id": request_id,
+                "source": connection.source,
+                "listener": connection.listener.name,
+                "status": refusal.status,
+                "code": refusal.code,
+                "outcome": "refused",
+                **_proven(connection),
+            }
+        )
+        return answer(refusal, request_id)
+
+    def settle(self, exchange: Exchange, outcome: Outcome, *, status: int | None = None, code: Code | None = None) -> None:
+        """Records how an exchange ended; later calls for the same one do nothing."""
+        if exchange.settled:
+            return
+        exchange.settled = True
+        exchange.connection.exchanges.discard(exchange)
+        elapsed_s = self._clock.monotonic_s() - exchange.started_s
+        openings = exchange.find(Openings)
+        ended = self._ended(exchange, outcome, status, code, elapsed_s)
+        if openings is not None:
+            for record in openings.records:
+                self._audit.close(record, ended)
+        elif code is not None:
+            self._audit.refused({**facts_of(exchange), **ended})
+        elif not exchange.connect:
+            self._audit.note("request.forwarded", {**facts_of(exchange), **ended})
+        if code is not None:
+            self._metrics.refused(code)
+        if not exchange.connect:
+            identity = exchange.find(WorkloadIdentity)
+            self._metrics.request_ended(exchange.route or "", identity.workload if identity else "", outcome, elapsed_s)
+
+    def _ended(self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float) -> Fields:
+        ended: Fields = {"outcome": outcome, "ms": round(elapsed_s * 1000, 3)}
+        if code is not None:
+            ended["code"] = code.value
+        final_status = status if status is not None else exchange.status
+        if final_status is not None:
+            ended["status"] = final_status
+        if not exchange.connect and (exchange.dialled_s is not None or exchange.find(Openings) is not None):
+            ended["bytes_in"] = exchange.bytes_in
+            ended["bytes_out"] = exchange.bytes_out
+        if exchange.payload is not None:
+            ended["payload_sha256"] = exchange.payload.hexdigest()
+        if exchange.secret_ms is not None:
+            ended["ms_secret"] = round(exchange.secret_ms, 3)
+        if exchange.dialled_s is not None and exchange.first_byte_s is not None:
+            ended["ms_upstream"] = round((exchange.first_byte_s - exchange.dialled_s) * 1000, 3)
+        return ended
+
+
+def _proven(connection: Connection) -> Mapping[str, str]:
+    """Whose tunnel it was, where one is open: a proven caller's refusals are not coalesced."""
+    return {"workload": connection.tunnel.identity.workload} if connection.tunnel is not None else {}
+
+
+def facts_of(exchange: Exchange) -> Fields:
+    """What every record of this exchange says: who, from where, to what. The path goes without its query (G30)."""
+    fields: Fields = {"request_id": exchange.request_id, "source": exchange.connection.source, "listener": exchange.connection.listener.name}
+    identity = exchange.find(WorkloadIdentity)
+    if identity is not None:
+        fields["workload"] = identity.workload
+        fields["proof"] = identity.proof
+    if exchange.route is not None:
+        fields["route"] = exchange.route
+    if exchange.rule is not None:
+        fields["rule"] = exchange.rule
+    authority = exchange.find(Authority)
+    if authority is not None:
+        fields["host"] = authority.host
+        fields["port"] = authority.port
+    fields["method"] = exchange.head.method
+    if not exchange.connect:
+        fields["path"] = exchange.head.path
+    trace = trace_id(exchange)
+    if trace is not None:
+        fields["trace_id"] = trace
+    return fields
+
+
+def trace_id(exchange: Exchange) -> str | None:
+    """The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2.2), or None."""
+    for name, value in exchange.head.fields:
+        if name.lower() == b"traceparent":
+            parts = value.split(b"-")
+            if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() and parts[1] != b"0" * 32:
+                return parts[1].decode("ascii", "replace").lower()
+            return None
+    return None

@@ -1,0 +1,116 @@
+"""From a grant to a credential: the only caller of the secret store in the request path.
+
+The steps are types: `seal` wants a `Grant` and gives sealed secrets; `unseal` wants those and the open audit records that name their very versions, and gives the
+`Credential`. There is no other way to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from addons.audit import OpenRecord
+from addons.refusal import Code, Refusal
+from policies import Grant
+from policies.model import CredentialSpec, SecretSpec
+from policies.template import FieldRef
+from vault.secret import Secret
+from vault.store import SealedSecret, SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretSource, SecretUnavailable, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCredential:
+    """Every secret of a grant's credential, read and still closed. `secrets` holds each path once."""
+
+    spec: CredentialSpec
+    entries: Mapping[str, SealedSecret]
+    secrets: tuple[SealedSecret, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Openings:
+    """The durable records of `SealedCredential.secrets`, in the same order."""
+
+    records: tuple[OpenRecord, ...]
+
+
+@final
+class Credential:
+    """Values of one credential, by the references that templates make. Without a repr."""
+
+    __slots__ = ("_spec", "_values")
+
+    def __init__(self, spec: CredentialSpec, values: Mapping[str, Mapping[str, Secret]]) -> None:
+        self._spec = spec
+        self._values = values
+
+    def value(self, reference: FieldRef) -> Secret:
+        """The secret a template refers to.
+
+        Raises:
+            Refusal: `secret_missing`.
+        """
+        name = reference.field or self._spec.secrets[reference.entry].field
+        try:
+            return self._values[reference.entry][name]
+        except KeyError:
+            raise Refusal(Code.SECRET_MISSING, f"The secret {reference.entry} has no field {name}.") from None
+
+    def __repr__(self) -> str:
+        return "Credential(…)"
+
+    def __reduce_ex__(self, protocol: object) -> object:
+        raise TypeError("credentials are not serialised")
+
+
+def reference_of(spec: SecretSpec) -> SecretRef:
+    """The store's name for what a policy names."""
+    return SecretRef(path=spec.path, mount=spec.mount, version=spec.version, kv=spec.kv, namespace=spec.namespace)
+
+
+async def seal(grant: Grant, source: SecretSource, needed: Sequence[FieldRef]) -> SealedCredential:
+    """Reads every secret of the grant's credential, each path once, and checks that the needed fields are there.
+
+    Raises:
+        Refusal: `secret_unavailable`, `secret_denied`, `secret_missing` or `secret_malformed`.
+    """
+    spec = grant.credential
+    if spec is None:
+        raise Refusal(Code.INTERNAL, "The route has no credential.")
+    read: dict[SecretRef, SealedSecret] = {}
+    entries: dict[str, SealedSecret] = {}
+    try:
+        for name in dict.fromkeys(reference.entry for reference in needed):
+            secret = spec.secrets[name]
+            ref = reference_of(secret)
+            if ref not in read:
+                read[ref] = await source.read(ref, ttl_s=secret.ttl_s, max_stale_s=secret.max_stale_s)
+            entries[name] = read[ref]
+        for reference in needed:
+            entries[reference.entry].require([reference.field or spec.secrets[reference.entry].field])
+    except StoreError as error:
+        raise refusal_for(error) from None
+    return SealedCredential(spec, entries, tuple(read.values()))
+
+
+def unseal(sealed: SealedCredential, openings: Openings) -> Credential:
+    """The values, in exchange for the records."""
+    # By identity: the same path may be read in two pinned versions.
+    fields = {id(secret): secret.unseal(record) for secret, record in zip(sealed.secrets, openings.records, strict=True)}
+    return Credential(sealed.spec, {name: fields[id(secret)] for name, secret in sealed.entries.items()})
+
+
+def refusal_for(error: StoreError) -> Refusal:
+    """What the caller is told when the store says no. The reason stays in the log: it may name what the caller need not know."""
+    match error:
+        case SecretUnavailable():
+            return Refusal(Code.SECRET_UNAVAILABLE, "The secret store cannot be reached right now.", retry_after_s=error.retry_after_s)
+        case SecretDenied():
+            return Refusal(Code.SECRET_DENIED, f"The secret store denies Ostiary the secret {error.name}.")
+        case SecretMissing():
+            return Refusal(Code.SECRET_MISSING, f"The secret {error.name} is not complete: {error.reason}.")
+        case SecretMalformed():
+            return Refusal(Code.SECRET_MALFORMED, f"The secret {error.name} is not usable.")
+        case _:
+            return Refusal(Code.INTERNAL, "The secret store failed.")

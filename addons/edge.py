@@ -1,0 +1,139 @@
+"""The strict edge: the grammar of an HTTP/1 request head, judged on raw bytes before any parser has seen them.
+
+Parsers disagree about bare line feeds, folded lines, spaces before colons and doubled framing fields, and every such disagreement is a smuggled request
+somewhere. So the whole head must match the grammar of RFC 9112 in its narrowest reading; what does not match is refused, never repaired.
+HTTP/2 heads arrive parsed and are judged by `judge_fields` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from addons.head import Fields
+from addons.refusal import Code, Refusal
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# field-line of RFC 9112 section 5, one physical line each; obs-text is legal in values, controls other than HTAB are not.
+_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?[ \t]*\r\n"
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
+_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")*")
+_FRAMING: Final = re.compile(rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Caps of `limits:` that concern heads."""
+
+    request_line_bytes: int = 16 * 1024
+    header_bytes: int = 64 * 1024
+    header_count: int = 128
+
+
+def _bad(what: str) -> Refusal:
+    return Refusal(Code.BAD_REQUEST, what, close=True)
+
+
+def judge_partial(raw: bytes, limits: HeadLimits) -> None:
+    """Judges a head that has not ended yet.
+
+    Raises:
+        Refusal: `headers_too_large` once it is over a cap; `bad_request` for a line end that can only be wrong.
+    """
+    line_end = raw.find(b"\n")
+    if (line_end if line_end >= 0 else len(raw)) > limits.request_line_bytes:
+        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request line is longer than {limits.request_line_bytes} bytes.", close=True)
+    if len(raw) > limits.header_bytes:
+        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request head is larger than {limits.header_bytes} bytes.", close=True)
+    if b"\n" in raw.replace(b"\r\n", b""):
+        raise _bad("A line of the request head does not end in CR LF.")
+
+
+def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
+    """Judges a whole head, its final empty line included.
+
+    Args:
+        raw: from the request line through the empty line.
+        tunnelled: inside an accepted CONNECT only origin-form and `*` are legal; outside, authority-form with CONNECT, and absolute-form.
+        limits: the caps.
+
+    Raises:
+        Refusal: `bad_request` or `headers_too_large`.
+    """
+    judge_partial(raw, limits)
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        raise _bad("The request line is malformed.")
+    if not _FIELDS.fullmatch(raw, line.end(), len(raw) - 2):
+        raise _bad("A header line is malformed.")
+    if raw.count(b"\r\n") - 2 > limits.header_count:
+        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.", close=True)
+    method, target = line.groups()
+    _judge_target(method, target, tunnelled=tunnelled)
+    _judge_framing(raw, method)
+
+
+def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
+    """The four request-target forms of RFC 9112 section 3.2."""
+    if method == b"CONNECT":
+        if tunnelled:
+            raise _bad("CONNECT inside a tunnel is not allowed.")
+        if target.startswith(b"/") or b"://" in target:
+            raise _bad("CONNECT needs host:port.")
+        return
+    origin = target.startswith(b"/")
+    if tunnelled:
+        if not origin and not (target == b"*" and method == b"OPTIONS"):
+            raise _bad("Inside a tunnel the request target must be a path.")
+        if b"#" in target:
+            raise _bad("A request target has no fragment.")
+    elif origin or target == b"*":
+        raise _bad("This is a forward proxy: send CONNECT host:port (set HTTPS_PROXY), not a plain request.")
+
+
+def _judge_framing(raw: bytes, method: bytes) -> None:
+    seen: dict[bytes, bytes] = {}
+    for name, value in _FRAMING.findall(raw):
+        key = name.lower()
+        if key in seen:
+            raise _bad(f"The {key.decode()} field stands twice.")
+        seen[key] = value.strip(b" \t")
+    length, coding = seen.get(b"content-length"), seen.get(b"transfer-encoding")
+    if length is not None and coding is not None:
+        raise _bad("Content-Length and Transfer-Encoding exclude each other.")
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise _bad("Content-Length is not a number.")
+    if coding is not None and (coding.lower() != b"chunked" or b" HTTP/1.0\r\n" in raw):
+        raise _bad("The only transfer coding accepted is chunked, in HTTP/1.1.")
+    if method == b"CONNECT" and (coding is not None or length not in {None, b"0"}):
+        raise _bad("CONNECT has no body.")
+    if b"upgrade" in seen:
+        raise _bad("Upgrades (WebSocket, h2c) are not supported yet.")
+
+
+_HTTP2_FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_HTTP2_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+
+
+def judge_http2(method: bytes, target: bytes, fields: Fields, limits: HeadLimits) -> None:
+    """The same strictness for an HTTP/2 head (RFC 9113 section 8.2).
+
+    Raises:
+        Refusal: `bad_request` or `headers_too_large`.
+    """
+    if not (target.startswith(b"/") or (target == b"*" and method == b"OPTIONS")) or not re.fullmatch(rb"[\x21-\x7e]+", target) or b"#" in target:
+        raise Refusal(Code.BAD_REQUEST, "The :path is malformed.")
+    if not re.fullmatch(_TOKEN, method):
+        raise Refusal(Code.BAD_REQUEST, "The :method is malformed.")
+    if len(target) > limits.request_line_bytes or sum(len(name) + len(value) + 4 for name, value in fields) > limits.header_bytes:
+        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request head is larger than {limits.header_bytes} bytes.")
+    if len(fields) > limits.header_count:
+        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.")
+    for name, value in fields:
+        if not _HTTP2_NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value != value.strip(b" \t"):
+            raise Refusal(Code.BAD_REQUEST, "A header field is malformed.")
+        if name in _HTTP2_FORBIDDEN or (name == b"te" and value != b"trailers"):
+            raise Refusal(Code.BAD_REQUEST, f"The {name.decode()} field has no place in HTTP/2.")

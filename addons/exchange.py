@@ -1,0 +1,186 @@
+"""What is known of one request and of the connection it came on.
+
+Rules:
+- A fact is a value of a type of its own (`Authority`, `WorkloadIdentity`, `Grant`, …). It is put once and asked for by type: a stage that asks for what no
+  earlier stage has put gets `MissingFact`, which the boundary turns into a refusal. So a stage cannot run before its turn.
+- An exchange keeps the policy it began with, however often policies are reloaded meanwhile.
+- An exchange is settled exactly once: answered, refused or cut.
+- Connection facts die with the connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from addons.head import RequestHead
+from addons.refusal import Answer
+from policies import Policy
+
+
+class MissingFact(LookupError):
+    """A stage asked for a fact that no earlier stage has put."""
+
+
+class FactSetTwice(LookupError):
+    """A stage put a fact that is already there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The listener a connection came in on."""
+
+    name: str
+    workload: str | None
+    """The one workload this listener serves, if it names one."""
+    unix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Host and port that CONNECT, SNI and Host agree on. `host` is lower-case ASCII without a trailing dot, or a canonical IP literal without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def host_header(self) -> bytes:
+        """The Host field as a client of this https origin writes it (RFC 9110 section 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (host if self.port == 443 else f"{host}:{self.port}").encode()
+
+
+type ProofKind = Literal["key_hash", "peer", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadIdentity:
+    """The proven name of the caller and how it was proven. `key_sha256` lets the proof be checked again on every inner request."""
+
+    workload: str
+    proof: ProofKind
+    key_sha256: str | None = None
+
+
+@dataclass(slots=True)
+class Tunnel:
+    """An accepted CONNECT: what every inner request is bound to. `sni` stands once the caller's ClientHello has been read."""
+
+    authority: Authority
+    identity: WorkloadIdentity
+    sni: str | None = None
+    sni_seen: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection of a caller."""
+
+    id: str
+    listener: Listener
+    source: str
+    """IP address of the peer, or `unix:uid=N`."""
+    peer_uid: int | None = None
+    tunnel: Tunnel | None = None
+    exchanges: set[Exchange] = field(default_factory=set)
+    """Begun and not yet settled."""
+
+
+type Outcome = Literal["ok", "upstream_error", "truncated", "client_gone", "refused", "killed", "interrupted"]
+
+
+class Exchange:
+    """One request with its answer.
+
+    Args:
+        request_id: UUIDv7, shown to the caller and in every record.
+        connection: where it came in.
+        policy: the policy it is judged by from beginning to end.
+        head: what the caller sent.
+        started_s: monotonic seconds.
+        connect: whether this is the CONNECT itself, not a request inside the tunnel.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_facts",
+        "bytes_in",
+        "bytes_out",
+        "connect",
+        "connection",
+        "dialled_s",
+        "first_byte_s",
+        "head",
+        "payload",
+        "policy",
+        "refused",
+        "request_id",
+        "route",
+        "rule",
+        "secret_ms",
+        "settled",
+        "started_s",
+        "status",
+        "streaming",
+    )
+
+    def __init__(
+        self, request_id: str, connection: Connection, policy: Policy, head: RequestHead, started_s: float, *, connect: bool = False
+    ) -> None:
+        self._facts: dict[type[Any], Any] = {}
+        self.request_id = request_id
+        self.connection = connection
+        self.policy = policy
+        self.head = head
+        self.started_s = started_s
+        self.connect = connect
+        self.settled = False
+        self.refused: Answer | None = None
+        """The answer of a refusal that the engine must give instead of the upstream's."""
+        self.route: str | None = None
+        self.rule: str | None = None
+        self.status: int | None = None
+        self.streaming = False
+        """Whether the answer has begun to reach the caller."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.payload: Any = None
+        """Running SHA-256 of the request body (`hashlib` object), once a credential is used."""
+        self.secret_ms: float | None = None
+        self.dialled_s: float | None = None
+        self.first_byte_s: float | None = None
+        connection.exchanges.add(self)
+
+    def put(self, fact: object) -> None:
+        """Records a fact of a type that has none yet.
+
+        Raises:
+            FactSetTwice: there is one already.
+        """
+        kind = type(fact)
+        if kind in self._facts:
+            raise FactSetTwice(f"{kind.__name__} is already known")
+        self._facts[kind] = fact
+
+    def ask[T](self, kind: type[T]) -> T:
+        """The fact of this type.
+
+        Raises:
+            MissingFact: no stage has put one.
+        """
+        try:
+            return cast("T", self._facts[kind])
+        except KeyError:
+            raise MissingFact(f"{kind.__name__} is not known yet") from None
+
+    def find[T](self, kind: type[T]) -> T | None:
+        """The fact of this type, or None."""
+        return cast("T | None", self._facts.get(kind))
+
+    def forget[T](self, kind: type[T]) -> T | None:
+        """Takes a fact away and returns it: for the one that holds a credential, once it has been handed to the engine."""
+        return cast("T | None", self._facts.pop(kind, None))

@@ -1,0 +1,102 @@
+"""Builds the head that leaves: the caller's fields without what must not travel, then ours.
+
+The caller's fields are stripped first and ours are put last, so nothing the caller sends (a `Connection` list, a doubled field, another spelling) can remove, double or
+shadow an injected credential (G19, G20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from addons.credentials import Credential
+from addons.exchange import Authority
+from addons.head import Fields, HeadersToSend, RequestHead
+from addons.injection.places import HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name
+from addons.injection.render import basic_value, header_value, holds_placeholder, plain_value, query_pair, swapped
+from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
+
+
+def build_forward(plan: Plan, head: RequestHead, authority: Authority) -> HeadersToSend:
+    """The head of a granted request that gets no credential of ours."""
+    return HeadersToSend(_stripped_target(head.target, plan.strip_parameters), (_host(head, authority), *_kept(plan, head)))
+
+
+def build_with_credential(
+    plan: Plan, injectors: Sequence[Injector], head: RequestHead, authority: Authority, credential: Credential
+) -> HeadersToSend:
+    """The head of a granted request with its credential.
+
+    Args:
+        plan: of the route.
+        injectors: those that apply (`applicable`).
+        head: what the caller sent.
+        authority: the bound authority; it becomes the Host field.
+        credential: opened for this request.
+
+    Raises:
+        Refusal: `secret_malformed` or `secret_missing`; nothing has been changed.
+    """
+    target = _stripped_target(head.target, plan.strip_parameters)
+    kept = _kept(plan, head)
+    added: dict[bytes, bytes] = {}
+    for injector in injectors:
+        match injector:
+            case HeaderInjector(name=name, value=value):
+                added[name.encode()] = header_value(value, credential)
+            case BearerInjector(value=value):
+                added[b"Authorization"] = b"Bearer " + header_value(value, credential)
+            case BasicInjector(username=username, password=password):
+                added[b"Authorization"] = basic_value(plain_value(username, credential), plain_value(password, credential))
+            case QueryInjector(name=name, value=value):
+                target = _with_pair(target, query_pair(name, plain_value(value, credential)))
+            case SwapInjector():
+                added |= _swapped(injector, head, credential)
+    if head.http2:
+        added = {name.lower(): value for name, value in added.items()}
+    return HeadersToSend(target, (_host(head, authority), *kept, *added.items()))
+
+
+def _host(head: RequestHead, authority: Authority) -> tuple[bytes, bytes]:
+    return (b"host" if head.http2 else b"Host", authority.host_header)
+
+
+def _kept(plan: Plan, head: RequestHead) -> Fields:
+    """The caller's fields that may travel."""
+    nominated = {token.strip().lower() for value in head.values(b"connection") for token in value.split(b",")}
+    # Framing belongs to the message, whatever Connection says: dropping it would turn the body into the next request.
+    nominated -= {b"content-length", b"transfer-encoding", b"close", b"keep-alive"}
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in head.fields:
+        key = name.lower()
+        if key in plan.strip_headers or key in nominated or key.startswith(OWN_PREFIX):
+            continue
+        if key in HOP_BY_HOP and not (head.http2 and key == b"te"):
+            continue
+        kept.append((name, value))
+    return tuple(kept)
+
+
+def _stripped_target(target: bytes, parameters: frozenset[bytes]) -> bytes:
+    """The target without these query parameters; the others stay byte for byte."""
+    path, mark, query = target.partition(b"?")
+    if not mark or not parameters:
+        return target
+    pairs = query.split(b"&")
+    kept = [pair for pair in pairs if parameter_name(pair) not in parameters]
+    if len(kept) == len(pairs):
+        return target
+    return path + b"?" + b"&".join(kept) if kept else path
+
+
+def _with_pair(target: bytes, pair: bytes) -> bytes:
+    path, mark, query = target.partition(b"?")
+    return path + b"?" + (query + b"&" + pair if mark and query else pair)
+
+
+def _swapped(injector: SwapInjector, head: RequestHead, credential: Credential) -> dict[bytes, bytes]:
+    names = {name.lower().encode() for name in injector.headers}
+    return {
+        name: swapped(value, injector.placeholder, injector.value, credential)
+        for name, value in head.fields
+        if name.lower() in names and holds_placeholder(value, injector.placeholder)
+    }

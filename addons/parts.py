@@ -1,0 +1,50 @@
+"""What a running process hands to its stages: built once in the composition root, passed by constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from addons.audit import AuditLog
+from addons.boundary import Boundary
+from addons.clock import Clock
+from addons.edge import HeadLimits
+from addons.egress import EgressRules, Resolver
+from addons.telemetry import Metrics
+from policies import Policy
+from vault.store import SecretSource
+
+
+@dataclass(slots=True)
+class PolicyInForce:
+    """The policy that new requests are judged by. Replaced whole; an exchange keeps the one it began with."""
+
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Process-wide deadlines in seconds; a route's `timeouts:` wins. 0 means none."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 300.0
+    idle_s: float = 300.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a stage may need."""
+
+    in_force: PolicyInForce
+    secrets: SecretSource
+    audit: AuditLog
+    metrics: Metrics
+    clock: Clock
+    boundary: Boundary
+    resolver: Resolver
+    egress: EgressRules = field(default_factory=EgressRules)
+    heads: HeadLimits = field(default_factory=HeadLimits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    extra_keys: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 hex of keys of this process alone, to workloads."""

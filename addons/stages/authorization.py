@@ -1,0 +1,24 @@
+"""Asks the policy: whether a tunnel may be opened, and which grant a request gets."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from addons.authorization import admit, grant
+from addons.exchange import Authority, WorkloadIdentity
+from addons.stages.registry import Registry
+
+
+class AuthorizationStage:
+    """Puts `Grant`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        admit(exchange.policy, exchange.ask(Authority), exchange.ask(WorkloadIdentity))
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        exchange.put(grant(exchange))

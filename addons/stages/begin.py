@@ -1,0 +1,48 @@
+"""Begins an exchange for every CONNECT and every request: the first stage."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from addons.edge import judge_http2
+from addons.exchange import Exchange
+from addons.head import RequestHead
+from addons.parts import Parts
+from addons.refusal import Code, Refusal
+from addons.stages.registry import Registry
+from addons.uuid7 import uuid7
+
+
+class BeginStage:
+    """Copies the head as the caller sent it and fixes the policy the exchange is judged by."""
+
+    def __init__(self, parts: Parts, registry: Registry) -> None:
+        self._parts = parts
+        self._registry = registry
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        self._begin(flow, connect=True)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = self._begin(flow, connect=False)
+        if flow.error is not None:
+            raise Refusal(Code.BAD_REQUEST, "The request is malformed.", close=True)
+        if exchange.head.http2:
+            request = flow.request.data
+            judge_http2(request.method, request.path, exchange.head.fields, self._parts.heads)
+
+    def _begin(self, flow: http.HTTPFlow, *, connect: bool) -> Exchange:
+        request = flow.request
+        head = RequestHead(
+            request.data.method.decode("ascii", "backslashreplace"), request.data.path, request.headers.fields, request.data.http_version == b"HTTP/2.0"
+        )
+        exchange = Exchange(
+            uuid7(),
+            self._registry.connection(flow.client_conn),
+            self._parts.in_force.policy,
+            head,
+            self._parts.clock.monotonic_s(),
+            connect=connect,
+        )
+        self._registry.begin(flow, exchange)
+        return exchange

@@ -1,0 +1,36 @@
+"""Resolves and vets the destination of a granted request, before any secret is read."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from addons.egress import destination
+from addons.exchange import Authority
+from addons.parts import Parts
+from addons.stages.plans import Plans
+from addons.stages.registry import Registry
+from policies import Grant
+
+
+class EgressStage:
+    """Puts `Destination`."""
+
+    def __init__(self, parts: Parts, registry: Registry, plans: Plans) -> None:
+        self._parts = parts
+        self._registry = registry
+        self._plans = plans
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        route = exchange.ask(Grant).route
+        deadline_s = route.timeouts.connect_s if route.timeouts.connect_s is not None else self._parts.deadlines.connect_s
+        exchange.put(
+            await destination(
+                exchange.ask(Authority),
+                self._parts.egress,
+                route.egress,
+                self._plans.of(exchange.policy, route).allow,
+                self._parts.resolver,
+                deadline_s=deadline_s or self._parts.deadlines.connect_s,
+            )
+        )

@@ -1,0 +1,43 @@
+"""Proves the caller at CONNECT, and again on every request inside the tunnel."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from addons.exchange import Authority, Tunnel, WorkloadIdentity
+from addons.identity import prove, still_proven
+from addons.parts import Parts
+from addons.refusal import Code, Refusal
+from addons.stages.registry import Registry
+
+
+class IdentityStage:
+    """Puts `WorkloadIdentity`."""
+
+    def __init__(self, parts: Parts, registry: Registry) -> None:
+        self._parts = parts
+        self._registry = registry
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        exchange.put(prove(exchange.connection, exchange.policy, exchange.head, extra_keys=self._parts.extra_keys))
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        tunnel = exchange.connection.tunnel
+        if tunnel is None:
+            raise Refusal(Code.PROOF_REQUIRED, "Say who calls: send Proxy-Authorization with a caller key.")
+        if not still_proven(tunnel.identity, exchange.connection, exchange.policy, extra_keys=self._parts.extra_keys):
+            raise Refusal(Code.PROOF_EXPIRED, "The proof this tunnel was opened with is no longer accepted.", close=True)
+        exchange.put(tunnel.identity)
+
+
+class TunnelStage:
+    """The last stage of CONNECT: what every request inside will be bound to."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        exchange.connection.tunnel = Tunnel(exchange.ask(Authority), exchange.ask(WorkloadIdentity))

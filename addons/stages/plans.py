@@ -1,0 +1,37 @@
+"""What each route compiles to, remembered for as long as its policy is in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from addons.egress import Network, networks
+from addons.injection import Plan, plan_for
+from addons.parts import Parts
+from policies import Policy
+from policies.model import Route
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """The compiled route: how heads are built and which networks may be dialled."""
+
+    plan: Plan
+    allow: tuple[Network, ...]
+
+
+class Plans:
+    """Route plans of the newest policy seen; requests that still run under an older one compile theirs again."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._global_allow = parts.egress.allow
+        self._policy: Policy | None = None
+        self._plans: dict[str, RoutePlan] = {}
+
+    def of(self, policy: Policy, route: Route) -> RoutePlan:
+        if policy is not self._policy:
+            self._policy, self._plans = policy, {}
+        found = self._plans.get(route.name)
+        if found is None:
+            extra = networks(route.egress.allow) if route.egress is not None else ()
+            found = self._plans[route.name] = RoutePlan(plan_for(route), self._global_allow + extra)
+        return found

@@ -1,0 +1,34 @@
+"""Settles exchanges: the audit record closes when the answer has passed, failed, or the caller has gone."""
+
+from __future__ import annotations
+
+from mitmproxy import connection, http
+
+from addons.parts import Parts
+from addons.stages.registry import Registry
+
+
+class RecordStage:
+    """Closes what was opened."""
+
+    def __init__(self, parts: Parts, registry: Registry) -> None:
+        self._parts = parts
+        self._registry = registry
+
+    def http_connected(self, flow: http.HTTPFlow) -> None:
+        self._parts.boundary.settle(self._registry.exchange(flow), "ok")
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        self._parts.boundary.settle(exchange, "ok")
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.find(flow)
+        if exchange is not None:
+            self._parts.boundary.settle(exchange, "truncated" if exchange.streaming else "upstream_error")
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        gone = self._registry.disconnected(client)
+        if gone is not None:
+            for exchange in tuple(gone.exchanges):
+                self._parts.boundary.settle(exchange, "client_gone")

@@ -1,0 +1,49 @@
+"""Finds the exchange of a flow and the facts of a connection.
+
+Exchanges live exactly as long as their flow (a weak dictionary), connections until the engine says they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+from mitmproxy.connection import Client
+from mitmproxy.flow import Flow
+
+from addons.exchange import Connection, Exchange
+
+
+class Registry:
+    """What the engine and the stages know in common about flows and connections."""
+
+    def __init__(self) -> None:
+        self._exchanges: WeakKeyDictionary[Flow, Exchange] = WeakKeyDictionary()
+        self._connections: dict[str, Connection] = {}
+
+    def connected(self, client: Client, connection: Connection) -> None:
+        self._connections[client.id] = connection
+
+    def disconnected(self, client: Client) -> Connection | None:
+        return self._connections.pop(client.id, None)
+
+    def connection(self, client: Client) -> Connection:
+        """Facts of a live connection; KeyError once it is gone, which refuses whatever asked."""
+        return self._connections[client.id]
+
+    def begin(self, flow: Flow, exchange: Exchange) -> None:
+        self._exchanges[flow] = exchange
+
+    def exchange(self, flow: Flow) -> Exchange:
+        """The exchange of a flow; KeyError for a flow that no stage has begun."""
+        return self._exchanges[flow]
+
+    def find(self, flow: Flow) -> Exchange | None:
+        return self._exchanges.get(flow)
+
+    def live(self) -> int:
+        """Connections now open."""
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._connections.values()))

@@ -1,0 +1,58 @@
+"""Streams both ways and meters what passes; cleans the answer's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mitmproxy import http
+
+from addons.exchange import Exchange
+from addons.parts import Parts
+from addons.reply import kept_reply_fields
+from addons.stages.registry import Registry
+
+
+def request_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
+    """Counts and hashes a request body as it passes."""
+
+    def pass_on(chunk: bytes) -> bytes:
+        exchange.bytes_in += len(chunk)
+        if exchange.payload is not None:
+            exchange.payload.update(chunk)
+        return chunk
+
+    return pass_on
+
+
+def response_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
+    """Counts an answer's body as it passes."""
+
+    def pass_on(chunk: bytes) -> bytes:
+        exchange.bytes_out += len(chunk)
+        return chunk
+
+    return pass_on
+
+
+class ReplyStage:
+    """Turns streaming on for granted requests and for every answer."""
+
+    def __init__(self, parts: Parts, registry: Registry) -> None:
+        self._parts = parts
+        self._registry = registry
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        flow.request.stream = request_meter(self._registry.exchange(flow))
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        response = flow.response
+        if exchange.refused is not None or response is None:
+            return
+        exchange.first_byte_s = self._parts.clock.monotonic_s()
+        exchange.status = response.status_code
+        kept = kept_reply_fields(response.headers.fields)
+        if kept is not response.headers.fields:
+            response.headers.fields = kept
+        response.stream = response_meter(exchange)
+        exchange.streaming = True

@@ -1,0 +1,237 @@
+"""mitmproxy's engine as one object: accepts connections on our own listeners and hands each to a `ClientHandler`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitmproxy import flow as mitm_flow, hooks
+from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.proxy import mode_specs, server_hooks
+from mitmproxy.tls import ClientHelloData, TlsData
+
+from addons.exchange import Connection, Listener
+from addons.parts import Parts
+from addons.pipeline import stages
+from addons.refusal import Code, Refusal
+from addons.stages.registry import Registry
+from addons.uuid7 import uuid7
+from ostiary.ca import LeafStore
+from ostiary.dispatch import Dispatcher
+from ostiary.engines.mitm.handler import ClientHandler
+from ostiary.engines.mitm.layers import response_of
+from ostiary.engines.mitm.master import LeanMaster
+from ostiary.engines.mitm.options import snapshot
+from ostiary.engines.mitm.tls import TlsStage, UpstreamContexts
+
+_log = logging.getLogger("ostiary.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where one listener accepts: a TCP address, or a Unix socket with its mode."""
+
+    listener: Listener
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+    mode: int = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Caps of `limits:` that concern connections."""
+
+    connections: int = 10_000
+    per_source: int = 1_000
+    header_timeout_s: float = 10.0
+    idle_s: float = 300.0
+    first_byte_s: float = 300.0
+
+
+class BindFailed(OSError):
+    """A listener cannot accept; the message names it and the reason."""
+
+
+class MitmEngine:
+    """Serves requests with mitmproxy's layers.
+
+    Args:
+        parts: what the stages need.
+        leaves: certificates for intercepted hosts.
+        upstream_roots: extra roots for every upstream, PEM.
+        limits: connection caps.
+    """
+
+    def __init__(self, parts: Parts, leaves: LeafStore, upstream_roots: Path | None, limits: ConnectionLimits) -> None:
+        self.parts = parts
+        self.registry = Registry()
+        self.master = LeanMaster(asyncio.get_running_loop())
+        self.dispatcher: Dispatcher = self.master.addons
+        # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter deadlines of their own.
+        self.options = snapshot(self.master.options, idle_s=max(limits.idle_s, limits.first_byte_s) + 30.0)
+        self.header_timeout_s = limits.header_timeout_s
+        self._limits = limits
+        self._servers: list[asyncio.Server] = []
+        self._unix_paths: list[Path] = []
+        self._handlers: dict[str, ClientHandler] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sources: Counter[str] = Counter()
+        self._draining = False
+        self.master.install((TlsStage(self, leaves, UpstreamContexts(upstream_roots)), *stages(parts, self.registry)))
+        self.dispatcher.on_failure = self._hook_failed
+
+    # --- listeners ---
+
+    async def listen(self, bind: Bind) -> str:
+        """Starts one listener.
+
+        Returns:
+            Its real address, `host:port` or `unix:/path`.
+
+        Raises:
+            BindFailed: the address cannot be bound.
+        """
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._accepted(bind.listener, reader, writer)
+
+        try:
+            if bind.path is not None:
+                return await self._listen_unix(bind, bind.path, accepted)
+            started = await asyncio.start_server(accepted, bind.host, bind.port, backlog=1024)
+        except OSError as error:
+            where = f"unix:{bind.path}" if bind.path else f"{bind.host}:{bind.port}"
+            raise BindFailed(f"listener {bind.listener.name} cannot bind {where}: {os.strerror(error.errno) if error.errno else error}") from None
+        self._servers.append(started)
+        host, port = started.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def _listen_unix(self, bind: Bind, path: Path, accepted: object) -> str:
+        if path.is_socket():
+            # Left by a process that was killed, or in use: only a connection attempt can tell.
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex(str(path)) == 0:
+                    raise OSError(98, "in use")
+            path.unlink()
+        before = os.umask(0o777 & ~bind.mode)
+        try:
+            started = await asyncio.start_unix_server(accepted, path, backlog=1024)  # type: ignore[arg-type]
+        finally:
+            os.umask(before)
+        self._servers.append(started)
+        self._unix_paths.append(path)
+        return f"unix:{path}"
+
+    async def _accepted(self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _facts(listener, writer)
+        if self._draining or self.registry.live() >= self._limits.connections or self._sources[connection.source] >= self._limits.per_source:
+            code = Code.DRAINING if self._draining else Code.OVERLOADED
+            self.parts.boundary.refuse_unparsed(connection, Refusal(code, "No more connections are accepted right now.", retry_after_s=1.0))
+            writer.close()
+            return
+        client = Client(
+            peername=writer.get_extra_info("peername") or ("unix", 0),
+            sockname=writer.get_extra_info("sockname") or ("unix", 0),
+            timestamp_start=time.time(),  # noqa: TID251 - mitmproxy's own record
+            proxy_mode=mode_specs.ProxyMode.parse("regular"),
+            state=ConnectionState.OPEN,
+        )
+        handler = ClientHandler(self, connection, client, reader, writer)
+        self.registry.connected(client, connection)
+        self._handlers[client.id] = handler
+        self._sources[connection.source] += 1
+        self.parts.metrics.connection("downstream", 1)
+        try:
+            await handler.handle_client()
+        finally:
+            self._handlers.pop(client.id, None)
+            self.registry.disconnected(client)
+            self._sources[connection.source] -= 1
+            if not self._sources[connection.source]:
+                del self._sources[connection.source]
+            self.parts.metrics.connection("downstream", -1)
+            writer.close()
+
+    def handler_of(self, client: Client) -> ClientHandler:
+        return self._handlers[client.id]
+
+    # --- end ---
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stops accepting, lets exchanges finish for a while, then closes what is left."""
+        self._draining = True
+        for started in self._servers:
+            started.close()
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline and any(connection.exchanges for connection in self.registry):
+            self._close(idle_only=True)
+            await asyncio.sleep(0.02)
+        self._close(idle_only=False)
+        for _ in range(100):
+            if not self._handlers:
+                break
+            await asyncio.sleep(0.01)
+
+    def _close(self, *, idle_only: bool) -> None:
+        for handler in tuple(self._handlers.values()):
+            if idle_only and handler.connection.exchanges:
+                continue
+            io = handler.transports.get(handler.client)
+            if io is not None and io.handler is not None:
+                io.handler.cancel("draining")
+
+    # --- failures ---
+
+    def _hook_failed(self, hook: hooks.Hook, error: BaseException) -> None:
+        """Refuses whatever the failed hook was about."""
+        (subject,) = hook.args()
+        if isinstance(subject, mitm_flow.Flow):
+            self._flow_failed(subject, error)
+            return
+        if not isinstance(error, Refusal):
+            _log.error("hook %s failed: %s", hook.name, type(error).__name__)
+        if isinstance(subject, server_hooks.ServerConnectionHookData):
+            subject.server.error = "ostiary|internal|The proxy failed; nothing was sent upstream."
+        elif isinstance(subject, TlsData):
+            subject.ssl_conn = None  # the layer closes the connection
+        elif isinstance(subject, ClientHelloData | Client):
+            client = subject if isinstance(subject, Client) else subject.context.client
+            client.error = "refused"
+            handler = self._handlers.get(client.id)
+            if handler is not None:
+                handler.loop.call_soon(handler.close_connection, client)
+
+    def _flow_failed(self, flow: mitm_flow.Flow, error: BaseException) -> None:
+        exchange = self.registry.find(flow)
+        if exchange is None:
+            # The very first stage failed: there is nothing to record on, and nothing may pass.
+            _log.error("a request was cut before it was begun: %s", type(error).__name__)
+            if flow.killable:
+                flow.kill()
+            return
+        if exchange.settled and exchange.refused is None and isinstance(error, asyncio.CancelledError):
+            return  # the caller went away; it has been recorded
+        answer = self.parts.boundary.refuse(exchange, error)
+        if exchange.connect:
+            flow.response = response_of(answer, http2=False)  # type: ignore[attr-defined]  # every flow here is an HTTPFlow
+
+
+def _facts(listener: Listener, writer: asyncio.StreamWriter) -> Connection:
+    """What the socket itself says about the peer."""
+    if not listener.unix:
+        peer = writer.get_extra_info("peername")
+        return Connection(uuid7(), listener, str(peer[0]) if peer else "unknown")
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    return Connection(uuid7(), listener, f"unix:uid={uid}", uid)

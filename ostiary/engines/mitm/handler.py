@@ -1,0 +1,230 @@
+"""One caller's connection: moves bytes between sockets and mitmproxy's layers, runs hooks inline, dials what was vetted.
+
+Differs from mitmproxy's handler in three ways. Hooks run at once in an eager task instead of being scheduled (half the cost of a request). A crash in a layer closes the
+connection instead of leaving it hanging. An upstream connection can only be opened for a destination that a stage has vetted: there is no other way to dial.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from mitmproxy.connection import Client, ConnectionState, Server
+from mitmproxy.proxy import commands, events, server, server_hooks
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HTTPMode
+
+from addons.boundary import place_of
+from addons.egress import Destination
+from addons.exchange import Connection, Exchange, WorkloadIdentity
+from addons.parts import Deadlines
+from addons.refusal import Refusal
+from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
+from ostiary.engines.mitm.layers import GuardedHttpLayer
+from policies import Grant
+
+if TYPE_CHECKING:
+    from ostiary.engines.mitm.engine import MitmEngine
+
+_log = logging.getLogger("ostiary.engine")
+
+PIPELINE_DEADLINE_S: Final = 30.0
+"""A hook that is still waiting after this is cancelled, and its request refused. Every wait inside has a shorter deadline of its own; this one catches the unforeseen."""
+
+
+class ClientHandler(server.ConnectionHandler):
+    """Handles one connection from accept to close."""
+
+    def __init__(self, engine: MitmEngine, connection: Connection, client: Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        context = Context(client, engine.options)  # type: ignore[arg-type]  # a snapshot with the same attributes
+        super().__init__(context)
+        self.engine = engine
+        self.parts = engine.parts
+        self.boundary = engine.parts.boundary
+        self.registry = engine.registry
+        self.connection = connection
+        self.loop = asyncio.get_running_loop()
+        self.header_timeout_s = engine.header_timeout_s
+        self.layer = GuardedHttpLayer(context, HTTPMode.regular, self)
+        self.transports[client] = server.ConnectionIO(reader=reader, writer=writer)
+        self._bound: dict[Server, Bound] = {}
+        self._queue: collections.deque[events.Event] = collections.deque()
+        self._pumping = False
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    # --- what layers ask ---
+
+    def bind(self, connection: Any, bound: Bound) -> None:
+        """Says what a connection that is about to be opened is for."""
+        self._bound[connection] = bound
+
+    def bound(self, connection: Any) -> Bound | None:
+        return self._bound.get(connection)
+
+    def pool_key(self, connection: Any) -> PoolKey | None:
+        found = self._bound.get(connection)
+        return None if found is None else found.pool_key
+
+    def pool_key_for(self, exchange: Exchange) -> PoolKey:
+        destination = exchange.ask(Destination)
+        route = exchange.ask(Grant).route
+        return PoolKey(exchange.ask(WorkloadIdentity).workload, destination.authority, destination.addresses, route.ca_file)
+
+    def times_of(self, exchange: Exchange) -> Deadlines:
+        """The route's deadlines over those of the process."""
+        route, default = exchange.ask(Grant).route.timeouts, self.parts.deadlines
+        if route.connect_s is route.first_byte_s is route.idle_s is route.total_s is None:
+            return default
+        return Deadlines(
+            default.connect_s if route.connect_s is None else route.connect_s,
+            default.first_byte_s if route.first_byte_s is None else route.first_byte_s,
+            default.idle_s if route.idle_s is None else route.idle_s,
+            default.total_s if route.total_s is None else route.total_s,
+        )
+
+    def later(self, delay_s: float, event: events.Event) -> None:
+        """Posts an event after a while, unless the connection is gone by then."""
+        handle = self.loop.call_later(delay_s, self._wake, event)
+        self._timers.add(handle)
+
+    def _wake(self, event: events.Event) -> None:
+        self._timers = {handle for handle in self._timers if handle.when() > self.loop.time() and not handle.cancelled()}
+        self.post(event)
+
+    # --- the pump ---
+
+    async def server_event(self, event: events.Event) -> None:
+        self.post(event)
+
+    def post(self, event: events.Event) -> None:
+        """Feeds one event to the layers and carries out what they answer. Never suspends; re-entrant calls queue."""
+        self.timeout_watchdog.register_activity()
+        self._queue.append(event)
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._queue:
+                for command in self.layer.handle_event(self._queue.popleft()):
+                    self._perform(command)
+        except Exception as error:  # noqa: BLE001 - a layer that fails must not leave the connection half alive
+            self._crashed(error)
+        finally:
+            self._pumping = False
+
+    def _perform(self, command: commands.Command) -> None:
+        match command:
+            case commands.SendData():
+                io = self.transports.get(command.connection)
+                if io is not None and io.writer is not None and not io.writer.is_closing():
+                    io.writer.write(command.data)
+            case commands.StartHook():
+                self._start_hook(command)
+            case commands.OpenConnection():
+                task = self.loop.create_task(self.open_connection(command))
+                self.transports[command.connection] = server.ConnectionIO(handler=task)
+            case commands.RequestWakeup():
+                self.later(command.delay, events.Wakeup(command))
+            case commands.ConnectionCommand() if command.connection not in self.transports:
+                pass  # already closed
+            case commands.CloseTcpConnection():
+                self.close_connection(command.connection, command.half_close)
+            case commands.CloseConnection():
+                self.close_connection(command.connection, half_close=False)
+            case commands.Log():
+                # mitmproxy's own words may quote what was sent: only that something was said is passed on.
+                _log.debug("engine notice on connection %s", self.connection.id)
+            case _:
+                raise RuntimeError(f"unexpected command {type(command).__name__}")
+
+    def _start_hook(self, hook: commands.StartHook) -> None:
+        task = asyncio.Task(self.engine.dispatcher.run(hook), loop=self.loop, eager_start=True)
+        if task.done():
+            if hook.blocking:
+                self._queue.append(events.HookCompleted(hook))
+            return
+        self._hooks.add(task)
+        deadline = self.loop.call_later(PIPELINE_DEADLINE_S, task.cancel)
+
+        def completed(done: asyncio.Task[None]) -> None:
+            deadline.cancel()
+            self._hooks.discard(done)
+            if hook.blocking:
+                self.post(events.HookCompleted(hook))
+
+        task.add_done_callback(completed)
+
+    def _crashed(self, error: Exception) -> None:
+        self._queue.clear()
+        _log.error("connection %s closed: %s at %s", self.connection.id, type(error).__name__, place_of(error))
+        for exchange in tuple(self.connection.exchanges):
+            self.boundary.refuse(exchange, error)
+        for connection, io in tuple(self.transports.items()):
+            connection.state = ConnectionState.CLOSED
+            if io.handler is not None:
+                io.handler.cancel("closed after a failure")
+            elif io.writer is not None:
+                io.writer.close()
+
+    # --- life ---
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """Life-cycle hooks that mitmproxy's base class awaits."""
+        await self.engine.dispatcher.run(hook)
+
+    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
+        """mitmproxy's texts may quote hosts, errors and data; the type of an exception is all that is kept."""
+        if exc_info and isinstance(exc_info, tuple):
+            _log.error("connection %s failed: %s", self.connection.id, exc_info[0].__name__)
+
+    async def handle_client(self) -> None:
+        try:
+            await super().handle_client()
+        finally:
+            for handle in self._timers:
+                handle.cancel()
+            for task in tuple(self._hooks):
+                task.cancel()
+            self._bound.clear()
+
+    async def open_connection(self, command: commands.OpenConnection) -> None:
+        """Dials the vetted destination this connection was bound to, and nothing else."""
+        connection = command.connection
+        bound = self._bound.get(connection)  # type: ignore[arg-type]  # only servers are opened
+        if bound is None:
+            # Nothing has vetted it. Reached only by a mistake in a layer; refused all the same.
+            _log.error("connection %s: an upstream connection without a vetted destination was refused", self.connection.id)
+            self._failed(command, "ostiary|internal|The proxy failed; nothing was sent upstream.")
+            return
+        try:
+            reader, writer = await dial(bound)
+        except Refusal as refusal:
+            self._failed(command, failure_text(refusal))
+            return
+        except asyncio.CancelledError:
+            self._failed(command, "ostiary|upstream_unreachable|The connection was given up.")
+            raise
+        connection.timestamp_start = connection.timestamp_tcp_setup = time.time()  # type: ignore[attr-defined]  # noqa: TID251 - mitmproxy's own record
+        connection.state = ConnectionState.OPEN
+        connection.peername = writer.get_extra_info("peername")
+        connection.sockname = writer.get_extra_info("sockname")
+        self.transports[connection] = server.ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
+        host = bound.destination.authority.host
+        self.parts.metrics.upstream_connection(host, "open", 1)
+        try:
+            await self.handle_hook(server_hooks.ServerConnectedHook(server_hooks.ServerConnectionHookData(client=self.client, server=connection)))  # type: ignore[arg-type]
+            self.post(events.OpenConnectionCompleted(command, None))
+            await self.handle_connection(connection)
+        finally:
+            self.parts.metrics.upstream_connection(host, "open", -1)
+            self._bound.pop(connection, None)  # type: ignore[call-overload]
+
+    def _failed(self, command: commands.OpenConnection, text: str) -> None:
+        self.transports.pop(command.connection, None)
+        self._bound.pop(command.connection, None)  # type: ignore[call-overload]
+        command.connection.error = text
+        self.post(events.OpenConnectionCompleted(command, text))

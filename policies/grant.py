@@ -1,0 +1,45 @@
+"""What a policy answers when a request is put to it: a `Grant`, or a `Denial` that says which rule said no.
+
+A `Grant` is permission as a value: whatever reads a secret asks for one by type, and only `Policy.decide` makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.model import CredentialSpec, Route
+
+type DenialCode = Literal["route_denied", "method_denied", "path_denied", "access_denied", "bad_request"]
+"""The words of the wire contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: one request of one proven workload. `path` is the raw path the caller sent, without its query."""
+
+    workload: str
+    host: str
+    port: int
+    method: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A yes: the chosen route, the entry of `allow:` that gave it and the credential that goes with it (None: nothing is injected)."""
+
+    workload: str
+    route: Route
+    rule: str
+    credential: CredentialSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A no. `message` is one sentence for the caller; `route` and `rule` are for audit and `explain`, absent where no route was chosen."""
+
+    code: DenialCode
+    message: str
+    route: str | None = None
+    rule: str | None = None

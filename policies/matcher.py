@@ -1,0 +1,251 @@
+"""The compiled policy: answers who a key belongs to, which authorities are served, and one question at a time, `decide`.
+
+Routes are found by authority, then by workload, then through a trie of the literal leading segments of their patterns, so ten thousand routes cost what ten do. The order of
+choice (docs/reference/policy.md, "Which route"): exact host before wildcard, then the more specific path, then listed methods before all. Ties cannot occur: the loader refuses
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from policies.grant import Denial, Grant, Question
+from policies.model import AnyProof, CredentialSpec, DenyEntry, KeyHashProof, PeerProof, Route, SecretSpec, Workload
+from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
+
+if TYPE_CHECKING:
+    from policies.examples import PolicyTest
+
+NEVER_BY_DEFAULT: Final = frozenset({"TRACE", "CONNECT"})
+_EVERYTHING: Final = parse_pattern("/**")
+
+
+@dataclass(slots=True)
+class _Leaf:
+    """One pattern of one route."""
+
+    order: tuple[bool, tuple[int, ...], bool]
+    route: Route
+    pattern: PathPattern
+    strict: bool
+    slash: bool
+
+
+@dataclass(slots=True)
+class _Node:
+    """A step in the trie of literal leading segments."""
+
+    below: dict[str, _Node] = field(default_factory=dict)
+    here: list[_Leaf] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Routes of one authority that name one workload."""
+
+    root: _Node = field(default_factory=_Node)
+    methods: set[str] | None = field(default_factory=set)
+    """Union over the routes; None once one takes all."""
+    slash: bool = False
+
+
+def _every_pattern(route: Route) -> Iterator[PathPattern]:
+    yield from route.paths or ()
+    for entry in (*route.allow, *route.deny):
+        yield from entry.paths or ()
+
+
+class Policy:
+    """A loaded, compiled, immutable policy.
+
+    Args:
+        version: short hash of the files it was loaded from.
+        workloads: by name.
+        routes: by name.
+        tests: the examples it carries.
+    """
+
+    def __init__(self, version: str, workloads: Mapping[str, Workload], routes: Mapping[str, Route], tests: tuple[PolicyTest, ...] = ()) -> None:
+        self.version = version
+        self.workloads = dict(workloads)
+        self.routes = dict(routes)
+        self.tests = tests
+        self._keys: dict[str, str] = {}
+        self._peers: dict[int, tuple[str, ...]] = {}
+        self._exact: dict[tuple[str, int], dict[str, _Bucket]] = {}
+        self._wild: dict[tuple[str, int], dict[str, _Bucket]] = {}
+        for workload in workloads.values():
+            for proof in workload.proofs:
+                match proof:
+                    case KeyHashProof(sha256=sha256):
+                        self._keys[sha256] = workload.name
+                    case PeerProof(uid=uid):
+                        self._peers[uid] = (*self._peers.get(uid, ()), workload.name)
+        for route in routes.values():
+            self._index(route)
+
+    def _index(self, route: Route) -> None:
+        named = frozenset().union(*(entry.workloads for entry in route.allow)) if route.allow else frozenset()
+        patterns = route.paths or (_EVERYTHING,)
+        strict = any(not pattern.everything for pattern in _every_pattern(route))
+        slash = any(pattern.encoded_slash for pattern in _every_pattern(route))
+        for host in route.hosts:
+            table, name = (self._wild, host.text[2:]) if host.wildcard else (self._exact, host.text)
+            buckets = table.setdefault((name, route.port), {})
+            for workload in named:
+                bucket = buckets.setdefault(workload, _Bucket())
+                bucket.slash = bucket.slash or slash
+                if route.methods is None:
+                    bucket.methods = None
+                elif bucket.methods is not None:
+                    bucket.methods |= route.methods
+                for pattern in patterns:
+                    node = bucket.root
+                    for segment in pattern.literal_prefix:
+                        node = node.below.setdefault(segment, _Node())
+                    rank = (DEEP, END) if route.paths is None else pattern.rank
+                    node.here.append(_Leaf((not host.wildcard, rank, route.methods is not None), route, pattern, strict, slash))
+
+    # --- who ---
+
+    def workload_for_key(self, sha256: str) -> str | None:
+        """The workload whose caller key has this SHA-256 (lower-case hex)."""
+        return self._keys.get(sha256)
+
+    def workloads_for_peer(self, uid: int) -> tuple[str, ...]:
+        """Workloads that a Unix-socket peer of this uid may be."""
+        return self._peers.get(uid, ())
+
+    @property
+    def workloads_with_any(self) -> tuple[str, ...]:
+        """Workloads with the proof `any: true`; each needs a listener that names it."""
+        return tuple(name for name, workload in self.workloads.items() if any(isinstance(proof, AnyProof) for proof in workload.proofs))
+
+    # --- where ---
+
+    def _buckets(self, host: str, port: int, workload: str) -> Iterator[_Bucket]:
+        """Exact before wildcard."""
+        exact = self._exact.get((host, port))
+        if exact is not None and (found := exact.get(workload)) is not None:
+            yield found
+        if self._wild:
+            wild = self._wild.get((host.partition(".")[2], port))
+            if wild is not None and (found := wild.get(workload)) is not None:
+                yield found
+
+    def serves(self, host: str, port: int) -> bool:
+        """Whether any route names this authority."""
+        return (host, port) in self._exact or (host.partition(".")[2], port) in self._wild
+
+    def serves_workload(self, host: str, port: int, workload: str) -> bool:
+        """Whether any route of this authority names the workload."""
+        return next(self._buckets(host, port, workload), None) is not None
+
+    # --- what ---
+
+    def decide(self, question: Question) -> Grant | Denial:
+        """The answer to one question."""
+        buckets = tuple(self._buckets(question.host, question.port, question.workload))
+        if not buckets:
+            return Denial("route_denied", f"No route to {question.host}:{question.port} for workload {question.workload}.")
+        method = question.method
+        if not any(bucket.methods is None and method not in NEVER_BY_DEFAULT or bucket.methods is not None and method in bucket.methods for bucket in buckets):
+            return Denial("method_denied", f"No route to {question.host} allows {_shown(method)} for workload {question.workload}.", _only(buckets))
+        for bucket in buckets:
+            best = _best(bucket, question)
+            if best is not None:
+                return _judge(best, question)
+        return Denial("path_denied", f"No route to {question.host} allows this path with {_shown(method)} for workload {question.workload}.", _only(buckets))
+
+    def secret_refs(self) -> tuple[tuple[str, SecretSpec], ...]:
+        """Every secret that a route may read, each with a name of a route that does; for `check --live`."""
+        found: dict[SecretSpec, str] = {}
+        for route in self.routes.values():
+            specs = [route.credential, *(entry.credential for entry in route.allow)]
+            for spec in specs:
+                for secret in spec.secrets.values() if isinstance(spec, CredentialSpec) else ():
+                    found.setdefault(secret, route.name)
+        return tuple((name, secret) for secret, name in found.items())
+
+
+def _shown(method: str) -> str:
+    return method if method.isascii() and method.isprintable() and len(method) <= 32 else "this method"
+
+
+def _only(buckets: Iterable[_Bucket]) -> str | None:
+    """The one route that could have been meant, if there is just one: for records."""
+    names: set[str] = set()
+    for bucket in buckets:
+        stack = [bucket.root]
+        while stack and len(names) < 2:
+            node = stack.pop()
+            names.update(leaf.route.name for leaf in node.here)
+            stack.extend(node.below.values())
+    return next(iter(names)) if len(names) == 1 else None
+
+
+def _best(bucket: _Bucket, question: Question) -> Route | None:
+    plain = read_path(question.path)
+    slashed = read_path(question.path, encoded_slash=True) if plain is None and bucket.slash else plain
+    canonical = plain if plain is not None else slashed
+    best: _Leaf | None = None
+    node: _Node | None = bucket.root
+    steps = iter(canonical[1:].split("/")) if canonical is not None else iter(())
+    while node is not None:
+        for leaf in node.here:
+            if (best is None or leaf.order > best.order) and _fits(leaf, question, plain, slashed):
+                best = leaf
+        segment = next(steps, None)
+        node = node.below.get(segment) if segment is not None else None
+    return None if best is None else best.route
+
+
+def _fits(leaf: _Leaf, question: Question, plain: str | None, slashed: str | None) -> bool:
+    methods = leaf.route.methods
+    if question.method in NEVER_BY_DEFAULT if methods is None else question.method not in methods:
+        return False
+    if not leaf.strict:
+        return True
+    canonical = slashed if leaf.slash else plain
+    return canonical is not None and leaf.pattern.matches(canonical)
+
+
+def _judge(route: Route, question: Question) -> Grant | Denial:
+    """The chosen route's answer, which is final: deny first, then the first grant that holds."""
+    slash = any(pattern.encoded_slash for pattern in _every_pattern(route))
+    canonical = read_path(question.path, encoded_slash=slash)
+    for deny in route.deny:
+        if _denies(deny, question, canonical):
+            code = "path_denied" if deny.paths is not None else "method_denied" if deny.methods is not None else "access_denied"
+            return Denial(code, f"Route {route.name} denies this to workload {question.workload}.", route.name, deny.rule)
+    failed: Denial | None = None
+    for entry in route.allow:
+        if question.workload not in entry.workloads:
+            continue
+        if entry.methods is not None and question.method not in entry.methods:
+            failed = failed or Denial("method_denied", f"Route {route.name} does not grant this method to workload {question.workload}.", route.name, entry.rule)
+            continue
+        if entry.paths is not None and (canonical is None or not any(pattern.matches(canonical) for pattern in entry.paths)):
+            failed = Denial("path_denied", f"Route {route.name} does not grant this path to workload {question.workload}.", route.name, entry.rule)
+            continue
+        return Grant(question.workload, route, entry.rule, entry.credential or route.credential)
+    return failed or Denial("access_denied", f"Route {route.name} grants nothing to workload {question.workload}.", route.name)
+
+
+def _denies(deny: DenyEntry, question: Question, canonical: str | None) -> bool:
+    if deny.workloads is not None and question.workload not in deny.workloads:
+        return False
+    if deny.methods is not None and question.method not in deny.methods:
+        return False
+    if deny.paths is None:
+        return True
+    if canonical is None:
+        return True
+    # Most servers serve `/x/` as `/x`: what is denied there is denied here.
+    trimmed = canonical.rstrip("/") or "/"
+    return any(pattern.matches(canonical) or pattern.matches(trimmed) for pattern in deny.paths)
+
+
+

@@ -1,0 +1,192 @@
+"""The frozen, typed model of a loaded policy: what the YAML means once every key has been judged.
+
+Owns the nouns only. `load.py` makes them from YAML and reports faults, `matcher.py` compiles them, `grant.py` is what a match returns. All values here are
+immutable and hashable where that is cheap; none holds a secret, only references to secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from policies.faults import Place
+from policies.paths import PathPattern
+from policies.template import Template
+
+
+# --- who calls -------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHashProof:
+    """A caller key, stored as the lower-case hex SHA-256 of the key text."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProof:
+    """Peer credentials of a Unix-socket connection."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnyProof:
+    """Whoever reaches a listener that names this one workload."""
+
+
+type Proof = KeyHashProof | PeerProof | AnyProof
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    proofs: tuple[Proof, ...]
+    """Any one suffices."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- what it may have ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSpec:
+    """`secret:` of a route or credential. `path` is as written, variables already put in."""
+
+    path: str
+    field: str
+    mount: str | None = None
+    namespace: str | None = None
+    kv: Literal[1, 2] | None = None
+    version: int | None = None
+    ttl_s: float = 15.0
+    max_stale_s: float = 600.0
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSpec:
+    """What the injectors of a route draw from. `secret:` gives one entry named `secret`; `secrets:` gives one for each of its names."""
+
+    name: str
+    """Name in `credentials:`, or the route's own name where the secret stands in the route."""
+    secrets: Mapping[str, SecretSpec]
+
+
+# --- where it is put -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderInjector:
+    name: str
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
+class BearerInjector:
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
+class BasicInjector:
+    username: Template
+    password: Template
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInjector:
+    name: str
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
+class SwapInjector:
+    """Replaces a placeholder where it is the whole value of one of `headers` (or the value after `Bearer `, or user name or password inside Basic)."""
+
+    placeholder: str
+    headers: tuple[str, ...]
+    value: Template
+
+
+type Injector = HeaderInjector | BearerInjector | BasicInjector | QueryInjector | SwapInjector
+
+
+# --- how it is reached -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSpec:
+    """Exceptions to the egress guard, and fixed dial targets. Keys of `resolve` are `host:port`, values are `(address, port)`."""
+
+    allow: tuple[str, ...] = ()
+    """CIDR blocks, canonical text."""
+    resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSpec:
+    """Deadlines in seconds; None leaves the process default of `limits:`, 0 means none."""
+
+    connect_s: float | None = None
+    first_byte_s: float | None = None
+    idle_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllowEntry:
+    """One entry of `allow:`, groups already spelled out."""
+
+    workloads: frozenset[str]
+    rule: str
+    """How audit records name this entry: `allow[0]`."""
+    methods: frozenset[str] | None = None
+    paths: tuple[PathPattern, ...] | None = None
+    credential: CredentialSpec | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DenyEntry:
+    """One entry of `deny:`. No workloads means every workload."""
+
+    rule: str
+    workloads: frozenset[str] | None = None
+    methods: frozenset[str] | None = None
+    paths: tuple[PathPattern, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostPattern:
+    """An exact host, or `*.` before a suffix, which stands for exactly one label. Text is lower-case ASCII (A-labels)."""
+
+    text: str
+
+    @property
+    def wildcard(self) -> bool:
+        return self.text.startswith("*.")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    name: str
+    place: Place
+    hosts: tuple[HostPattern, ...]
+    port: int
+    allow: tuple[AllowEntry, ...]
+    deny: tuple[DenyEntry, ...] = ()
+    methods: frozenset[str] | None = None
+    """None: all but TRACE and CONNECT."""
+    paths: tuple[PathPattern, ...] | None = None
+    """None: all."""
+    credential: CredentialSpec | None = None
+    inject: tuple[Injector, ...] = ()
+    caller_credentials: Literal["replace", "reject", "keep"] = "replace"
+    mode: Literal["enforce", "observe"] = "enforce"
+    egress: EgressSpec | None = None
+    ca_file: Path | None = None
+    """Absolute path of extra roots for this route's upstream."""
+    timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
