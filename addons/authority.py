@@ -38,6 +38,8 @@ def read_host(text: str) -> str:
         except UnicodeError:
             raise _bad("The host is not a valid internationalised name.") from None
     if ":" in text:
+        if "%" in text:
+            raise _bad("An address with a zone is no host.")
         try:
             return ipaddress.IPv6Address(text).compressed
         except ValueError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Mapping
 from typing import Final
 
 from addons.audit import AuditLog, AuditUnavailable, Fields
@@ -127,7 +126,7 @@ class Boundary:
         return ended
 
 
-def _proven(connection: Connection) -> Mapping[str, str]:
+def _proven(connection: Connection) -> Fields:
     """Whose tunnel it was, where one is open: a proven caller's refusals are not coalesced."""
     return {"workload": connection.tunnel.identity.workload} if connection.tunnel is not None else {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NoReturn, final
 
 from addons.audit import OpenRecord
 from addons.refusal import Code, Refusal
@@ -51,7 +51,7 @@ class Credential:
         Raises:
             Refusal: `secret_missing`.
         """
-        name = reference.field or self._spec.secrets[reference.entry].field
+        name = field_name(self._spec, reference)
         try:
             return self._values[reference.entry][name]
         except KeyError:
@@ -60,8 +60,13 @@ class Credential:
     def __repr__(self) -> str:
         return "Credential(…)"
 
-    def __reduce_ex__(self, protocol: object) -> object:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("credentials are not serialised")
+
+
+def field_name(spec: CredentialSpec, reference: FieldRef) -> str:
+    """The field a reference stands for. The loader refuses a bare reference to a secret without a `field`."""
+    return reference.field or spec.secrets[reference.entry].field or ""
 
 
 def reference_of(spec: SecretSpec) -> SecretRef:
@@ -88,7 +93,7 @@ async def seal(grant: Grant, source: SecretSource, needed: Sequence[FieldRef]) -
                 read[ref] = await source.read(ref, ttl_s=secret.ttl_s, max_stale_s=secret.max_stale_s)
             entries[name] = read[ref]
         for reference in needed:
-            entries[reference.entry].require([reference.field or spec.secrets[reference.entry].field])
+            entries[reference.entry].require([field_name(spec, reference)])
     except StoreError as error:
         raise refusal_for(error) from None
     return SealedCredential(spec, entries, tuple(read.values()))

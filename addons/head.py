@@ -7,7 +7,7 @@ a flow, without a repr because it holds a credential.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import NoReturn, final
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields in order, names as sent."""
@@ -45,5 +45,5 @@ class HeadersToSend:
     def __repr__(self) -> str:
         return "HeadersToSend(…)"
 
-    def __reduce_ex__(self, protocol: object) -> object:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("heads that hold a credential are not serialised")

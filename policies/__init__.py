@@ -1,1 +1,13 @@
-"""policies"""
+"""What is allowed: YAML becomes a frozen model, the model a compiled matcher, and a question a `Grant` or a `Denial`.
+
+The only room that reads YAML. It knows nothing of proxies, stores or secrets' values.
+"""
+
+from policies.examples import run_tests
+from policies.faults import Fault, FaultError, Place
+from policies.grant import Denial, Grant, Question
+from policies.load import load_policy
+from policies.matcher import Policy
+from policies.schema import policy_schema
+
+__all__ = ["Denial", "Fault", "FaultError", "Grant", "Place", "Policy", "Question", "load_policy", "policy_schema", "run_tests"]

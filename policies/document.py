@@ -144,7 +144,7 @@ def _compose(text: str, name: str, faults: Faults) -> Node | None:
             return None
         if loader.check_node():
             second = loader.get_node()
-            faults.add(Place(name, second.start_mark.line + 1, 1), "a file holds one document", "put the second document into a file of its own")
+            faults.add(Place(name, second.start_mark.line + 1 if second is not None else 1, 1), "a file holds one document", "put the second document into a file of its own")
         return _convert(root, name, faults, 0)
     finally:
         loader.dispose()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from policies.grant import Denial, Grant, Question
+from policies.grant import Denial, DenialCode, Grant, Question
 from policies.model import AnyProof, CredentialSpec, DenyEntry, KeyHashProof, PeerProof, Route, SecretSpec, Workload
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 
@@ -53,8 +53,10 @@ class _Bucket:
 
 def _every_pattern(route: Route) -> Iterator[PathPattern]:
     yield from route.paths or ()
-    for entry in (*route.allow, *route.deny):
-        yield from entry.paths or ()
+    for allow in route.allow:
+        yield from allow.paths or ()
+    for deny in route.deny:
+        yield from deny.paths or ()
 
 
 class Policy:
@@ -218,7 +220,7 @@ def _judge(route: Route, question: Question) -> Grant | Denial:
     canonical = read_path(question.path, encoded_slash=slash)
     for deny in route.deny:
         if _denies(deny, question, canonical):
-            code = "path_denied" if deny.paths is not None else "method_denied" if deny.methods is not None else "access_denied"
+            code: DenialCode = "path_denied" if deny.paths is not None else "method_denied" if deny.methods is not None else "access_denied"
             return Denial(code, f"Route {route.name} denies this to workload {question.workload}.", route.name, deny.rule)
     failed: Denial | None = None
     for entry in route.allow:

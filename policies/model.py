@@ -57,7 +57,8 @@ class SecretSpec:
     """`secret:` of a route or credential. `path` is as written, variables already put in."""
 
     path: str
-    field: str
+    field: str | None = None
+    """What `{secret}` stands for; None where every reference names its field."""
     mount: str | None = None
     namespace: str | None = None
     kv: Literal[1, 2] | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, final
+from typing import Literal, NoReturn, Protocol, final
 
 from vault.secret import Secret
 
@@ -107,7 +107,7 @@ class SealedSecret:
     def __repr__(self) -> str:
         return f"SealedSecret({self.name!r}, version={self.version!r}, cache={self.cache!r})"
 
-    def __reduce_ex__(self, protocol: object) -> object:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("secrets are not serialised")
 
 

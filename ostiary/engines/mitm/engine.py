@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import struct
 import time
@@ -35,17 +34,6 @@ _log = logging.getLogger("ostiary.engine")
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
-    """Where one listener accepts: a TCP address, or a Unix socket with its mode."""
-
-    listener: Listener
-    host: str = ""
-    port: int = 0
-    path: Path | None = None
-    mode: int = 0o600
-
-
-@dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """Caps of `limits:` that concern connections."""
 
@@ -54,10 +42,6 @@ class ConnectionLimits:
     header_timeout_s: float = 10.0
     idle_s: float = 300.0
     first_byte_s: float = 300.0
-
-
-class BindFailed(OSError):
-    """A listener cannot accept; the message names it and the reason."""
 
 
 class MitmEngine:
@@ -80,9 +64,7 @@ class MitmEngine:
         self.header_timeout_s = limits.header_timeout_s
         self._limits = limits
         self._servers: list[asyncio.Server] = []
-        self._unix_paths: list[Path] = []
         self._handlers: dict[str, ClientHandler] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._sources: Counter[str] = Counter()
         self._draining = False
         self.master.install((TlsStage(self, leaves, UpstreamContexts(upstream_roots)), *stages(parts, self.registry)))
@@ -90,46 +72,14 @@ class MitmEngine:
 
     # --- listeners ---
 
-    async def listen(self, bind: Bind) -> str:
-        """Starts one listener.
-
-        Returns:
-            Its real address, `host:port` or `unix:/path`.
-
-        Raises:
-            BindFailed: the address cannot be bound.
-        """
+    async def listen(self, listener: Listener, bound: socket.socket) -> None:
+        """Accepts on a bound socket."""
 
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._accepted(bind.listener, reader, writer)
+            await self._accepted(listener, reader, writer)
 
-        try:
-            if bind.path is not None:
-                return await self._listen_unix(bind, bind.path, accepted)
-            started = await asyncio.start_server(accepted, bind.host, bind.port, backlog=1024)
-        except OSError as error:
-            where = f"unix:{bind.path}" if bind.path else f"{bind.host}:{bind.port}"
-            raise BindFailed(f"listener {bind.listener.name} cannot bind {where}: {os.strerror(error.errno) if error.errno else error}") from None
-        self._servers.append(started)
-        host, port = started.sockets[0].getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    async def _listen_unix(self, bind: Bind, path: Path, accepted: object) -> str:
-        if path.is_socket():
-            # Left by a process that was killed, or in use: only a connection attempt can tell.
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(1.0)
-                if probe.connect_ex(str(path)) == 0:
-                    raise OSError(98, "in use")
-            path.unlink()
-        before = os.umask(0o777 & ~bind.mode)
-        try:
-            started = await asyncio.start_unix_server(accepted, path, backlog=1024)  # type: ignore[arg-type]
-        finally:
-            os.umask(before)
-        self._servers.append(started)
-        self._unix_paths.append(path)
-        return f"unix:{path}"
+        start = asyncio.start_unix_server if listener.unix else asyncio.start_server
+        self._servers.append(await start(accepted, sock=bound, backlog=1024))
 
     async def _accepted(self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _facts(listener, writer)
@@ -171,8 +121,6 @@ class MitmEngine:
         self._draining = True
         for started in self._servers:
             started.close()
-        for path in self._unix_paths:
-            path.unlink(missing_ok=True)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while asyncio.get_running_loop().time() < deadline and any(connection.exchanges for connection in self.registry):
             self._close(idle_only=True)

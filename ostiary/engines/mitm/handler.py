@@ -194,7 +194,7 @@ class ClientHandler(server.ConnectionHandler):
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Dials the vetted destination this connection was bound to, and nothing else."""
         connection = command.connection
-        bound = self._bound.get(connection)  # type: ignore[arg-type]  # only servers are opened
+        bound = self._bound.get(connection)
         if bound is None:
             # Nothing has vetted it. Reached only by a mistake in a layer; refused all the same.
             _log.error("connection %s: an upstream connection without a vetted destination was refused", self.connection.id)
@@ -208,7 +208,7 @@ class ClientHandler(server.ConnectionHandler):
         except asyncio.CancelledError:
             self._failed(command, "ostiary|upstream_unreachable|The connection was given up.")
             raise
-        connection.timestamp_start = connection.timestamp_tcp_setup = time.time()  # type: ignore[attr-defined]  # noqa: TID251 - mitmproxy's own record
+        connection.timestamp_start = connection.timestamp_tcp_setup = time.time()  # noqa: TID251 - mitmproxy's own record
         connection.state = ConnectionState.OPEN
         connection.peername = writer.get_extra_info("peername")
         connection.sockname = writer.get_extra_info("sockname")
@@ -216,15 +216,15 @@ class ClientHandler(server.ConnectionHandler):
         host = bound.destination.authority.host
         self.parts.metrics.upstream_connection(host, "open", 1)
         try:
-            await self.handle_hook(server_hooks.ServerConnectedHook(server_hooks.ServerConnectionHookData(client=self.client, server=connection)))  # type: ignore[arg-type]
+            await self.handle_hook(server_hooks.ServerConnectedHook(server_hooks.ServerConnectionHookData(client=self.client, server=connection)))
             self.post(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(connection)
         finally:
             self.parts.metrics.upstream_connection(host, "open", -1)
-            self._bound.pop(connection, None)  # type: ignore[call-overload]
+            self._bound.pop(connection, None)
 
     def _failed(self, command: commands.OpenConnection, text: str) -> None:
         self.transports.pop(command.connection, None)
-        self._bound.pop(command.connection, None)  # type: ignore[call-overload]
+        self._bound.pop(command.connection, None)
         command.connection.error = text
         self.post(events.OpenConnectionCompleted(command, text))

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mitmproxy import http
@@ -65,7 +66,7 @@ def response_of(answer: Answer, *, http2: bool) -> http.Response:
 
 
 def _reason(status: int) -> bytes:
-    return http.status_codes.RESPONSES.get(status, "").encode()
+    return HTTPStatus(status).phrase.encode()
 
 
 class ClosedLayer(layer.Layer):
@@ -420,7 +421,7 @@ class GuardedStream(HttpStream):
 
     def flow_done(self) -> Commands:
         self._end_watch()
-        return cast("Commands", super().flow_done())
+        return super().flow_done()
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
         exchange = self._exchange()

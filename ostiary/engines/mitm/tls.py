@@ -96,7 +96,7 @@ class UpstreamContexts:
 
 def verify_name(session: SSL.Connection, host: str) -> None:
     """Makes the handshake prove this very host (RFC 9525), and sends it as SNI unless it is an address (RFC 6066 section 3)."""
-    parameters = _lib.SSL_get0_param(session._ssl)  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    parameters = _lib.SSL_get0_param(session._ssl)  # noqa: SLF001 - as above
     _lib.X509_VERIFY_PARAM_set_hostflags(parameters, _HOSTFLAGS)
     try:
         packed = ipaddress.ip_address(host).packed

@@ -1,0 +1,132 @@
+"""Metrics: every name of docs/reference/metrics.md, on a registry of this process.
+
+Label values come from policies and fixed lists, never from callers; children are looked up once and kept, and past a bound they become `other`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+MAX_CHILDREN: Final = 10_000
+_LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_OVERHEAD_S: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
+
+
+class _Children:
+    """Children of one metric by label values, bounded."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._known: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, *values: str) -> Any:
+        child = self._known.get(values)
+        if child is None:
+            if len(self._known) >= MAX_CHILDREN:
+                values = ("other",) * len(values)
+            child = self._known[values] = self._metric.labels(*values)
+        return child
+
+
+class Metrics:
+    """The metrics of one process. Implements `vault.observer.StoreObserver`.
+
+    Args:
+        version: of Ostiary.
+    """
+
+    def __init__(self, version: str = "0.1.0") -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> _Children:
+            return _Children(Counter(f"ostiary_{name}", text, labels, registry=self.registry))
+
+        def gauge(name: str, text: str, *labels: str) -> _Children:
+            return _Children(Gauge(f"ostiary_{name}", text, labels, registry=self.registry))
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
+            return _Children(Histogram(f"ostiary_{name}", text, labels, registry=self.registry, buckets=buckets))
+
+        self._requests = counter("requests", "Requests that ended.", "route", "workload", "outcome")
+        self._duration = histogram("request_duration_seconds", "From the head of a request to the end of its answer.", _LATENCY_S, "route")
+        self._overhead = histogram("overhead_seconds", "Time a stage took of a request.", _OVERHEAD_S, "stage")
+        self._refusals = counter("refusals", "Requests refused by Ostiary itself.", "code")
+        self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
+        self._cache = counter("secret_cache", "Reads by how they were answered.", "result")
+        self._version = gauge("secret_version", "Version of a secret in use, where it is a number.", "secret")
+        self._age = gauge("secret_age_seconds", "Age of the secret that was handed out last.", "secret")
+        self._audit = counter("audit_records", "Audit records written.", "event")
+        self._connections = gauge("connections", "Open connections.", "side")
+        self._upstream = gauge("upstream_connections", "Open connections to upstreams.", "host", "state")
+        self._policy = gauge("policy_info", "The policy in force.", "version")
+        self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
+        self._vault_up = Gauge("ostiary_vault_up", "Whether the last contact with the secret store succeeded.", registry=self.registry)
+        self._token_ttl = Gauge("ostiary_vault_token_ttl_seconds", "Seconds the store token still lives.", registry=self.registry)
+        self._audit_lag = Gauge("ostiary_audit_lag_seconds", "How long the last opened record took to become durable.", registry=self.registry)
+        Gauge("ostiary_build_info", "Version of Ostiary.", ["version"], registry=self.registry).labels(version).set(1)
+
+    # --- requests ---
+
+    def request_ended(self, route: str, workload: str, outcome: str, duration_s: float) -> None:
+        self._requests(route, workload, outcome).inc()
+        self._duration(route).observe(duration_s)
+
+    def refused(self, code: str) -> None:
+        self._refusals(str(code)).inc()
+
+    def stage_overhead(self, stage: str, seconds: float) -> None:
+        self._overhead(stage).observe(seconds)
+
+    # --- connections ---
+
+    def connection(self, side: str, delta: int) -> None:
+        self._connections(side).inc(delta)
+
+    def upstream_connection(self, host: str, state: str, delta: int) -> None:
+        self._upstream(host, state).inc(delta)
+
+    # --- audit ---
+
+    def audit_record(self, event: str) -> None:
+        self._audit(event).inc()
+
+    def audit_lag(self, seconds: float) -> None:
+        self._audit_lag.set(seconds)
+
+    # --- policy ---
+
+    def policy_loaded(self, version: str) -> None:
+        self._policy(version).set(1)
+
+    def policy_reload(self, result: str) -> None:
+        self._reloads(result).inc()
+
+    # --- secrets (vault.observer.StoreObserver) ---
+
+    def secret_read(self, store: str, result: str) -> None:
+        self._reads(store, result).inc()
+
+    def secret_cache(self, result: str) -> None:
+        self._cache(result).inc()
+
+    def secret_in_use(self, name: str, version: str, age_s: float) -> None:
+        self._age(name).set(age_s)
+        if version.isdigit():
+            self._version(name).set(int(version))
+
+    def store_up(self, *, up: bool) -> None:
+        self._vault_up.set(up)
+
+    def token_ttl(self, ttl_s: float) -> None:
+        self._token_ttl.set(ttl_s if math.isfinite(ttl_s) else -1)
+
+    # --- out ---
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition that suits an `Accept` field, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

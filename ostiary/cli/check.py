@@ -1,0 +1,86 @@
+"""`ostiary check`: loads settings and policies as `run` would, and tells every fault."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from ostiary.cli.common import add_config, config_of
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check settings and policies",
+        description="Loads settings and policies as run would and lists every fault as file:line:column. Touches no network unless --live. Exit 0, or 78 with faults.",
+    )
+    add_config(parser)
+    parser.add_argument("--live", action="store_true", help="also log in to the secret store and look for every secret's fields, never its values")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.set_defaults(command=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    from ostiary.settings import load_all
+    from policies.faults import FaultError
+
+    path = config_of(options)
+    try:
+        settings, policy = load_all(path, os.environ)
+    except FaultError as error:
+        if options.json:
+            print(json.dumps({"ok": False, "faults": [str(fault) for fault in error.faults]}))
+        else:
+            for fault in error.faults:
+                sys.stderr.write(f"{fault}\n")
+            count = len(error.faults)
+            sys.stderr.write(f"{count} fault{'s' if count != 1 else ''}\n")
+        return 78
+    problems = asyncio.run(_live(settings, policy)) if options.live else []
+    summary = {"routes": len(policy.routes), "workloads": len(policy.workloads), "policy": policy.version, "store": settings.store}
+    if options.json:
+        print(json.dumps({"ok": not problems, "faults": problems, **summary}))
+        return 78 if problems else 0
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    if problems:
+        return 78
+    live = ", and every secret has its fields" if options.live else ""
+    print(f"{path}: {len(policy.routes)} routes for {len(policy.workloads)} workloads, secrets from {settings.store}{live}")
+    return 0
+
+
+async def _live(settings: Any, policy: Any) -> list[str]:
+    """Asks the store for the fields that routes need."""
+    from addons.credentials import reference_of
+    from addons.telemetry import Metrics
+    from ostiary.serve import StoreFailed, open_store
+    from vault.store import StoreError
+
+    try:
+        store = open_store(settings, os.environ, Metrics())
+    except StoreFailed as error:
+        return [str(error)]
+    problems: list[str] = []
+    try:
+        start = getattr(store, "start", None)
+        if start is not None:
+            await start()
+        for route, secret in policy.secret_refs():
+            place = policy.routes[route].place
+            try:
+                fields = await store.fields_of(reference_of(secret))
+            except StoreError as error:
+                problems.append(f"{place}: route {route}: {error}")
+                continue
+            if secret.field is not None and secret.field not in fields:
+                problems.append(f"{place}: route {route}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})")
+    except StoreError as error:
+        problems.append(error.reason)
+    finally:
+        await store.close()
+    return problems

@@ -1,0 +1,86 @@
+"""`ostiary env`: prints the environment that brings a client to the proxy."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ostiary.cli.common import CommandFailed, add_config, config_of
+
+SHELLS = ("sh", "fish", "powershell", "docker", "k8s")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "env",
+        help="print the environment for a client",
+        description="Prints the proxy and CA variables for a client. The caller key, where one is needed, is taken from $OSTIARY_KEY.",
+    )
+    add_config(parser)
+    parser.add_argument("--shell", choices=SHELLS, default="sh", help="how to print it (default: sh)")
+    parser.add_argument("--proxy", metavar="URL", help="the proxy (default: the first listener of the settings)")
+    parser.set_defaults(command=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    from ostiary.settings import load_all
+
+    settings, policy = load_all(config_of(options), os.environ)
+    address = options.proxy
+    if address is None:
+        first = settings.listen[0].bind
+        if first.path is not None or first.port == 0:
+            raise CommandFailed("the first listener has no fixed TCP address: name the proxy with --proxy URL")
+        address = str(first)
+    made = for_client(settings, policy, address, os.environ.get("OSTIARY_KEY"), os.environ)
+    for warning in made.warnings:
+        sys.stderr.write(f"ostiary: warning: {warning}\n")
+    sys.stdout.write(render(made.variables, options.shell))
+    return 0
+
+
+def for_client(settings: Any, policy: Any, address: str, key: str | None, inherited: Mapping[str, str]) -> Any:
+    """The environment for a client of these settings; writes the CA bundle.
+
+    Raises:
+        CommandFailed: the CA cannot be used.
+    """
+    from ostiary.ca import CERT_FILE, CaError, load_or_create
+    from ostiary.environment import client_environment, proxy_url, write_bundle
+
+    try:
+        authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
+        bundle = write_bundle(settings.ca_dir, authority.pem)
+    except CaError as error:
+        raise CommandFailed(str(error), 78) from None
+    except OSError as error:
+        raise CommandFailed(f"the CA bundle cannot be written: {error.strerror}") from None
+    hosts = dict.fromkeys(host.text for route in policy.routes.values() for host in route.hosts)
+    return client_environment(proxy_url(address, key), (settings.ca_dir / CERT_FILE).resolve(), bundle.resolve(), inherited, hosts)
+
+
+def render(variables: Mapping[str, str], shell: str) -> str:
+    """The variables in a shell's own syntax."""
+    match shell:
+        case "sh":
+            return "".join(f"export {name}={_quoted(value)}\n" for name, value in variables.items())
+        case "fish":
+            return "".join("set -gx {} '{}'\n".format(name, value.replace("\\", "\\\\").replace("'", "\\'")) for name, value in variables.items())
+        case "powershell":
+            # PowerShell's variables know no case: one spelling of each.
+            seen = {name.upper(): value for name, value in variables.items()}
+            return "".join("$env:{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in seen.items())
+        case "docker":
+            return "".join(f"{name}={value}\n" for name, value in variables.items())
+        case _:
+            lines = "".join(f"  - name: {name}\n    value: {json.dumps(value)}\n" for name, value in variables.items())
+            return f"env:\n{lines}"
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"

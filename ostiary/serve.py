@@ -1,0 +1,288 @@
+"""The composition root: builds every part once, opens the sockets, says that it is ready, and ends in order.
+
+Order of the start: CA, secret store, sockets, audit, engine. What fails says why and gives the process its exit code: 78 for settings and CA, 71 for a listener, 74 for an audit sink.
+Order of the end: stop accepting, let requests finish, close the audit, then the store, whose own login is revoked last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from addons.audit import AuditConfig, AuditLog, FileSink, SinkError
+from addons.boundary import Boundary
+from addons.clock import Clock, SystemClock
+from addons.edge import HeadLimits
+from addons.egress import EgressRules, Forbidden, SystemResolver, networks
+from addons.exchange import Listener
+from addons.parts import Deadlines, Parts, PolicyInForce
+from addons.telemetry import Metrics
+from ostiary import __version__
+from ostiary.admin import Health, start_probes
+from ostiary.ca import CaError, LeafStore, load_or_create
+from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
+from ostiary.settings.model import Bound, ListenSetting, Settings
+from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
+from policies import FaultError, Place, Policy, load_policy
+from vault.cache import SecretCache
+from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
+from vault.store import SecretStore, StoreError
+
+_log = logging.getLogger("ostiary.serve")
+
+EXIT_OK: Final = 0
+EXIT_BIND: Final = 71
+EXIT_AUDIT: Final = 74
+EXIT_SETTINGS: Final = 78
+
+
+class StoreFailed(Exception):
+    """The secret store cannot be opened with these settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """A private proxy of `exec`: one loopback listener that serves whoever has the key, for one workload."""
+
+    workload: str
+    key_sha256: str
+
+
+@dataclass(slots=True)
+class Opened:
+    """Sockets, by what they are for."""
+
+    listeners: list[tuple[Listener, socket.socket]] = field(default_factory=list)
+    admin: socket.socket | None = None
+    probes: socket.socket | None = None
+
+    def all(self) -> list[socket.socket]:
+        return [opened for _, opened in self.listeners] + [opened for opened in (self.admin, self.probes) if opened is not None]
+
+    def close(self) -> None:
+        for opened in self.all():
+            path = opened.getsockname() if opened.family == socket.AF_UNIX else None
+            opened.close()
+            if path:
+                Path(path).unlink(missing_ok=True)
+
+
+def main(settings: Settings, policy: Policy, *, environ: Mapping[str, str], private: Private | None = None) -> int:
+    """Runs until a signal; returns the exit code."""
+    try:
+        return asyncio.run(_run(private_settings(settings, private) if private else settings, policy, environ, private))
+    except (CaError, StoreFailed) as error:
+        sys.stderr.write(f"ostiary: {error}\n")
+        return EXIT_SETTINGS
+    except BindFailed as error:
+        sys.stderr.write(f"ostiary: {error}\n")
+        return EXIT_BIND
+    except SinkError as error:
+        sys.stderr.write(f"ostiary: {error.strerror}\n")
+        return EXIT_AUDIT
+
+
+def private_settings(settings: Settings, private: Private) -> Settings:
+    """The same settings with one loopback listener and audit files of its own: two processes never write one file."""
+    sinks = tuple(
+        FileSink(sink.path.with_name(f"{sink.path.stem}.exec-{os.getpid()}{sink.path.suffix}")) for sink in settings.audit.sinks if isinstance(sink, FileSink)
+    )
+    if not sinks:
+        raise SinkError(0, "exec needs an audit sink that is a file: standard output belongs to the command")
+    listener = ListenSetting("private", Bound("127.0.0.1", 0), None, Place("exec"))
+    audit = AuditConfig(sinks, settings.audit.durability, settings.audit.wait_s, settings.audit.reserve_bytes)
+    _log.info("private proxy for workload %s", private.workload)
+    return replace(settings, listen=(listener,), admin=None, audit=audit)
+
+
+def open_store(settings: Settings, environ: Mapping[str, str], metrics: Metrics) -> SecretStore:
+    """The secret store of the settings, not yet logged in.
+
+    Raises:
+        StoreFailed: the embedded store does not open.
+    """
+    if settings.store == "vault" and settings.vault is not None:
+        from vault.hashicorp.store import VaultStore
+
+        return VaultStore(settings.vault, metrics)
+    if settings.secrets_file is None or settings.secrets_key is None:
+        raise StoreFailed("the settings name no secret store")
+    try:
+        file = SealedFile(settings.secrets_file, read_key(settings.secrets_key, environ))
+        file.check()
+    except SealedFileError as error:
+        raise StoreFailed(str(error)) from None
+    return SealedStore(file)
+
+
+def open_sockets(settings: Settings) -> Opened:
+    """Every socket, or none.
+
+    Raises:
+        BindFailed: names the listener.
+    """
+    opened = Opened()
+    try:
+        for listen in settings.listen:
+            bound = open_socket(listen.name, listen.bind, listen.socket_mode)
+            opened.listeners.append((Listener(listen.name, listen.workload, unix=listen.bind.path is not None), bound))
+        if settings.admin is not None:
+            if settings.admin.bind is not None:
+                opened.admin = open_socket("admin", settings.admin.bind)
+            if settings.admin.probes is not None:
+                opened.probes = open_socket("probes", settings.admin.probes)
+    except BindFailed:
+        opened.close()
+        raise
+    return opened
+
+
+async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
+    """What may never be dialled: our own sockets, and Vault by name and by every address it has now."""
+    sockets = {address for one in opened.all() if (address := forbidden_of(one)) is not None}
+    hosts: set[tuple[str, int]] = set()
+    for url in settings.vault.addresses if settings.vault is not None else ():
+        split = urlsplit(url)
+        host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
+        hosts.add((host, port))
+        try:
+            sockets.add((str(ipaddress.ip_address(host)), port))
+        except ValueError:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2.0):
+                    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                sockets.update((str(entry[4][0]), port) for entry in found)
+    return Forbidden(frozenset(sockets), frozenset(hosts), local_addresses())
+
+
+def build_parts(
+    settings: Settings, policy: Policy, store: SecretStore, audit: AuditLog, metrics: Metrics, clock: Clock, rules: EgressRules, extra_keys: Mapping[str, str]
+) -> Parts:
+    """The parts that stages are given."""
+    limits = settings.limits
+    return Parts(
+        in_force=PolicyInForce(policy),
+        secrets=SecretCache(store, clock.monotonic_s, metrics),
+        audit=audit,
+        metrics=metrics,
+        clock=clock,
+        boundary=Boundary(audit, metrics, clock),
+        resolver=SystemResolver(clock),
+        egress=rules,
+        heads=HeadLimits(limits.request_line, limits.header_bytes, limits.header_count),
+        deadlines=Deadlines(limits.connect_timeout, limits.first_byte_timeout, limits.idle_timeout, limits.total_timeout),
+        extra_keys=extra_keys,
+    )
+
+
+async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], private: Private | None) -> int:
+    clock = SystemClock()
+    metrics = Metrics(__version__)
+    authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
+    leaves = LeafStore(authority, lambda: dt.datetime.now(dt.UTC))
+    store = open_store(settings, environ, metrics)
+    opened = open_sockets(settings)
+    audit = AuditLog(settings.audit, metrics, clock)
+    try:
+        await audit.start()
+        await _log_in(store)
+        rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, await forbidden(settings, opened))
+        extra_keys = {private.key_sha256: private.workload} if private else {}
+        parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys)
+        limits = settings.limits
+        engine = MitmEngine(
+            parts,
+            leaves,
+            settings.egress.ca_file,
+            ConnectionLimits(limits.connections, limits.connections_per_source, limits.header_timeout, limits.idle_timeout, limits.first_byte_timeout),
+        )
+        await _serve(settings, parts, engine, opened, store)
+    finally:
+        opened.close()
+        await audit.stop()
+        await store.close()
+    return EXIT_OK
+
+
+async def _log_in(store: SecretStore) -> None:
+    """Logs in to Vault. A Vault that is down does not keep the process from starting: it is not ready until Vault is there."""
+    start = getattr(store, "start", None)
+    if start is None:
+        return
+    try:
+        await start()
+    except StoreError as error:
+        _log.error("%s; requests are refused until it works", error.reason)
+
+
+async def _serve(settings: Settings, parts: Parts, engine: MitmEngine, opened: Opened, store: SecretStore) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(settings, parts))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    health = Health(store, parts.audit, parts.clock, lambda: parts.in_force.policy.version)
+    for listener, bound in opened.listeners:
+        bound.setblocking(False)
+        await engine.listen(listener, bound)
+    served = [one for one in (opened.admin, opened.probes) if one is not None]
+    probes = start_probes(served, health, parts.metrics) if served else None
+    ready: dict[str, object] = {
+        "event": "ready",
+        "listeners": [{"name": listener.name, "address": address_of(bound)} for listener, bound in opened.listeners],
+        "pid": os.getpid(),
+    }
+    if opened.admin is not None:
+        ready["admin"] = address_of(opened.admin)
+    if opened.probes is not None:
+        ready["probes"] = address_of(opened.probes)
+    sys.stdout.write(json.dumps(ready, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+    _loaded(parts, parts.in_force.policy)
+    await ended.wait()
+    health.draining = True
+    await engine.drain(settings.limits.drain_timeout)
+    if probes is not None:
+        probes.stop()
+        await probes.close_all_connections()
+
+
+def _loaded(parts: Parts, policy: Policy) -> None:
+    parts.metrics.policy_loaded(policy.version)
+    parts.metrics.policy_reload("ok")
+    parts.audit.note("policy.loaded", {"version": policy.version})
+    _log.info("policy %s with %d routes is in force", policy.version, len(policy.routes))
+
+
+async def _reload(settings: Settings, parts: Parts) -> None:
+    """SIGHUP: the policy files anew. A broken one changes nothing but a metric, a record and the log."""
+    try:
+        policy = await asyncio.to_thread(lambda: load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd()))
+    except FaultError as error:
+        parts.metrics.policy_reload("rejected")
+        parts.audit.note("policy.rejected", {"version": parts.in_force.policy.version, "reason": str(error.faults[0])})
+        for fault in error.faults:
+            _log.error("policy not loaded: %s", fault)
+        return
+    parts.in_force.policy = policy
+    _loaded(parts, policy)

@@ -1,0 +1,37 @@
+"""Keys of ostiary.yaml: what is known and what is of the contract but not built yet. docs/reference/settings.md is checked against this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "engine"),
+    "listen": ("name", "bind", "workload", "mode", "socket_mode"),
+    "ca": ("dir",),
+    "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
+    "auth": ("method", "file", "env", "role_id", "secret_id_file", "mount"),
+    "secrets_key": ("file", "env", "credential"),
+    "audit": ("sinks", "durability", "wait", "reserve"),
+    "sink": ("file", "stdout"),
+    "admin": ("bind", "probes"),
+    "egress": ("allow", "resolve", "ca_file"),
+    "limits": (
+        "request_line", "header_bytes", "header_count", "header_timeout", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
+        "drain_timeout", "connections", "connections_per_source",
+    ),
+}  # fmt: skip
+
+LATER: Final[Mapping[str, Mapping[str, str]]] = {
+    "settings": {
+        "identity": "tokens of an issuer come later; use key_hash, peer or any",
+        "state": "shared state comes with limits",
+        "addons": "own addons come later",
+    },
+    "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
+    "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
+    "auth": {"wrapped_file": "wrapped secret ids come later", "role": "this auth method comes later", "jwt_file": "this auth method comes later", "region": "this auth method comes later", "header_value": "this auth method comes later"},
+    "sink": {"syslog": "syslog comes later", "otlp": "OTLP comes later", "kafka": "Kafka comes later", "s3": "S3 comes later"},
+    "admin": {"tokens": "the admin API comes later; the probes need no token"},
+    "limits": {"buffered_body": "no body is buffered yet", "connections_per_workload": "comes with limits", "buffers": "comes with the fast engine"},
+}

@@ -1,0 +1,378 @@
+"""Loads ostiary.yaml: every fault of settings and policies together, each with file, line and column.
+
+The environment overrides scalars: `OSTIARY_<SECTION>__<KEY>=value` stands for `section: {key: value}` (`OSTIARY_LIMITS__DRAIN_TIMEOUT=30s`). Relative paths are relative to the settings file.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from addons.audit import AuditConfig, FileSink, StdoutSink
+from ostiary.settings.keys import KNOWN, LATER
+from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
+from ostiary.settings.vault import read_vault
+from policies import Policy, load_policy
+from policies.document import Entry, Mapping as MappingNode, Node, Scalar, kind_of, read_file
+from policies.faults import Fault, FaultError, Faults, Place, nearest
+from policies.fields import Fields
+from policies.load_parts import NAME, Context, read_network, read_resolve
+from vault.sealed import KeyCredential, KeyEnv, KeyFile, KeySource
+
+_OVERRIDE: Final = re.compile(r"OSTIARY_([A-Z][A-Z0-9_]*?)__([A-Z][A-Z0-9_]*)")
+_MODE: Final = re.compile(r"0?[0-7]{3}")
+
+
+def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
+    """The settings of a file.
+
+    Raises:
+        FaultError: every fault.
+    """
+    faults = Faults()
+    settings = _load(path, environ, faults)
+    faults.raise_any()
+    if settings is None:
+        raise FaultError([Fault(Place(str(path)), "cannot be used")])
+    return settings
+
+
+def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -> tuple[Settings, Policy]:
+    """Settings and policy together.
+
+    Args:
+        path: of ostiary.yaml.
+        environ: of the process.
+        private: for a private proxy of `exec`, which brings its own listener: rules about listeners do not apply.
+
+    Raises:
+        FaultError: every fault of both.
+    """
+    faults = Faults()
+    settings = _load(path, environ, faults)
+    policy: Policy | None = None
+    if settings is not None and settings.policy_files:
+        try:
+            policy = load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd())
+        except FaultError as error:
+            faults.found.extend(error.faults)
+    if settings is not None and policy is not None and not private:
+        _together(settings, policy, faults)
+    faults.raise_any()
+    if settings is None or policy is None:
+        raise FaultError([Fault(Place(str(path)), "cannot be used")])
+    return settings, policy
+
+
+def _together(settings: Settings, policy: Policy, faults: Faults) -> None:
+    """What only settings and policy together can show."""
+    named = {listener.workload for listener in settings.listen}
+    for listener in settings.listen:
+        if listener.workload is not None and listener.workload not in policy.workloads:
+            near = nearest(listener.workload, policy.workloads)
+            faults.add(listener.place, f"listener {listener.name!r} names workload {listener.workload!r}, which no policy defines", f"did you mean {near!r}?" if near else "define it under workloads:")
+    for workload in policy.workloads_with_any:
+        if workload not in named:
+            faults.add(Place(str(settings.file)), f"workload {workload!r} has the proof any: true, and no listener names it", f"add workload: {workload} to a listener, or give it a key_hash")
+
+
+def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | None:
+    try:
+        root = read_file(path)
+    except FaultError as error:
+        faults.found.extend(error.faults)
+        return None
+    root = _overridden(root, environ, faults)
+    keys = Fields(root, faults, "the settings", known=KNOWN["settings"], later=LATER["settings"])
+    if not isinstance(root, MappingNode):
+        return None
+    context = Context(faults, {}, path.resolve().parent)
+    keys.require("listen", "ca", "audit", "policies")
+    engine = keys.scalar("engine")
+    if engine is not None and engine.text == "fast":
+        faults.add(engine.place, "engine: fast is not built yet", "write engine: mitmproxy or leave it out")
+    else:
+        keys.choice("engine", {"mitmproxy"})
+    vault = read_vault(keys.node("vault"), context, environ)
+    secrets_file, secrets_key = _path(keys, "secrets_file", context), _secrets_key(keys, context)
+    return Settings(
+        file=path,
+        listen=_listeners(keys, context),
+        ca_dir=_ca_dir(keys, context),
+        audit=_audit(keys, context),
+        policy_files=_policies(keys, context),
+        variables=_variables(keys),
+        store=_store(keys, secrets_file, secrets_key),
+        vault=vault,
+        secrets_file=secrets_file,
+        secrets_key=secrets_key,
+        egress=_egress(keys, context),
+        admin=_admin(keys, context),
+        limits=_limits(keys),
+    )
+
+
+# --- the environment ---
+
+
+def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
+    """Puts `OSTIARY_SECTION__KEY` in place of scalars."""
+    if not isinstance(root, MappingNode):
+        return root
+    for variable in sorted(environ):
+        if not variable.startswith("OSTIARY_") or "__" not in variable:
+            continue
+        found = _OVERRIDE.fullmatch(variable)
+        section, key = (found[1].lower(), found[2].lower()) if found else ("", "")
+        place = Place(f"${variable}")
+        if section not in KNOWN or key not in KNOWN[section] or section in {"settings", "listen", "sink", "auth"}:
+            faults.add(place, "names no setting that can be overridden", "OSTIARY_<SECTION>__<KEY>, such as OSTIARY_LIMITS__DRAIN_TIMEOUT=30s")
+            continue
+        root = _put(root, section, key, Scalar(environ[variable], place, quoted=True), faults)
+    return root
+
+
+def _put(root: MappingNode, section: str, key: str, value: Scalar, faults: Faults) -> MappingNode:
+    old = root.get(section)
+    inner = old.value if old is not None else MappingNode((), value.place)
+    if not isinstance(inner, MappingNode):
+        faults.add(value.place, f"{section} is no mapping in the settings file")
+        return root
+    replaced = MappingNode((*(entry for entry in inner if entry.key != key), Entry(key, value.place, value)), inner.place)
+    return MappingNode((*(entry for entry in root if entry.key != section), Entry(section, inner.place, replaced)), root.place)
+
+
+# --- parts ---
+
+
+def _path(keys: Fields, key: str, context: Context) -> Path | None:
+    scalar = keys.scalar(key)
+    return None if scalar is None or not scalar.text else context.folder / scalar.text
+
+
+def read_bind(scalar: Scalar, context: Context) -> Bound | None:
+    """`host:port`, `[v6]:port` or `unix:/path`."""
+    text = scalar.text
+    if text.startswith("unix:"):
+        name = text.removeprefix("unix:")
+        if not name:
+            context.faults.add(scalar.place, "unix: needs a path", "write unix:/run/ostiary/proxy.sock")
+            return None
+        path = context.folder / name
+        if len(str(path).encode()) > 107:
+            context.faults.add(scalar.place, "the path of the socket is longer than 107 bytes", "use a shorter one")
+            return None
+        return Bound(path=path)
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        context.faults.add(scalar.place, f"{text!r} is no address to listen on", "write 127.0.0.1:8080 or unix:/path")
+        return None
+    return Bound(host, int(port))
+
+
+def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
+    found: list[ListenSetting] = []
+    names: dict[str, Place] = {}
+    binds: dict[str, Place] = {}
+    for node in keys.nodes("listen"):
+        inner = Fields(node, context.faults, "a listener", known=KNOWN["listen"], later=LATER["listen"])
+        if not isinstance(node, MappingNode):
+            continue
+        mode = inner.scalar("mode")
+        if mode is not None and mode.text == "reverse":
+            context.faults.add(mode.place, "mode: reverse is not built yet: reverse listeners come later", "use a forward listener and HTTPS_PROXY")
+        else:
+            inner.choice("mode", {"forward"})
+        if not inner.require("name", "bind"):
+            continue
+        name, bind = inner.text("name"), inner.scalar("bind")
+        bound = read_bind(bind, context) if bind is not None else None
+        if name is None or bound is None or bind is None:
+            continue
+        if not NAME.fullmatch(name):
+            context.faults.add(inner.place_of("name"), f"{name!r} is no name for a listener", "use letters, digits, dots, dashes and underscores")
+        if name in names:
+            context.faults.add(inner.place_of("name"), f"listener {name!r} is already defined at {names[name]}", "rename one of them")
+        if bound.port != 0 or bound.path is not None:
+            if str(bound) in binds:
+                context.faults.add(bind.place, f"{bound} is already listened on at {binds[str(bound)]}", "choose another address")
+            binds[str(bound)] = bind.place
+        names[name] = inner.place_of("name")
+        found.append(ListenSetting(name, bound, inner.text("workload"), node.place, _socket_mode(inner)))
+    return tuple(found)
+
+
+def _socket_mode(keys: Fields) -> int:
+    scalar = keys.scalar("socket_mode")
+    if scalar is None:
+        return 0o600
+    if not _MODE.fullmatch(scalar.text):
+        keys.faults.add(scalar.place, f"{scalar.text!r} is no file mode", "write 0600, 0660 or 0666")
+        return 0o600
+    return int(scalar.text, 8)
+
+
+def _ca_dir(keys: Fields, context: Context) -> Path:
+    node = keys.node("ca")
+    if node is None:
+        return Path()
+    inner = Fields(node, context.faults, "ca", known=KNOWN["ca"], later=LATER["ca"])
+    inner.require("dir")
+    return _path(inner, "dir", context) or Path()
+
+
+def _audit(keys: Fields, context: Context) -> AuditConfig:
+    node = keys.node("audit")
+    if node is None:
+        return AuditConfig(())
+    inner = Fields(node, context.faults, "audit", known=KNOWN["audit"])
+    sinks: list[FileSink | StdoutSink] = []
+    if inner.require("sinks"):
+        for item in inner.nodes("sinks"):
+            sink = Fields(item, context.faults, "an audit sink", known=KNOWN["sink"], later=LATER["sink"])
+            if not isinstance(item, MappingNode):
+                continue
+            path = _path(sink, "file", context)
+            if path is not None and "stdout" in sink:
+                context.faults.add(item.place, "an audit sink has one kind", "write two items")
+            elif path is not None:
+                sinks.append(FileSink(path))
+            elif "stdout" in sink:
+                if sink.boolean("stdout"):
+                    sinks.append(StdoutSink())
+                else:
+                    context.faults.add(sink.place_of("stdout"), "stdout must be true", "remove the sink if it should not be used")
+            elif item.entries and not any(entry.key in LATER["sink"] for entry in item):
+                sink.require("file")
+    durability = inner.choice("durability", {"written", "fsync"}, "written") or "written"
+    wait_s, reserve = inner.duration("wait", 2.0), inner.size("reserve", 64 * 1024 * 1024)
+    return AuditConfig(
+        tuple(dict.fromkeys(sinks)), cast("Literal['written', 'fsync']", durability), wait_s if wait_s else 2.0, reserve if reserve is not None else 0
+    )
+
+
+def _policies(keys: Fields, context: Context) -> tuple[Path, ...]:
+    found: list[Path] = []
+    for node in keys.nodes("policies"):
+        if isinstance(node, MappingNode):
+            context.faults.add(node.place, "policies with rights of their own (files, may) are not built yet", "write the file names alone")
+            continue
+        if not isinstance(node, Scalar):
+            context.faults.add(node.place, f"policies holds file names, not {kind_of(node)}")
+            continue
+        matches = sorted(glob.glob(str(context.folder / node.text), recursive=True))
+        if not matches:
+            context.faults.add(node.place, f"no file matches {node.text!r}", "file names are relative to the settings file")
+        found.extend(Path(match) for match in matches)
+    return tuple(dict.fromkeys(found))
+
+
+def _variables(keys: Fields) -> Mapping[str, str]:
+    node = keys.node("vars")
+    if node is None:
+        return {}
+    if not isinstance(node, MappingNode):
+        keys.faults.add(node.place, f"vars must be a mapping, not {kind_of(node)}")
+        return {}
+    found: dict[str, str] = {}
+    for entry in node:
+        if isinstance(entry.value, Scalar):
+            found[entry.key] = entry.value.text
+        else:
+            keys.faults.add(entry.value.place, f"variable {entry.key!r} must be a scalar, not {kind_of(entry.value)}")
+    return found
+
+
+def _secrets_key(keys: Fields, context: Context) -> KeySource | None:
+    node = keys.node("secrets_key")
+    if node is None:
+        return None
+    inner = Fields(node, context.faults, "secrets_key", known=KNOWN["secrets_key"])
+    given = [key for key in KNOWN["secrets_key"] if key in inner]
+    if len(given) != 1:
+        context.faults.add(node.place, "secrets_key has one kind", "one of file, env, credential")
+        return None
+    if given[0] == "file":
+        path = _path(inner, "file", context)
+        return None if path is None else KeyFile(path)
+    text = inner.text(given[0])
+    if text is None:
+        return None
+    return KeyEnv(text) if given[0] == "env" else KeyCredential(text)
+
+
+def _store(keys: Fields, secrets_file: Path | None, secrets_key: KeySource | None) -> Literal["vault", "sealed"]:
+    default = "vault" if "vault" in keys else "sealed"
+    chosen = keys.choice("store", {"vault", "sealed"}, default) or default
+    if chosen == "vault" and "vault" not in keys:
+        keys.faults.add(keys.place_of("store"), "store: vault needs a vault block", "add vault: {addresses: […], auth: {…}}")
+    if chosen == "sealed":
+        if secrets_file is None:
+            keys.faults.add(keys.place, "the settings name no place where secrets live", "add vault: {…}, or secrets_file: and secrets_key: for the embedded store")
+        elif secrets_key is None and "secrets_key" not in keys:
+            keys.faults.add(keys.place_of("secrets_file"), "secrets_file needs a secrets_key", "add secrets_key: {file: …}; ostiary secret init makes both")
+    return cast("Literal['vault', 'sealed']", chosen)
+
+
+def _egress(keys: Fields, context: Context) -> EgressSetting:
+    node = keys.node("egress")
+    if node is None:
+        return EgressSetting()
+    inner = Fields(node, context.faults, "egress", known=KNOWN["egress"])
+    allow = tuple(block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None)
+    ca_file = _path(inner, "ca_file", context)
+    if ca_file is not None and not ca_file.is_file():
+        context.faults.add(inner.place_of("ca_file"), f"{ca_file} is no file that can be read", "paths are relative to the settings file")
+    return EgressSetting(allow, read_resolve(inner.node("resolve"), context.faults), ca_file)
+
+
+def _admin(keys: Fields, context: Context) -> AdminSetting | None:
+    node = keys.node("admin")
+    if node is None:
+        return None
+    inner = Fields(node, context.faults, "admin", known=KNOWN["admin"], later=LATER["admin"])
+    bind, probes = inner.scalar("bind"), inner.scalar("probes")
+    if bind is None and probes is None:
+        context.faults.add(node.place, "admin needs bind or probes", "write bind: 127.0.0.1:9901")
+    return AdminSetting(read_bind(bind, context) if bind else None, read_bind(probes, context) if probes else None)
+
+
+def _limits(keys: Fields) -> Limits:
+    node = keys.node("limits")
+    default = Limits()
+    if node is None:
+        return default
+    inner = Fields(node, keys.faults, "limits", known=KNOWN["limits"], later=LATER["limits"])
+
+    def count(key: str, value: int, low: int) -> int:
+        return inner.integer(key, value, low=low, high=1_000_000) or value
+
+    def seconds(key: str, value: float) -> float:
+        found = inner.duration(key, value)
+        return value if found is None else found
+
+    return Limits(
+        request_line=inner.size("request_line", default.request_line) or default.request_line,
+        header_bytes=inner.size("header_bytes", default.header_bytes) or default.header_bytes,
+        header_count=count("header_count", default.header_count, 1),
+        header_timeout=seconds("header_timeout", default.header_timeout),
+        connect_timeout=seconds("connect_timeout", default.connect_timeout),
+        first_byte_timeout=seconds("first_byte_timeout", default.first_byte_timeout),
+        idle_timeout=seconds("idle_timeout", default.idle_timeout),
+        total_timeout=_total(inner, default),
+        drain_timeout=seconds("drain_timeout", default.drain_timeout),
+        connections=count("connections", default.connections, 1),
+        connections_per_source=count("connections_per_source", default.connections_per_source, 1),
+    )
+
+
+def _total(keys: Fields, default: Limits) -> float:
+    scalar = keys.scalar("total_timeout")
+    if scalar is None or scalar.text == "none":
+        return default.total_timeout
+    found = keys.duration("total_timeout", default.total_timeout)
+    return default.total_timeout if found is None else found

@@ -1,0 +1,84 @@
+"""What a process is told about itself: listeners, stores, audit, limits. Frozen; no value here is a secret but `VaultConfig`'s, which hides its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from addons.audit import AuditConfig
+from policies.faults import Place
+from vault.hashicorp.config import VaultConfig
+from vault.sealed import KeySource
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An address to listen on: host and port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSetting:
+    name: str
+    bind: Bound
+    workload: str | None
+    place: Place
+    socket_mode: int = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSetting:
+    bind: Bound | None = None
+    probes: Bound | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSetting:
+    allow: tuple[str, ...] = ()
+    resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps and deadlines; docs/reference/limits.md tells the reason of each. Seconds and bytes; 0 seconds means none."""
+
+    request_line: int = 16 * 1024
+    header_bytes: int = 64 * 1024
+    header_count: int = 128
+    header_timeout: float = 10.0
+    connect_timeout: float = 5.0
+    first_byte_timeout: float = 300.0
+    idle_timeout: float = 300.0
+    total_timeout: float = 0.0
+    drain_timeout: float = 10.0
+    connections: int = 10_000
+    connections_per_source: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    file: Path
+    listen: tuple[ListenSetting, ...]
+    ca_dir: Path
+    audit: AuditConfig
+    policy_files: tuple[Path, ...]
+    variables: Mapping[str, str]
+    store: Literal["vault", "sealed"]
+    vault: VaultConfig | None
+    secrets_file: Path | None
+    secrets_key: KeySource | None
+    egress: EgressSetting
+    admin: AdminSetting | None
+    limits: Limits
+    engine: Literal["mitmproxy"] = "mitmproxy"

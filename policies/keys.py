@@ -1,0 +1,173 @@
+"""The one table of keys: what may stand where, and what is of the language but not built yet.
+
+The loader knows a key if it is here, and the editor schema is generated from here, so the two cannot drift apart. Every value is the JSON Schema of what the key holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+type Schema = Mapping[str, Any]
+type Keys = Mapping[str, Schema]
+
+_TEXT: Final[Schema] = {"type": "string", "minLength": 1}
+_BOOLEAN: Final[Schema] = {"type": "boolean"}
+
+
+def _one_or_list(item: Schema) -> Schema:
+    return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _map(item: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": item, "minProperties": 1}
+
+
+_DURATION: Final[Schema] = {"type": ["string", "integer"], "pattern": "^(0|[0-9]{1,9}(ms|s|m|h|d))$"}
+_TEMPLATE: Final[Schema] = {"type": "string", "description": "literal text with {secret}, {secret.NAME} or {NAME}"}
+_PATHS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^/"})
+_METHODS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^[A-Z]+$"})
+_NAMES: Final[Schema] = _one_or_list(_TEXT)
+
+FILE: Final[Keys] = {
+    "version": {"const": 1},
+    "default": {"enum": ["deny"]},
+    "workloads": _map(_ref("workload")),
+    "groups": _map(_NAMES),
+    "credentials": _map(_ref("credential")),
+    "routes": _map(_ref("route")),
+    "tests": _one_or_list(_ref("test")),
+}
+WORKLOAD: Final[Keys] = {"proofs": _one_or_list(_ref("proof")), "labels": _map(_TEXT)}
+PROOF: Final[Keys] = {
+    "key_hash": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+    "peer": _ref("peer"),
+    "any": {"const": True},
+}
+PEER: Final[Keys] = {"uid": {"type": "integer", "minimum": 0}}
+CREDENTIAL: Final[Keys] = {"secret": _ref("secret"), "secrets": _map(_ref("secret"))}
+SECRET: Final[Keys] = {
+    "path": _TEXT,
+    "field": _TEXT,
+    "mount": _TEXT,
+    "namespace": _TEXT,
+    "kv": {"enum": [1, 2]},
+    "version": {"type": "integer", "minimum": 1},
+    "ttl": _DURATION,
+    "max_stale": _DURATION,
+    "public": _BOOLEAN,
+}
+ROUTE: Final[Keys] = {
+    "match": _ref("match"),
+    "allow": _one_or_list({"anyOf": [_TEXT, _ref("grant")]}),
+    "deny": _one_or_list(_ref("deny")),
+    "secret": _ref("secret"),
+    "secrets": _map(_ref("secret")),
+    "credential": _TEXT,
+    "inject": _one_or_list(_ref("inject")),
+    "caller_credentials": {"enum": ["replace", "reject", "keep"]},
+    "mode": {"enum": ["enforce", "observe"]},
+    "egress": _ref("egress"),
+    "tls": _ref("tls"),
+    "timeouts": _ref("timeouts"),
+}
+MATCH: Final[Keys] = {"host": _NAMES, "port": {"type": "integer", "minimum": 1, "maximum": 65535}, "methods": _METHODS, "paths": _PATHS}
+GRANT: Final[Keys] = {"workload": _NAMES, "group": _NAMES, "credential": _TEXT, "methods": _METHODS, "paths": _PATHS, "reason": _TEXT}
+DENY: Final[Keys] = {"workload": _NAMES, "group": _NAMES, "methods": _METHODS, "paths": _PATHS}
+INJECT: Final[Keys] = {
+    "header": _TEXT,
+    "bearer": _TEMPLATE,
+    "basic": _ref("basic"),
+    "query": _TEXT,
+    "swap": _TEXT,
+    "value": _TEMPLATE,
+    "in": _one_or_list({"type": "string", "pattern": "^header:"}),
+}
+BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
+EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
+TLS: Final[Keys] = {"ca_file": _TEXT}
+TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
+TEST: Final[Keys] = {
+    "as": _TEXT,
+    "request": {"type": "string", "pattern": "^[A-Z]+ https://"},
+    "headers": _map({"type": "string"}),
+    "expect": {"anyOf": [_TEXT, _ref("expect")]},
+}
+EXPECT: Final[Keys] = {"route": _TEXT, "inject": _NAMES, "rule": _TEXT}
+
+TABLES: Final[Mapping[str, Keys]] = {
+    "file": FILE,
+    "workload": WORKLOAD,
+    "proof": PROOF,
+    "peer": PEER,
+    "credential": CREDENTIAL,
+    "secret": SECRET,
+    "route": ROUTE,
+    "match": MATCH,
+    "grant": GRANT,
+    "deny": DENY,
+    "inject": INJECT,
+    "basic": BASIC,
+    "egress": EGRESS,
+    "tls": TLS,
+    "timeouts": TIMEOUTS,
+    "test": TEST,
+    "expect": EXPECT,
+}
+
+LATER: Final[Mapping[str, Mapping[str, str]]] = {
+    "file": {"presets": "own presets come with provider presets"},
+    "proof": {
+        "mtls": "client certificates come with TLS listeners",
+        "jwt": "tokens of an issuer come with JWT identity",
+        "spiffe": "JWT-SVIDs come with JWT identity",
+        "kubernetes": "service-account tokens come with JWT identity",
+        "all": "several proofs at once come with JWT identity",
+    },
+    "credential": {"derive": "derived credentials come later; store the final credential for now"},
+    "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
+    "route": {
+        "use": "provider presets come later; write match, secret and inject",
+        "reply": "answers are passed on as they are; scrubbing comes later",
+        "http2": "HTTP/2 is negotiated automatically",
+        "model": "model access control comes later",
+        "tunnel": "unopened tunnels come later",
+        "allow_cleartext": "plain http:// is not forwarded yet",
+        "listener": "reverse listeners come later",
+        "upstream": "reverse listeners come later",
+        "derive": "derived credentials come later; store the final credential for now",
+        "sign": "request signing comes later",
+        "verify": "signature verification comes later",
+        "limits": "limits come later",
+        "body": "body checks come later",
+        "classification": "classification labels come later",
+    },
+    "match": {
+        "headers": "conditions on headers come later",
+        "query": "conditions on the query come later",
+        "form": "conditions on form fields come later",
+    },
+    "grant": {
+        "scopes": "scopes come with JWT identity",
+        "models": "model access control comes later",
+        "when": "conditions come later",
+        "not_before": "grants with dates come later",
+        "expires_at": "grants with dates come later",
+        "approver": "approved grants come later",
+    },
+    "deny": {"when": "conditions come later", "scopes": "scopes come with JWT identity", "models": "model access control comes later"},
+    "inject": {
+        "path": "path segments come later",
+        "json": "body injectors come later",
+        "form": "body injectors come later",
+        "cookie": "cookies come later",
+    },
+    "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
+    "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
+    "test": {"claims": "claims come with JWT identity", "source": "conditions on the source come later", "at": "conditions on time come later"},
+}
+"""Keys of the language that this version does not know what to do with. They are faults, never ignored."""

@@ -1,0 +1,186 @@
+"""Loads policy files: YAML into one frozen, compiled `Policy`, or every fault of all files at once.
+
+Several files make one policy: names are shared, and a name defined twice is a fault that tells both places. What a key means is judged in `load_parts.py` (small values),
+`load_workloads.py` (who) and `load_routes.py` (what); this module reads files, puts them together and checks what only the whole can show: names that exist, ties, unused things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+from policies.document import Entry, Mapping as MappingNode, Node, kind_of, read_file
+from policies.examples import PolicyTest, read_test
+from policies.faults import FaultError, Faults, Place, nearest
+from policies.fields import Fields
+from policies.keys import FILE, LATER
+from policies.load_parts import NAME, Context
+from policies.load_routes import read_credential, read_route
+from policies.load_workloads import read_group, read_workload
+from policies.matcher import Policy
+from policies.model import CredentialSpec, KeyHashProof, Route, Workload
+from policies.paths import can_meet, parse_pattern
+
+_EVERYTHING: Final = parse_pattern("/**")
+
+
+@dataclass(slots=True)
+class _Named:
+    """Definitions of one kind over all files: name to the entry that defined it."""
+
+    kind: str
+    entries: dict[str, tuple[Entry, Path]] = field(default_factory=dict)
+
+    def collect(self, node: Node | None, path: Path, faults: Faults) -> None:
+        if node is None:
+            return
+        if not isinstance(node, MappingNode):
+            faults.add(node.place, f"{self.kind}s must be a mapping of names, not {kind_of(node)}")
+            return
+        for entry in node:
+            if not NAME.fullmatch(entry.key):
+                faults.add(entry.key_place, f"{entry.key!r} is no name for a {self.kind}", "use letters, digits, dots, dashes and underscores")
+            elif entry.key in self.entries:
+                faults.add(entry.key_place, f"{self.kind} {entry.key!r} is already defined at {self.entries[entry.key][0].key_place}", "rename one of them")
+            else:
+                self.entries[entry.key] = (entry, path)
+
+
+def load_policy(files: Sequence[Path], *, variables: Mapping[str, str] | None = None, base: Path | None = None) -> Policy:
+    """Loads and compiles a policy.
+
+    Args:
+        files: in the order in which they were named; order changes nothing but the version.
+        variables: what `${name}` stands for in secret paths.
+        base: faults name files relative to it where they lie below it.
+
+    Raises:
+        FaultError: every fault of every file.
+    """
+    faults = Faults()
+    digest = hashlib.sha256()
+    workloads, groups, credentials, routes = _Named("workload"), _Named("group"), _Named("credential"), _Named("route")
+    tests: list[tuple[Node, Path]] = []
+    for path in files:
+        try:
+            root = read_file(path, shown_as=_shown(path, base))
+            digest.update(path.read_bytes() + b"\x00")
+        except FaultError as error:
+            faults.found.extend(error.faults)
+            continue
+        keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])
+        keys.choice("version", {"1"})
+        _default(keys)
+        workloads.collect(keys.node("workloads"), path, faults)
+        groups.collect(keys.node("groups"), path, faults)
+        credentials.collect(keys.node("credentials"), path, faults)
+        routes.collect(keys.node("routes"), path, faults)
+        tests.extend((node, path) for node in keys.nodes("tests"))
+    for name, entry in ((name, entry) for name, (entry, _) in groups.entries.items() if name in workloads.entries):
+        faults.add(entry.key_place, f"{name!r} names both a group and a workload", "rename one of them")
+    context = Context(faults, dict(variables or {}), Path())
+    known = {name: read_workload(name, entry.value, context) for name, (entry, _) in workloads.entries.items()}
+    members = {name: read_group(name, entry.value, known, context) for name, (entry, _) in groups.entries.items()}
+    shared: dict[str, CredentialSpec] = {}
+    for name, (entry, path) in credentials.entries.items():
+        spec = read_credential(name, entry.value, context.beside(path))
+        if spec is not None:
+            shared[name] = spec
+    used: set[str] = set()
+    loaded: dict[str, Route] = {}
+    for name, (entry, path) in routes.entries.items():
+        route = read_route(name, entry, context.beside(path), workloads=known, groups=members, credentials=shared, defined=set(credentials.entries), used=used)
+        if route is not None:
+            loaded[name] = route
+    for name, (entry, _) in credentials.entries.items():
+        if name not in used and not faults:
+            faults.add(entry.key_place, f"no route uses credential {name!r}", "name it in a route or remove it")
+    _unique_keys(known, workloads, faults)
+    if not faults:
+        _ties(loaded, faults)
+    examples = _examples(tests, known, loaded, faults)
+    faults.raise_any()
+    return Policy(digest.hexdigest()[:12], known, loaded, examples)
+
+
+def _shown(path: Path, base: Path | None) -> str:
+    if base is not None:
+        try:
+            return str(path.relative_to(base))
+        except ValueError:
+            pass
+    return str(path)
+
+
+def _default(keys: Fields) -> None:
+    scalar = keys.scalar("default")
+    if scalar is not None and scalar.text in {"tunnel", "observe"}:
+        keys.faults.add(scalar.place, f"default: {scalar.text} is not built yet", "write default: deny or leave it out")
+    else:
+        keys.choice("default", {"deny"})
+
+
+def _unique_keys(known: Mapping[str, Workload], named: _Named, faults: Faults) -> None:
+    owners: dict[str, str] = {}
+    for name, workload in known.items():
+        for proof in workload.proofs:
+            if isinstance(proof, KeyHashProof):
+                owner = owners.setdefault(proof.sha256, name)
+                if owner != name:
+                    place = named.entries[name][0].key_place
+                    faults.add(place, f"workload {name!r} has the same key_hash as workload {owner!r}", "mint a key for each: ostiary key mint")
+
+
+def _ties(routes: Mapping[str, Route], faults: Faults) -> None:
+    """Two routes that could be chosen for the same request with equal right."""
+    groups: dict[tuple[object, ...], list[Route]] = {}
+    for route in routes.values():
+        for host in route.hosts:
+            for pattern in route.paths or (_EVERYTHING,):
+                # Only patterns of one rank and one literal beginning can meet: this keeps ten thousand routes from being compared pair by pair.
+                groups.setdefault((host, route.port, pattern.rank, pattern.literal_prefix, route.methods is None), []).append(route)
+    told: set[frozenset[str]] = set()
+    for together in groups.values():
+        for one, other in combinations({route.name: route for route in together}.values(), 2):
+            pair = frozenset({one.name, other.name})
+            if pair in told or not _tie(one, other):
+                continue
+            told.add(pair)
+            later, earlier = (one, other) if one.place > other.place else (other, one)
+            faults.add(
+                later.place,
+                f"route {later.name!r} ties with route {earlier.name!r} at {earlier.place}: same host, equally specific paths, a workload and a method in common",
+                "make the paths, methods or workloads of one of them differ",
+            )
+
+
+def _tie(one: Route, other: Route) -> bool:
+    workloads = [frozenset[str]().union(*(entry.workloads for entry in route.allow)) for route in (one, other)]
+    if not workloads[0] & workloads[1]:
+        return False
+    if one.methods is not None and other.methods is not None and not one.methods & other.methods:
+        return False
+    return any(can_meet(left, right) for left in one.paths or (_EVERYTHING,) for right in other.paths or (_EVERYTHING,))
+
+
+def _examples(nodes: Sequence[tuple[Node, Path]], known: Mapping[str, Workload], routes: Mapping[str, Route], faults: Faults) -> tuple[PolicyTest, ...]:
+    found: list[PolicyTest] = []
+    for node, _ in nodes:
+        test = read_test(node, faults)
+        if test is None:
+            continue
+        _known(test.workload, known, "workload", test.place, faults)
+        if test.expected_route is not None:
+            _known(test.expected_route, routes, "route", test.place, faults)
+        found.append(test)
+    return tuple(found)
+
+
+def _known(name: str, known: Mapping[str, object], kind: str, place: Place, faults: Faults) -> None:
+    if name not in known:
+        near = nearest(name, known)
+        faults.add(place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:")

@@ -1,0 +1,285 @@
+"""Reads `credentials:` and `routes:`: what a workload may have, where it is put, how the upstream is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+from policies.document import Entry, Mapping as MappingNode, Node, Scalar, kind_of
+from policies.faults import Place, nearest
+from policies.fields import Fields
+from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, ROUTE, TIMEOUTS, TLS
+from policies.load_inject import read_injectors, references_of
+from policies.load_parts import (
+    NAME,
+    Context,
+    read_file_key,
+    read_hosts,
+    read_methods,
+    read_network,
+    read_paths,
+    read_resolve,
+    read_secret,
+)
+from policies.model import AllowEntry, CredentialSpec, DenyEntry, EgressSpec, Route, SecretSpec, TimeoutSpec, Workload
+
+type Members = Mapping[str, frozenset[str]]
+
+
+def read_credential(name: str, node: Node, context: Context) -> CredentialSpec | None:
+    """One entry of `credentials:`."""
+    keys = Fields(node, context.faults, f"credential {name}", known=CREDENTIAL, later=LATER["credential"])
+    if not isinstance(node, MappingNode):
+        return None
+    return _secrets(name, keys, context, required=True)
+
+
+def _secrets(name: str, keys: Fields, context: Context, *, required: bool) -> CredentialSpec | None:
+    """`secret:` or `secrets:`."""
+    faults = context.faults
+    if "secret" in keys and "secrets" in keys:
+        faults.add(keys.place_of("secrets"), f"{keys.what} has both secret and secrets", "put the one secret under secrets too")
+        return None
+    single, several = keys.node("secret"), keys.node("secrets")
+    if single is not None:
+        spec = read_secret(single, f"secret of {keys.what}", context)
+        return None if spec is None else CredentialSpec(name, {"secret": spec})
+    if several is None:
+        if required:
+            faults.add(keys.place, f"{keys.what} needs 'secret' or 'secrets'", "add secret: {path: …, field: …}")
+        return None
+    if not isinstance(several, MappingNode):
+        faults.add(several.place, f"secrets of {keys.what} must be a mapping of names, not {kind_of(several)}")
+        return None
+    found: dict[str, SecretSpec] = {}
+    for entry in several:
+        if not NAME.fullmatch(entry.key) or "." in entry.key or entry.key == "token":
+            faults.add(entry.key_place, f"{entry.key!r} is no name for a secret", "use letters, digits, dashes and underscores; token is taken")
+            continue
+        spec = read_secret(entry.value, f"secret {entry.key} of {keys.what}", context)
+        if spec is not None:
+            found[entry.key] = spec
+    return CredentialSpec(name, found) if found else None
+
+
+def read_route(
+    name: str,
+    entry: Entry,
+    context: Context,
+    *,
+    workloads: Mapping[str, Workload],
+    groups: Members,
+    credentials: Mapping[str, CredentialSpec],
+    defined: Collection[str],
+    used: set[str],
+) -> Route | None:
+    """One route, or None where its faults leave nothing to go on with.
+
+    Args:
+        name: of the route.
+        entry: its key and mapping.
+        context: faults, variables, folder.
+        workloads: by name.
+        groups: members by name.
+        credentials: those that could be read.
+        defined: names of all credentials, broken ones included: a reference to a broken one is no second fault.
+        used: receives the names of credentials that this route uses.
+    """
+    faults = context.faults
+    before = len(faults.found)
+    keys = Fields(entry.value, faults, f"route {name}", known=ROUTE, later=LATER["route"])
+    if not isinstance(entry.value, MappingNode) or not keys.require("match", "allow"):
+        return None
+    match_node = keys.node("match")
+    match = Fields(match_node, faults, f"match of route {name}", known=MATCH, later=LATER["match"]) if match_node is not None else None
+    if match is None or not isinstance(match_node, MappingNode):
+        return None
+    match.require("host")
+    hosts = read_hosts(match)
+    credential = _route_credential(name, keys, context, credentials, defined, used)
+    names = _Names(workloads, groups, credentials, defined, used, context)
+    allow = tuple(found for index, item in enumerate(keys.nodes("allow")) if (found := names.allow(f"allow[{index}]", item)) is not None)
+    deny = tuple(denied for index, item in enumerate(keys.nodes("deny")) if (denied := names.deny(f"deny[{index}]", item)) is not None)
+    inject = read_injectors(name, keys, context)
+    caller = keys.choice("caller_credentials", {"replace", "reject", "keep"}, "replace")
+    route = Route(
+        name=name,
+        place=entry.key_place,
+        hosts=hosts,
+        port=match.integer("port", 443, low=1, high=65535) or 443,
+        allow=allow,
+        deny=deny,
+        methods=read_methods(match),
+        paths=read_paths(match),
+        credential=credential,
+        inject=inject,
+        caller_credentials=cast("Literal['replace', 'reject', 'keep']", caller or "replace"),
+        mode=cast("Literal['enforce', 'observe']", keys.choice("mode", {"enforce", "observe"}, "enforce") or "enforce"),
+        egress=_egress(name, keys, context),
+        ca_file=_ca_file(name, keys, context),
+        timeouts=_timeouts(name, keys),
+    )
+    if len(faults.found) == before:
+        _whole(route, keys, context)
+    return route if len(faults.found) == before else None
+
+
+def _route_credential(
+    name: str, keys: Fields, context: Context, credentials: Mapping[str, CredentialSpec], defined: Collection[str], used: set[str]
+) -> CredentialSpec | None:
+    shared = keys.text("credential")
+    own = _secrets(name, keys, context, required=False)
+    if shared is None:
+        return own
+    used.add(shared)
+    if own is not None:
+        context.faults.add(keys.place_of("credential"), f"route {name} has a secret of its own and a credential", "keep one of them")
+    if shared not in defined:
+        _unknown("credential", shared, defined, keys.place_of("credential"), context)
+    return credentials.get(shared)
+
+
+def _unknown(kind: str, name: str, known: Collection[str], place: Place, context: Context) -> None:
+    near = nearest(name, known)
+    context.faults.add(place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:")
+
+
+class _Names:
+    """Resolves the names in `allow:` and `deny:`."""
+
+    def __init__(
+        self,
+        workloads: Mapping[str, Workload],
+        groups: Members,
+        credentials: Mapping[str, CredentialSpec],
+        defined: Collection[str],
+        used: set[str],
+        context: Context,
+    ) -> None:
+        self._workloads, self._groups, self._credentials = workloads, groups, credentials
+        self._defined, self._used, self._context = defined, used, context
+
+    def _workload(self, scalar: Scalar) -> frozenset[str]:
+        if scalar.text in self._workloads:
+            return frozenset({scalar.text})
+        _unknown("workload", scalar.text, self._workloads, scalar.place, self._context)
+        return frozenset()
+
+    def _group(self, scalar: Scalar) -> frozenset[str]:
+        if scalar.text in self._groups:
+            return self._groups[scalar.text]
+        _unknown("group", scalar.text, self._groups, scalar.place, self._context)
+        return frozenset()
+
+    def _either(self, scalar: Scalar) -> frozenset[str]:
+        if scalar.text in self._groups:
+            return self._groups[scalar.text]
+        if scalar.text in self._workloads:
+            return frozenset({scalar.text})
+        _unknown("workload", scalar.text, {*self._workloads, *self._groups}, scalar.place, self._context)
+        return frozenset()
+
+    def _who(self, keys: Fields) -> frozenset[str]:
+        found: set[str] = set()
+        for scalar in keys.texts("workload"):
+            found |= self._workload(scalar)
+        for scalar in keys.texts("group"):
+            found |= self._group(scalar)
+        return frozenset(found)
+
+    def allow(self, rule: str, node: Node) -> AllowEntry | None:
+        if isinstance(node, Scalar):
+            return AllowEntry(self._either(node), rule)
+        keys = Fields(node, self._context.faults, rule, known=GRANT, later=LATER["grant"])
+        if not isinstance(node, MappingNode):
+            return None
+        if "workload" not in keys and "group" not in keys:
+            self._context.faults.add(node.place, f"{rule} names nobody", "add workload: or group:")
+            return None
+        credential: CredentialSpec | None = None
+        name = keys.text("credential")
+        if name is not None:
+            self._used.add(name)
+            credential = self._credentials.get(name)
+            if name not in self._defined:
+                _unknown("credential", name, self._defined, keys.place_of("credential"), self._context)
+        return AllowEntry(self._who(keys), rule, read_methods(keys), read_paths(keys), credential, keys.text("reason"))
+
+    def deny(self, rule: str, node: Node) -> DenyEntry | None:
+        if isinstance(node, Scalar):
+            return DenyEntry(rule, self._either(node))
+        keys = Fields(node, self._context.faults, rule, known=DENY, later=LATER["deny"])
+        if not isinstance(node, MappingNode):
+            return None
+        who = self._who(keys) if "workload" in keys or "group" in keys else None
+        return DenyEntry(rule, who, read_methods(keys), read_paths(keys))
+
+
+def _egress(name: str, keys: Fields, context: Context) -> EgressSpec | None:
+    node = keys.node("egress")
+    if node is None:
+        return None
+    inner = Fields(node, context.faults, f"egress of route {name}", known=EGRESS, later=LATER["egress"])
+    blocks = tuple(block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None)
+    return EgressSpec(blocks, read_resolve(inner.node("resolve"), context.faults))
+
+
+def _ca_file(name: str, keys: Fields, context: Context) -> Path | None:
+    node = keys.node("tls")
+    if node is None:
+        return None
+    return read_file_key(Fields(node, context.faults, f"tls of route {name}", known=TLS, later=LATER["tls"]), "ca_file", context)
+
+
+def _timeouts(name: str, keys: Fields) -> TimeoutSpec:
+    node = keys.node("timeouts")
+    if node is None:
+        return TimeoutSpec()
+    inner = Fields(node, keys.faults, f"timeouts of route {name}", known=TIMEOUTS)
+    return TimeoutSpec(inner.duration("connect"), inner.duration("first_byte"), inner.duration("idle"), inner.duration("total"))
+
+
+def _whole(route: Route, keys: Fields, context: Context) -> None:
+    """What only the whole route can show."""
+    faults = context.faults
+    own = "secret" in keys or "secrets" in keys or "credential" in keys
+    specs = [spec for spec in (route.credential, *(entry.credential for entry in route.allow)) if spec is not None]
+    if route.inject and not specs:
+        faults.add(keys.place_of("inject"), f"route {route.name} injects but has no secret", "add secret: {path: …, field: …} or credential:")
+    if specs and not route.inject:
+        place = keys.place_of("secret") if own else keys.place
+        faults.add(place, f"route {route.name} has a secret and puts it nowhere", "add inject: {bearer: \"{secret}\"}")
+    if route.inject and route.credential is None:
+        for entry in route.allow:
+            if entry.credential is None:
+                faults.add(keys.place_of("allow"), f"{entry.rule} of route {route.name} gets no credential", "give it a credential or the route a secret")
+    if route.inject and route.caller_credentials == "keep":
+        faults.add(keys.place_of("caller_credentials"), "caller_credentials: keep excludes inject", "an injected credential always replaces the caller's")
+    if route.inject and any(host.wildcard for host in route.hosts):
+        faults.add(
+            keys.place_of("match"),
+            f"route {route.name} would reveal its credential to any host under a wildcard",
+            "name the hosts: on a shared domain anyone may register a sibling",
+        )
+    for spec in specs:
+        _references(route, spec, keys, context)
+
+
+def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Context) -> None:
+    named = set[str]()
+    for reference in references_of(route.inject):
+        named.add(reference.entry)
+        secret = spec.secrets.get(reference.entry)
+        if secret is None:
+            known = ", ".join(f"{{{entry}}}" for entry in spec.secrets)
+            context.faults.add(keys.place_of("inject"), f"route {route.name} refers to {{{reference.entry}}}, which {_owner(spec, route)} does not have", f"it has {known}")
+        elif reference.field is None and secret.field is None:
+            context.faults.add(keys.place_of("inject"), f"{{{reference.entry}}} has no field to stand for", f"write {{{reference.entry}.NAME}} or give the secret a field")
+    for entry in spec.secrets:
+        if entry not in named:
+            context.faults.add(keys.place_of("inject"), f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}", "use it or remove it")
+
+
+def _owner(spec: CredentialSpec, route: Route) -> str:
+    return f"route {route.name}" if spec.name == route.name else f"credential {spec.name}"

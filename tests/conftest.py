@@ -1,0 +1,72 @@
+"""Fixtures of the tests that run the real process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.ostiary_process import ENGINES, Ostiary
+from tests.harness.pki import Pki
+from tests.harness.upstream import Script, Upstream, plain
+
+POLICY = """
+workloads:
+  billing: {proofs: [{any: true}]}
+routes:
+  api:
+    match: {host: api.test}
+    allow: billing
+    secret: {path: secret/egress/api, field: key, ttl: 0}
+    inject: {bearer: "{secret}"}
+"""
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.make(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def upstream(pki: Pki) -> Iterator[Callable[..., Upstream]]:
+    """Makes upstreams; the first name of its certificate is `api.test` unless said otherwise."""
+    made: list[Upstream] = []
+
+    def make(script: Script | None = None, *, names: tuple[str, ...] = ("api.test",), alpn: tuple[str, ...] = ("http/1.1",), early: bool = False, **bad: bool) -> Upstream:
+        one = Upstream(pki.context(*names, alpn=alpn, **bad), script or plain(), early=early)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine a test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def ostiary(tmp_path: Path, pki: Pki, engine: str) -> Iterator[Callable[..., Ostiary]]:
+    """Starts processes; at the end every one is stopped and everything it wrote is searched for canaries."""
+    made: list[Ostiary] = []
+
+    def make(policy: str = POLICY, *, start: bool = True, **given: Any) -> Ostiary:
+        one = Ostiary(tmp_path / f"o{len(made)}", policy, ca_file=pki.ca_file, engine=engine, **given)
+        made.append(one)
+        return one.start() if start else one.write()
+
+    yield make
+    leaks: list[str] = []
+    for one in made:
+        if one.process is not None:
+            leaks += one.leaks()
+            with contextlib.suppress(AssertionError):
+                one.stop()
+        leaks += one.leaks()
+    assert not leaks, leaks

@@ -1,0 +1,190 @@
+"""The real process: written settings, `python -m ostiary run`, its output, its audit, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.harness.canaries import files_below, scan
+
+HIDDEN = ("secrets.sealed", "secrets.key", "ca.key", "vault-token", "secret-id", "caller-key", "policy.yaml")
+"""Files that hold secrets by design."""
+
+ENGINES = tuple(os.environ.get("OSTIARY_TEST_ENGINES", "mitmproxy").split(","))
+"""Every end-to-end test runs on each of these."""
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment without what would change a client's or our own behaviour."""
+    dropped = ("PROXY", "OSTIARY", "VAULT", "SSL_CERT", "CA_BUNDLE", "PYTHON", "NODE_EXTRA")
+    kept = {name: value for name, value in os.environ.items() if not any(part in name.upper() for part in dropped)}
+    return {**kept, **extra}
+
+
+def command(*arguments: str, cwd: Path, stdin: bytes = b"", environ: Mapping[str, str] | None = None, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
+    """Runs `ostiary …` to its end."""
+    root = Path(__file__).parents[2]
+    environment = clean_environment(PYTHONPATH=str(root), **(environ or {}))
+    return subprocess.run([sys.executable, "-m", "ostiary", *arguments], cwd=cwd, input=stdin, capture_output=True, env=environment, timeout=timeout, check=False)
+
+
+@dataclass
+class Ostiary:
+    """One process with its folder.
+
+    `policy` and `settings` are YAML text; `settings` is appended to what every test needs (CA, sealed store, audit, admin, egress to loopback).
+    """
+
+    folder: Path
+    policy: str
+    upstreams: Mapping[str, int] = field(default_factory=dict)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ca_file: Path | None = None
+    listen: str = '[{name: sidecar, bind: "127.0.0.1:0", workload: billing}]'
+    settings: str = ""
+    store: str = "secrets_file: secrets.sealed\nsecrets_key: {file: secrets.key}"
+    audit_block: str = "audit: {sinks: [{file: audit.jsonl}]}"
+    egress: str | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ENGINES[0]
+    prefix: tuple[str, ...] = ()
+    canaries: list[str] = field(default_factory=list)
+    preexec: Callable[[], None] | None = None
+
+    process: subprocess.Popen[bytes] | None = None
+    ready: dict[str, Any] = field(default_factory=dict)
+    stderr: bytearray = field(default_factory=bytearray)
+    stdout: bytearray = field(default_factory=bytearray)
+
+    # --- files ---
+
+    def write(self) -> Ostiary:
+        """Writes settings, policy and secrets."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "policy.yaml").write_text(self.policy)
+        resolve = ", ".join(f'"{name}": "127.0.0.1:{port}"' for name, port in self.upstreams.items())
+        roots = f", ca_file: {self.ca_file}" if self.ca_file else ""
+        egress = self.egress if self.egress is not None else f'egress: {{allow: ["127.0.0.0/8"]{", resolve: {" + resolve + "}" if resolve else ""}{roots}}}'
+        text = f'listen: {self.listen}\nca: {{dir: ca}}\n{self.store}\n{self.audit_block}\nadmin: {{bind: "127.0.0.1:0"}}\npolicies: [policy.yaml]\n{egress}\nengine: {self.engine}\n'
+        (self.folder / "ostiary.yaml").write_text(text + self.settings)
+        if "secrets_file" in self.store and not (self.folder / "secrets.sealed").exists():
+            done = command("secret", "init", cwd=self.folder)
+            assert done.returncode == 0, done.stderr
+        for path, fields in self.secrets.items():
+            for name, value in fields.items():
+                self.set_secret(path, name, value)
+        return self
+
+    def set_secret(self, path: str, name: str, value: str) -> None:
+        self.canaries.append(value)
+        done = command("secret", "set", path, name, "--raw", cwd=self.folder, stdin=value.encode())
+        assert done.returncode == 0, done.stderr
+
+    # --- life ---
+
+    def start(self) -> Ostiary:
+        self.write()
+        return self.run()
+
+    def run(self) -> Ostiary:
+        """Starts the process and waits until it is ready."""
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(
+            [*self.prefix, sys.executable, "-m", "ostiary", "run", "--config", "ostiary.yaml"],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(PYTHONPATH=str(root), **self.environ),
+            preexec_fn=self.preexec,
+        )
+        first = threading.Event()
+        threading.Thread(target=self._pump, args=(self.process.stdout, self.stdout, first), daemon=True).start()
+        threading.Thread(target=self._pump, args=(self.process.stderr, self.stderr, None), daemon=True).start()
+        assert first.wait(20), f"not ready: {self.stderr.decode()}"
+        line = bytes(self.stdout).split(b"\n")[0]
+        assert line.startswith(b'{"event":"ready"'), f"{line!r} {self.stderr.decode()}"
+        self.ready = json.loads(line)
+        return self
+
+    @staticmethod
+    def _pump(stream: Any, into: bytearray, first: threading.Event | None) -> None:
+        while data := os.read(stream.fileno(), 65536):
+            into += data
+            if first is not None and b"\n" in into:
+                first.set()
+        if first is not None:
+            first.set()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    # --- what it says ---
+
+    @property
+    def port(self) -> int:
+        return int(self.address("sidecar").rpartition(":")[2])
+
+    def address(self, name: str) -> str:
+        return str(next(entry["address"] for entry in self.ready["listeners"] if entry["name"] == name))
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca" / "ca.pem"
+
+    def audit(self, event: str | None = None) -> list[dict[str, Any]]:
+        path = self.folder / "audit.jsonl"
+        records = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        return [record for record in records if event is None or record["event"] == event]
+
+    def wait_audit(self, event: str, count: int = 1, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Records of an event, once there are as many."""
+        deadline = time.monotonic() + timeout
+        while len(found := self.audit(event)) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(found) >= count, f"{len(found)} of {count} {event}: {self.audit()}"
+        return found
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """GET on the admin listener."""
+        request = urllib.request.Request(f"http://{self.ready['admin']}{path}")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def rss_bytes(self) -> int:
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+    def leaks(self) -> list[str]:
+        """Outputs that show a canary."""
+        blobs = [("stdout", bytes(self.stdout)), ("stderr", bytes(self.stderr)), *files_below(self.folder, HIDDEN)]
+        if self.process is not None and self.process.poll() is None and "admin" in self.ready:
+            with contextlib.suppress(OSError):
+                blobs.append(("metrics", self.get("/metrics")[1]))
+        return scan(blobs, self.canaries)

@@ -1,0 +1,193 @@
+"""The cache before a store: `ttl`, refresh ahead, one flight, bounded staleness.
+
+Rules:
+- Inside `ttl` a read is answered from memory. From 80 % of `ttl` on, the first read also starts a refresh in the background.
+- Past `ttl` a read waits for a fetch. However many wait, there is one fetch; a waiter that goes away does not end it.
+- With `ttl` 0 a read is answered only by a fetch that began after the read did.
+- While the store cannot be reached a value younger than `ttl + max_stale` still serves, marked `stale`. After 403, 404 or a malformed answer it is dropped at once and not served
+  again: revocation beats caching.
+- A failure is remembered for a moment: 2 s for denied, missing and malformed; for an outage the store is left alone until a jittered probe is due, so that it does not cost every
+  request a deadline.
+- Memory is bounded; the entry unused for longest goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from vault.observer import ReadResult, Silent, StoreObserver
+from vault.store import (
+    CacheState,
+    SealedSecret,
+    SecretDenied,
+    SecretMalformed,
+    SecretMissing,
+    SecretRef,
+    SecretStore,
+    SecretUnavailable,
+    SecretVersion,
+    StoreError,
+)
+
+REFRESH_AT: Final = 0.8
+NEGATIVE_TTL_S: Final = 2.0
+PROBE_FIRST_S: Final = 0.5
+PROBE_MOST_S: Final = 5.0
+FETCH_DEADLINE_S: Final = 10.0
+"""Stores keep a deadline of 2 s; this guards against one that does not."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What is remembered of one secret."""
+
+    version: SecretVersion | None = None
+    fetched_s: float = 0.0
+    """When the fetch that brought the version began."""
+    failure: StoreError | None = None
+    failed_s: float = 0.0
+    retry_s: float = 0.0
+    """No fetch before this."""
+    failures: int = 0
+    flight: asyncio.Task[None] | None = None
+    flight_s: float = 0.0
+
+
+class SecretCache:
+    """A `SecretSource` over a store.
+
+    Args:
+        store: asked when memory does not do.
+        clock: monotonic seconds.
+        observer: told of reads and hits.
+        capacity: secrets remembered.
+        jitter: gives a number in [0, 1); for probes during an outage.
+    """
+
+    def __init__(
+        self,
+        store: SecretStore,
+        clock: Callable[[], float],
+        observer: StoreObserver | None = None,
+        *,
+        capacity: int = 10_000,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._observer = observer or Silent()
+        self._capacity = capacity
+        self._jitter = jitter
+        self._entries: OrderedDict[SecretRef, _Entry] = OrderedDict()
+
+    async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
+        """One version of a secret; see `SecretSource.read`."""
+        now_s = self._clock()
+        entry = self._entries.get(ref)
+        if entry is None:
+            entry = self._remember(ref)
+        elif not bypass and entry.version is not None and entry.failure is None and now_s - entry.fetched_s < ttl_s:
+            if now_s - entry.fetched_s >= ttl_s * REFRESH_AT and entry.flight is None:
+                self._launch(ref, entry)
+            return self._answer(ref, entry, "hit", now_s)
+        return await self._read_slowly(ref, entry, now_s, ttl_s, max_stale_s, bypass=bypass)
+
+    async def _read_slowly(self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool) -> SealedSecret:
+        self._entries.move_to_end(ref)
+        if entry.failure is not None and now_s < entry.retry_s and not bypass:
+            return self._despite(ref, entry, ttl_s, max_stale_s)
+        while True:
+            if entry.flight is None:
+                self._launch(ref, entry)
+            flight, began_s = entry.flight, entry.flight_s
+            if flight is not None:
+                # Shielded: the flight belongs to everyone who waits for it.
+                await asyncio.shield(flight)
+            # A flight that was already under way may carry what was written before this read began.
+            if began_s >= now_s or not (bypass or ttl_s == 0):
+                break
+        if entry.failure is not None:
+            return self._despite(ref, entry, ttl_s, max_stale_s)
+        return self._answer(ref, entry, "bypass" if bypass else "miss", self._clock())
+
+    def _despite(self, ref: SecretRef, entry: _Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
+        """Serves what an outage leaves to serve, or tells the failure."""
+        now_s = self._clock()
+        outage = isinstance(entry.failure, SecretUnavailable)
+        if outage and entry.version is not None and now_s - entry.fetched_s < ttl_s + max_stale_s:
+            return self._answer(ref, entry, "stale", now_s)
+        raise _again(entry.failure, max(entry.retry_s - now_s, 0.0))
+
+    def _answer(self, ref: SecretRef, entry: _Entry, state: CacheState, now_s: float) -> SealedSecret:
+        version = entry.version
+        if version is None:
+            raise SecretUnavailable(ref.name, "was dropped while it was read")
+        age_s = max(now_s - entry.fetched_s, 0.0)
+        self._observer.secret_cache(state)
+        self._observer.secret_in_use(ref.name, version.version, age_s)
+        return SealedSecret(ref.name, version, cache=state, age_s=age_s)
+
+    def _remember(self, ref: SecretRef) -> _Entry:
+        entry = self._entries[ref] = _Entry()
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        return entry
+
+    # --- flights ---
+
+    def _launch(self, ref: SecretRef, entry: _Entry) -> None:
+        entry.flight_s = self._clock()
+        entry.flight = asyncio.get_running_loop().create_task(self._fly(ref, entry))
+
+    async def _fly(self, ref: SecretRef, entry: _Entry) -> None:
+        result: ReadResult = "ok"
+        began_s = entry.flight_s
+        try:
+            async with asyncio.timeout(FETCH_DEADLINE_S):
+                version = await self._store.fetch(ref)
+        except StoreError as error:
+            result = self._failed(entry, error)
+        except TimeoutError:
+            result = self._failed(entry, SecretUnavailable(ref.name, "the store did not answer in time"))
+        except Exception as error:  # noqa: BLE001 - a store that breaks its contract is an outage, and its text may hold anything
+            result = self._failed(entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
+        else:
+            # A flight never replaces what a later one has brought: each entry has one flight at a time.
+            entry.version, entry.fetched_s = version, began_s
+            entry.failure, entry.failures, entry.retry_s = None, 0, 0.0
+        finally:
+            entry.flight = None
+            self._observer.secret_read(self._store.name, result)
+
+    def _failed(self, entry: _Entry, error: StoreError) -> ReadResult:
+        now_s = self._clock()
+        entry.failure, entry.failed_s = error, now_s
+        if isinstance(error, SecretUnavailable):
+            entry.failures += 1
+            pause_s = min(PROBE_FIRST_S * 2 ** min(entry.failures - 1, 8), PROBE_MOST_S)
+            entry.retry_s = now_s + pause_s * (0.5 + self._jitter() / 2)
+            return "unavailable"
+        entry.version = None
+        entry.retry_s = now_s + NEGATIVE_TTL_S
+        match error:
+            case SecretDenied():
+                return "denied"
+            case SecretMissing():
+                return "missing"
+            case _:
+                return "malformed"
+
+
+def _again(failure: StoreError | None, wait_s: float) -> StoreError:
+    """A fresh exception of the same kind: one object raised to many waiters would gather all their tracebacks."""
+    if failure is None:
+        return SecretUnavailable("", "the store gave no answer")
+    if isinstance(failure, SecretUnavailable):
+        return SecretUnavailable(failure.name, failure.reason, retry_after_s=max(failure.retry_after_s, wait_s))
+    kind = type(failure) if isinstance(failure, SecretDenied | SecretMissing | SecretMalformed) else SecretMalformed
+    return kind(failure.name, failure.reason)
