@@ -104,7 +104,7 @@ class Boundary:
         if code is not None:
             self._metrics.refused(code)
         if not exchange.connect:
-            identity = exchange.find(WorkloadIdentity)
+            identity = proven(exchange)
             self._metrics.request_ended(exchange.route or "", identity.workload if identity else "", outcome, elapsed_s)
 
     def _ended(self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float) -> Fields:
@@ -131,10 +131,16 @@ def _proven(connection: Connection) -> Fields:
     return {"workload": connection.tunnel.identity.workload} if connection.tunnel is not None else {}
 
 
+def proven(exchange: Exchange) -> WorkloadIdentity | None:
+    """Who it was: proven for this request, or at least by the tunnel it came through."""
+    tunnel = exchange.connection.tunnel
+    return exchange.find(WorkloadIdentity) or (tunnel.identity if tunnel is not None else None)
+
+
 def facts_of(exchange: Exchange) -> Fields:
     """What every record of this exchange says: who, from where, to what. The path goes without its query (G30)."""
     fields: Fields = {"request_id": exchange.request_id, "source": exchange.connection.source, "listener": exchange.connection.listener.name}
-    identity = exchange.find(WorkloadIdentity)
+    identity = proven(exchange)
     if identity is not None:
         fields["workload"] = identity.workload
         fields["proof"] = identity.proof

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from addons.authority import read_authority
 from addons.head import Fields
 from addons.refusal import Code, Refusal
 
@@ -20,6 +21,7 @@ _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[\x21-\x7e\x80-\xff](?:
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")*")
 _FRAMING: Final = re.compile(rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(?:[/?][^#]*)?", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 
 
@@ -80,8 +82,7 @@ def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
     if method == b"CONNECT":
         if tunnelled:
             raise _bad("CONNECT inside a tunnel is not allowed.")
-        if target.startswith(b"/") or b"://" in target:
-            raise _bad("CONNECT needs host:port.")
+        read_authority(target.decode("latin-1"), default_port=None)
         return
     origin = target.startswith(b"/")
     if tunnelled:
@@ -91,6 +92,11 @@ def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
             raise _bad("A request target has no fragment.")
     elif origin or target == b"*":
         raise _bad("This is a forward proxy: send CONNECT host:port (set HTTPS_PROXY), not a plain request.")
+    else:
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise _bad("The request target is no http:// URL.")
+        read_authority(absolute.group(1).decode("latin-1"), default_port=80)
 
 
 def _judge_framing(raw: bytes, method: bytes) -> None:

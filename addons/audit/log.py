@@ -51,7 +51,6 @@ class AuditLog:
         self._encoder = Encoder(clock)
         self._sinks: list[Sink] = []
         self._failed: dict[str, str] = {}
-        self._closed: set[str] = set()
         self._open: dict[str, float] = {}
         self._pending: deque[bytes] = deque(maxlen=MAX_PENDING)
         self._sources: dict[str, tuple[float, int, Fields]] = {}
@@ -82,12 +81,12 @@ class AuditLog:
                 self._metrics.audit_record(event)
             if self._config.durability == "written":
                 return InlineFile(config.path, descriptor, self._stopwatch)
-        return ThreadedSink(str(config.path), descriptor, config.path, sync=self._config.durability == "fsync" and is_regular(descriptor), capacity=self._config.queue)
+        return ThreadedSink(str(config.path), descriptor, config.path, sync=self._config.durability == "fsync" and is_regular(descriptor), capacity=self._config.queue, report=self._reported)
 
     def _stdout(self) -> Sink:
         import os
 
-        return ThreadedSink("stdout", os.dup(sys.stdout.fileno()), None, sync=False, capacity=self._config.queue)
+        return ThreadedSink("stdout", os.dup(sys.stdout.fileno()), None, sync=False, capacity=self._config.queue, report=self._reported)
 
     async def stop(self) -> None:
         """Writes what waits, then lets go."""
@@ -138,6 +137,13 @@ class AuditLog:
         self._sink_works(sink)
         return True
 
+    def _reported(self, sink: Sink, failure: OSError | None) -> None:
+        """How a batch of a threaded sink ended, whether or not anybody waited for it."""
+        if failure is None:
+            self._sink_works(sink)
+        else:
+            self._sink_failed(sink, failure)
+
     def close(self, record: OpenRecord, ended: Fields) -> None:
         """Closes a record with its outcome; a second call for the same record does nothing."""
         if self._open.pop(record.id, None) is None:
@@ -173,7 +179,8 @@ class AuditLog:
                 continue
             if sink.append(line):
                 taken = True
-                self._sink_works(sink)
+                if sink.immediate:
+                    self._sink_works(sink)
             else:
                 self._sink_failed(sink, OSError("not taken"))
         if taken:

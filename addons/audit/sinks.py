@@ -18,6 +18,7 @@ import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -33,6 +34,8 @@ class Sink(Protocol):
     """One place that records go to."""
 
     name: str
+    immediate: bool
+    """Whether an append has already reached the kernel when it returns."""
 
     def append(self, line: bytes) -> bool:
         """Hands a line over without waiting for it; False where it could not be taken."""
@@ -128,6 +131,8 @@ class Stopwatch:
 class InlineFile:
     """A regular file that the event loop appends to."""
 
+    immediate = True
+
     def __init__(self, path: Path, descriptor: int, stopwatch: Stopwatch) -> None:
         self.name = str(path)
         self._path = path
@@ -216,10 +221,16 @@ class ThreadedSink:
         path: of the file, where rotation is to be followed; None for standard output.
         sync: whether each batch is followed by `fdatasync`.
         capacity: lines that may wait.
+        report: told, on the loop, how each batch ended.
     """
 
-    def __init__(self, name: str, descriptor: int, path: Path | None, *, sync: bool, capacity: int) -> None:
+    immediate = False
+
+    def __init__(
+        self, name: str, descriptor: int, path: Path | None, *, sync: bool, capacity: int, report: Callable[[Sink, OSError | None], None]
+    ) -> None:
         self.name = name
+        self._report = report
         self._path = path
         self._sync = sync
         self._capacity = capacity
@@ -305,16 +316,15 @@ class ThreadedSink:
         except OSError as error:
             failure = error
         waiters = [entry.waiter for entry in batch if entry.waiter is not None]
-        if waiters:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_settle, waiters, failure)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, waiters, failure)
 
-
-def _settle(waiters: list[asyncio.Future[None]], failure: OSError | None) -> None:
-    for waiter in waiters:
-        if waiter.done():
-            continue
-        if failure is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(OSError(failure.errno, "the record could not be written"))
+    def _settle(self, waiters: list[asyncio.Future[None]], failure: OSError | None) -> None:
+        self._report(self, failure)
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if failure is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(OSError(failure.errno, os.strerror(failure.errno or errno.EIO)))
