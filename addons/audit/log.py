@@ -179,8 +179,6 @@ class AuditLog:
                 continue
             if sink.append(line):
                 taken = True
-                if sink.immediate:
-                    self._sink_works(sink)
             else:
                 self._sink_failed(sink, OSError("not taken"))
         if taken:
@@ -236,7 +234,7 @@ class AuditLog:
                 sink.refresh()
             self._flush_sources(everything=False)
             self._retry_pending()
-            if self._failed:
+            if self._failed and not self._pending:
                 # Nothing is asked of a process that is not ready, so it must find out for itself that the disk has room again.
                 for sink in self._sinks:
                     if sink.name in self._failed:
@@ -257,6 +255,9 @@ class AuditLog:
                 self._pending.appendleft(line)
                 return
             self._metrics.audit_record("credential.closed")
+            for sink in self._sinks:
+                if sink.immediate:
+                    self._sink_works(sink)
 
 
 def _append_now(descriptor: int, line: bytes) -> None:

@@ -111,6 +111,7 @@ class Ostiary:
             preexec_fn=self.preexec,
         )
         first = threading.Event()
+        self.stdout = bytearray()
         threading.Thread(target=self._pump, args=(self.process.stdout, self.stdout, first), daemon=True).start()
         threading.Thread(target=self._pump, args=(self.process.stderr, self.stderr, None), daemon=True).start()
         assert first.wait(20), f"not ready: {self.stderr.decode()}"

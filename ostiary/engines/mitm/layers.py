@@ -112,12 +112,8 @@ class TunnelEntrance(layer.Layer):
         yield from self._next.handle_event(events.DataReceived(self.context.client, held))
 
 
-@dataclass
 class _HeadDeadline(commands.RequestWakeup):
     """Asks to be woken when a head must be complete."""
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 class StrictHttp1Server(Http1Server):
