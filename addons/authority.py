@@ -1,7 +1,8 @@
 """The authority of a request: the one host and port that CONNECT, SNI and Host must agree on.
 
-Owns reading an authority from untrusted text (RFC 3986 section 3.2, RFC 9110 section 7.2) and comparing what the caller said in three places. Nothing is
-resolved here. Spellings that other software reads as an address (`0x7f.1`, `2130706433`, `127.1`) are refused instead of understood.
+Owns reading an authority from untrusted text (RFC 3986 section 3.2, RFC 9110 section 7.2) and comparing what the caller
+said in three places. Nothing is resolved here. Spellings that other software reads as an address (`0x7f.1`,
+`2130706433`, `127.1`) are refused instead of understood.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from addons.refusal import Code, Refusal
 # RFC 1123 section 2.1 host names as A-labels; underscores because real API hosts have them.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The last label of a name that inet_aton would take for a number: RFC 6943 section 3.1.1 tells why this must never be guessed.
+# The last label of a name that inet_aton would take for a number: RFC 6943 section 3.1.1 tells why this must never be
+# guessed.
 _NUMERIC_END: Final = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:@/?#\s%\\]+))(?::(?P<port>[0-9]{1,5}))?")
 

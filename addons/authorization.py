@@ -10,7 +10,8 @@ from policies import Denial, Grant, Policy, Question
 def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> None:
     """Whether a tunnel to this authority may be opened at all: some route there must name the workload.
 
-    Asked at CONNECT, so that nothing is dialled, resolved or intercepted for an authority that could only be refused later.
+    Asked at CONNECT, so that nothing is dialled, resolved or intercepted for an authority that could only be refused
+    later.
 
     Raises:
         Refusal: `route_denied`.

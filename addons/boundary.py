@@ -1,8 +1,10 @@
 """The one boundary: whatever goes wrong while a request is handled becomes a refusal, a record and an answer here.
 
 Rules:
-- Any exception, cancellation or deadline that leaves a stage ends the request. What is no `Refusal` is mapped by `refusal_for`; what is unknown is `internal`.
-- An exchange is settled once. If a credential was opened for it, its records are closed; if none was, the refusal itself is recorded.
+- Any exception, cancellation or deadline that leaves a stage ends the request. What is no `Refusal` is mapped by
+  `refusal_for`; what is unknown is `internal`.
+- An exchange is settled once. If a credential was opened for it, its records are closed; if none was, the refusal
+  itself is recorded.
 - An unexpected exception is logged by type and place only: its text and its locals may hold what must not be printed.
 """
 
@@ -23,13 +25,17 @@ from addons.uuid7 import uuid7
 
 _log = logging.getLogger("ostiary.boundary")
 
-_UPSTREAM_CODES: Final = frozenset({Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_TLS, Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT})
+_UPSTREAM_CODES: Final = frozenset(
+    {Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_TLS, Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT}
+)
 
 
 def place_of(error: BaseException) -> str:
     """Where an exception was raised, without its text: `module:line in function`, innermost last."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in reversed(frames))
+    return " < ".join(
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in reversed(frames)
+    )
 
 
 def refusal_for(error: BaseException) -> Refusal:
@@ -38,7 +44,9 @@ def refusal_for(error: BaseException) -> Refusal:
         case Refusal():
             return error
         case AuditUnavailable():
-            return Refusal(Code.AUDIT_UNAVAILABLE, "No audit record can be written, so no credential is used.", retry_after_s=1.0)
+            return Refusal(
+                Code.AUDIT_UNAVAILABLE, "No audit record can be written, so no credential is used.", retry_after_s=1.0
+            )
         case asyncio.CancelledError() | TimeoutError():
             return Refusal(Code.INTERNAL, "The request took too long inside the proxy.", close=True)
         case _:
@@ -57,7 +65,8 @@ class Boundary:
         """Ends an exchange with a refusal.
 
         Returns:
-            The answer for the caller; it is also kept as `exchange.refused`, which the engine must give instead of anything else.
+            The answer for the caller; it is also kept as `exchange.refused`, which the engine must give instead of
+            anything else.
         """
         refusal = refusal_for(error)
         if not isinstance(error, Refusal | AuditUnavailable):
@@ -85,7 +94,9 @@ class Boundary:
         )
         return answer(refusal, request_id)
 
-    def settle(self, exchange: Exchange, outcome: Outcome, *, status: int | None = None, code: Code | None = None) -> None:
+    def settle(
+        self, exchange: Exchange, outcome: Outcome, *, status: int | None = None, code: Code | None = None
+    ) -> None:
         """Records how an exchange ended; later calls for the same one do nothing."""
         if exchange.settled:
             return
@@ -107,7 +118,9 @@ class Boundary:
             identity = proven(exchange)
             self._metrics.request_ended(exchange.route or "", identity.workload if identity else "", outcome, elapsed_s)
 
-    def _ended(self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float) -> Fields:
+    def _ended(
+        self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float
+    ) -> Fields:
         ended: Fields = {"outcome": outcome, "ms": round(elapsed_s * 1000, 3)}
         if code is not None:
             ended["code"] = code.value
@@ -139,7 +152,11 @@ def proven(exchange: Exchange) -> WorkloadIdentity | None:
 
 def facts_of(exchange: Exchange) -> Fields:
     """What every record of this exchange says: who, from where, to what. The path goes without its query (G30)."""
-    fields: Fields = {"request_id": exchange.request_id, "source": exchange.connection.source, "listener": exchange.connection.listener.name}
+    fields: Fields = {
+        "request_id": exchange.request_id,
+        "source": exchange.connection.source,
+        "listener": exchange.connection.listener.name,
+    }
     identity = proven(exchange)
     if identity is not None:
         fields["workload"] = identity.workload

@@ -1,7 +1,7 @@
 """From a grant to a credential: the only caller of the secret store in the request path.
 
-The steps are types: `seal` wants a `Grant` and gives sealed secrets; `unseal` wants those and the open audit records that name their very versions, and gives the
-`Credential`. There is no other way to one.
+The steps are types: `seal` wants a `Grant` and gives sealed secrets; `unseal` wants those and the open audit records
+that name their very versions, and gives the `Credential`. There is no other way to one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from policies import Grant
 from policies.model import CredentialSpec, SecretSpec
 from policies.template import FieldRef
 from vault.secret import Secret
-from vault.store import SealedSecret, SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretSource, SecretUnavailable, StoreError
+from vault.store import (
+    SealedSecret,
+    SecretDenied,
+    SecretMalformed,
+    SecretMissing,
+    SecretRef,
+    SecretSource,
+    SecretUnavailable,
+    StoreError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +111,23 @@ async def seal(grant: Grant, source: SecretSource, needed: Sequence[FieldRef]) -
 def unseal(sealed: SealedCredential, openings: Openings) -> Credential:
     """The values, in exchange for the records."""
     # By identity: the same path may be read in two pinned versions.
-    fields = {id(secret): secret.unseal(record) for secret, record in zip(sealed.secrets, openings.records, strict=True)}
+    fields = {
+        id(secret): secret.unseal(record) for secret, record in zip(sealed.secrets, openings.records, strict=True)
+    }
     return Credential(sealed.spec, {name: fields[id(secret)] for name, secret in sealed.entries.items()})
 
 
 def refusal_for(error: StoreError) -> Refusal:
-    """What the caller is told when the store says no. The reason stays in the log: it may name what the caller need not know."""
+    """What the caller is told when the store says no. The reason stays in the log: it may name what the caller need not
+    know.
+    """
     match error:
         case SecretUnavailable():
-            return Refusal(Code.SECRET_UNAVAILABLE, "The secret store cannot be reached right now.", retry_after_s=error.retry_after_s)
+            return Refusal(
+                Code.SECRET_UNAVAILABLE,
+                "The secret store cannot be reached right now.",
+                retry_after_s=error.retry_after_s,
+            )
         case SecretDenied():
             return Refusal(Code.SECRET_DENIED, f"The secret store denies Ostiary the secret {error.name}.")
         case SecretMissing():

@@ -1,8 +1,9 @@
 """The strict edge: the grammar of an HTTP/1 request head, judged on raw bytes before any parser has seen them.
 
-Parsers disagree about bare line feeds, folded lines, spaces before colons and doubled framing fields, and every such disagreement is a smuggled request
-somewhere. So the whole head must match the grammar of RFC 9112 in its narrowest reading; what does not match is refused, never repaired.
-HTTP/2 heads arrive parsed and are judged by `judge_fields` alone.
+Parsers disagree about bare line feeds, folded lines, spaces before colons and doubled framing fields, and every such
+disagreement is a smuggled request somewhere. So the whole head must match the grammar of RFC 9112 in its narrowest
+reading; what does not match is refused, never repaired. HTTP/2 heads arrive parsed and are judged by `judge_fields`
+alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from addons.head import Fields
 from addons.refusal import Code, Refusal
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# field-line of RFC 9112 section 5, one physical line each; obs-text is legal in values, controls other than HTAB are not.
+# field-line of RFC 9112 section 5, one physical line each; obs-text is legal in values, controls other than HTAB are
+# not.
 _FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?[ \t]*\r\n"
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
 _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")*")
-_FRAMING: Final = re.compile(rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_FRAMING: Final = re.compile(
+    rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
+)
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(?:[/?][^#]*)?", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 
@@ -46,9 +50,13 @@ def judge_partial(raw: bytes, limits: HeadLimits) -> None:
     """
     line_end = raw.find(b"\n")
     if (line_end if line_end >= 0 else len(raw)) > limits.request_line_bytes:
-        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request line is longer than {limits.request_line_bytes} bytes.", close=True)
+        raise Refusal(
+            Code.HEADERS_TOO_LARGE, f"The request line is longer than {limits.request_line_bytes} bytes.", close=True
+        )
     if len(raw) > limits.header_bytes:
-        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request head is larger than {limits.header_bytes} bytes.", close=True)
+        raise Refusal(
+            Code.HEADERS_TOO_LARGE, f"The request head is larger than {limits.header_bytes} bytes.", close=True
+        )
     if b"\n" in raw.replace(b"\r\n", b""):
         raise _bad("A line of the request head does not end in CR LF.")
 
@@ -58,7 +66,8 @@ def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
 
     Args:
         raw: from the request line through the empty line.
-        tunnelled: inside an accepted CONNECT only origin-form and `*` are legal; outside, authority-form with CONNECT, and absolute-form.
+        tunnelled: inside an accepted CONNECT only origin-form and `*` are legal; outside, authority-form with CONNECT,
+            and absolute-form.
         limits: the caps.
 
     Raises:
@@ -71,7 +80,9 @@ def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
     if not _FIELDS.fullmatch(raw, line.end(), len(raw) - 2):
         raise _bad("A header line is malformed.")
     if raw.count(b"\r\n") - 2 > limits.header_count:
-        raise Refusal(Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.", close=True)
+        raise Refusal(
+            Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.", close=True
+        )
     method, target = line.groups()
     _judge_target(method, target, tunnelled=tunnelled)
     _judge_framing(raw, method)
@@ -119,7 +130,9 @@ def _judge_framing(raw: bytes, method: bytes) -> None:
         raise _bad("Upgrades (WebSocket, h2c) are not supported yet.")
 
 
-_HTTP2_FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+_HTTP2_FORBIDDEN: Final = frozenset(
+    {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
+)
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HTTP2_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 
@@ -130,11 +143,18 @@ def judge_http2(method: bytes, target: bytes, fields: Fields, limits: HeadLimits
     Raises:
         Refusal: `bad_request` or `headers_too_large`.
     """
-    if not (target.startswith(b"/") or (target == b"*" and method == b"OPTIONS")) or not re.fullmatch(rb"[\x21-\x7e]+", target) or b"#" in target:
+    if (
+        not (target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"))
+        or not re.fullmatch(rb"[\x21-\x7e]+", target)
+        or b"#" in target
+    ):
         raise Refusal(Code.BAD_REQUEST, "The :path is malformed.")
     if not re.fullmatch(_TOKEN, method):
         raise Refusal(Code.BAD_REQUEST, "The :method is malformed.")
-    if len(target) > limits.request_line_bytes or sum(len(name) + len(value) + 4 for name, value in fields) > limits.header_bytes:
+    if (
+        len(target) > limits.request_line_bytes
+        or sum(len(name) + len(value) + 4 for name, value in fields) > limits.header_bytes
+    ):
         raise Refusal(Code.HEADERS_TOO_LARGE, f"The request head is larger than {limits.header_bytes} bytes.")
     if len(fields) > limits.header_count:
         raise Refusal(Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.")

@@ -1,9 +1,11 @@
 """The egress guard: which addresses may be dialled, and the one place where names become addresses.
 
 Rules:
-- A name is resolved once; every address it gave is vetted; exactly a vetted one is dialled. Nothing resolves again behind this (G22).
-- Addresses inside networks are refused unless `egress.allow` of the process or the route lists them: loopback, link-local, metadata, private, shared (CGNAT), and the
-  IPv6 forms that carry such an IPv4 address (mapped, NAT64, 6to4, Teredo) (G23).
+- A name is resolved once; every address it gave is vetted; exactly a vetted one is dialled. Nothing resolves again
+  behind this (G22).
+- Addresses inside networks are refused unless `egress.allow` of the process or the route lists them: loopback,
+  link-local, metadata, private, shared (CGNAT), and the IPv6 forms that carry such an IPv4 address (mapped, NAT64,
+  6to4, Teredo) (G23).
 - What Ostiary itself stands on (own listeners, admin, Vault) is refused whatever is listed.
 """
 
@@ -51,7 +53,9 @@ def is_public(address: Address) -> bool:
     inner = embedded(address)
     if inner is not None:
         # An address that smuggles an inner one is dialled as written, so both must be public.
-        return is_public(inner) and not (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None and address.is_private)
+        return is_public(inner) and not (
+            isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None and address.is_private
+        )
     if isinstance(address, ipaddress.IPv6Address):
         return address.is_global and not address.is_multicast and address not in _SITE_LOCAL
     return address.is_global and not address.is_multicast and address not in _SHARED and not address.is_reserved
@@ -59,7 +63,9 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """What may never be dialled: sockets of our own and of the stores. An address of None stands for every local one (a wildcard bind)."""
+    """What may never be dialled: sockets of our own and of the stores. An address of None stands for every local one (a
+    wildcard bind).
+    """
 
     sockets: frozenset[tuple[str | None, int]] = frozenset()
     hosts: frozenset[tuple[str, int]] = frozenset()
@@ -85,7 +91,9 @@ class EgressRules:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a request will be dialled: vetted addresses in order of preference, and the authority whose name TLS must prove."""
+    """Where a request will be dialled: vetted addresses in order of preference, and the authority whose name TLS must
+    prove.
+    """
 
     authority: Authority
     addresses: tuple[tuple[str, int], ...]
@@ -136,7 +144,9 @@ def networks(blocks: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(block) for block in blocks)
 
 
-def vet(addresses: Iterable[str], port: int, *, allow: Collection[Network], forbidden: Forbidden) -> tuple[tuple[str, int], ...]:
+def vet(
+    addresses: Iterable[str], port: int, *, allow: Collection[Network], forbidden: Forbidden
+) -> tuple[tuple[str, int], ...]:
     """The addresses that may be dialled, in order.
 
     A name that gives one address that may not be dialled is refused whole: a mixed answer is how rebinding looks.
@@ -151,16 +161,30 @@ def vet(addresses: Iterable[str], port: int, *, allow: Collection[Network], forb
             raise Refusal(Code.EGRESS_DENIED, "The destination is an address of Ostiary or of its stores.")
         inner = embedded(address)
         listed = any(address in network for network in allow if network.version == address.version)
-        if not listed and isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None and inner is not None:
+        if (
+            not listed
+            and isinstance(address, ipaddress.IPv6Address)
+            and address.ipv4_mapped is not None
+            and inner is not None
+        ):
             listed = any(inner in network for network in allow if network.version == 4)
         if not listed and not is_public(address):
-            raise Refusal(Code.EGRESS_DENIED, "The destination resolves to an address inside a network; egress.allow must list it.")
+            raise Refusal(
+                Code.EGRESS_DENIED,
+                "The destination resolves to an address inside a network; egress.allow must list it.",
+            )
         vetted.append((text, port))
     return tuple(vetted)
 
 
 async def destination(
-    authority: Authority, rules: EgressRules, route: EgressSpec | None, allow: Collection[Network], resolver: Resolver, *, deadline_s: float
+    authority: Authority,
+    rules: EgressRules,
+    route: EgressSpec | None,
+    allow: Collection[Network],
+    resolver: Resolver,
+    *,
+    deadline_s: float,
 ) -> Destination:
     """Resolves once and vets.
 

@@ -1,8 +1,9 @@
 """What is known of one request and of the connection it came on.
 
 Rules:
-- A fact is a value of a type of its own (`Authority`, `WorkloadIdentity`, `Grant`, …). It is put once and asked for by type: a stage that asks for what no
-  earlier stage has put gets `MissingFact`, which the boundary turns into a refusal. So a stage cannot run before its turn.
+- A fact is a value of a type of its own (`Authority`, `WorkloadIdentity`, `Grant`, …). It is put once and asked for by
+  type: a stage that asks for what no earlier stage has put gets `MissingFact`, which the boundary turns into a refusal.
+  So a stage cannot run before its turn.
 - An exchange keeps the policy it began with, however often policies are reloaded meanwhile.
 - An exchange is settled exactly once: answered, refused or cut.
 - Connection facts die with the connection.
@@ -38,7 +39,9 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Host and port that CONNECT, SNI and Host agree on. `host` is lower-case ASCII without a trailing dot, or a canonical IP literal without brackets."""
+    """Host and port that CONNECT, SNI and Host agree on. `host` is lower-case ASCII without a trailing dot, or a
+    canonical IP literal without brackets.
+    """
 
     host: str
     port: int
@@ -59,7 +62,9 @@ type ProofKind = Literal["key_hash", "peer", "any"]
 
 @dataclass(frozen=True, slots=True)
 class WorkloadIdentity:
-    """The proven name of the caller and how it was proven. `key_sha256` lets the proof be checked again on every inner request."""
+    """The proven name of the caller and how it was proven. `key_sha256` lets the proof be checked again on every inner
+    request.
+    """
 
     workload: str
     proof: ProofKind
@@ -68,7 +73,9 @@ class WorkloadIdentity:
 
 @dataclass(slots=True)
 class Tunnel:
-    """An accepted CONNECT: what every inner request is bound to. `sni` stands once the caller's ClientHello has been read."""
+    """An accepted CONNECT: what every inner request is bound to. `sni` stands once the caller's ClientHello has been
+    read.
+    """
 
     authority: Authority
     identity: WorkloadIdentity
@@ -129,7 +136,14 @@ class Exchange:
     )
 
     def __init__(
-        self, request_id: str, connection: Connection, policy: Policy, head: RequestHead, started_s: float, *, connect: bool = False
+        self,
+        request_id: str,
+        connection: Connection,
+        policy: Policy,
+        head: RequestHead,
+        started_s: float,
+        *,
+        connect: bool = False,
     ) -> None:
         self._facts: dict[type[Any], Any] = {}
         self.request_id = request_id
@@ -182,5 +196,7 @@ class Exchange:
         return cast("T | None", self._facts.get(kind))
 
     def forget[T](self, kind: type[T]) -> T | None:
-        """Takes a fact away and returns it: for the one that holds a credential, once it has been handed to the engine."""
+        """Takes a fact away and returns it: for the one that holds a credential, once it has been handed to the
+        engine.
+        """
         return cast("T | None", self._facts.pop(kind, None))

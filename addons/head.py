@@ -1,7 +1,7 @@
 """Request heads as values: what the caller sent, and what will be sent upstream.
 
-`RequestHead` is what the caller sent, byte for byte. `HeadersToSend` is what leaves: built aside by `addons/injection`, handed to the engine once, never stored on
-a flow, without a repr because it holds a credential.
+`RequestHead` is what the caller sent, byte for byte. `HeadersToSend` is what leaves: built aside by `addons/injection`,
+handed to the engine once, never stored on a flow, without a repr because it holds a credential.
 """
 
 from __future__ import annotations

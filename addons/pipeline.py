@@ -1,7 +1,7 @@
 """The way of a request, top to bottom, in one place.
 
-Each stage is a mitmproxy addon (`addons/stages`); hooks of the request side run in this order, hooks of the answer in reverse. A stage that raises ends the request:
-the ones below it do not run, and nothing is sent.
+Each stage is a mitmproxy addon (`addons/stages`); hooks of the request side run in this order, hooks of the answer in
+reverse. A stage that raises ends the request: the ones below it do not run, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
         IdentityStage(parts, registry),
         # Before anything leaves this process: a denied request never resolves, never dials, never reads a secret.
         AuthorizationStage(registry),
-        # After the yes and before the secret: a destination that may not be dialled must not cost a read, nor open a record.
+        # After the yes and before the secret: a destination that may not be dialled must not cost a read, nor open a
+        # record.
         EgressStage(parts, registry, plans),
         # Last: sealed secret, open record, credential, head. What fails here has sent nothing.
         CredentialStage(parts, registry, plans),

@@ -1,7 +1,8 @@
 """Refusals: the typed no that ends a request, and the one table that maps it to an HTTP answer.
 
-Owns the codes of the wire contract (docs/reference/errors.md), their statuses, their RFC 9209 error types and the shape of the answer body. Every stage
-raises `Refusal`; nothing else in the project builds an error answer. Adding a code means adding a row to `TABLE` and to the reference.
+Owns the codes of the wire contract (docs/reference/errors.md), their statuses, their RFC 9209 error types and the shape
+of the answer body. Every stage raises `Refusal`; nothing else in the project builds an error answer. Adding a code
+means adding a row to `TABLE` and to the reference.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Code(enum.StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
-    SECRET_DENIED = "secret_denied"
-    SECRET_MISSING = "secret_missing"
-    SECRET_MALFORMED = "secret_malformed"
+    SECRET_DENIED = "secret_denied"  # noqa: S105 - a code, no password
+    SECRET_MISSING = "secret_missing"  # noqa: S105 - a code, no password
+    SECRET_MALFORMED = "secret_malformed"  # noqa: S105 - a code, no password
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_TLS = "upstream_tls"
     UPSTREAM_PROTOCOL = "upstream_protocol"
-    SECRET_UNAVAILABLE = "secret_unavailable"
+    SECRET_UNAVAILABLE = "secret_unavailable"  # noqa: S105 - a code, no password
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
     DRAINING = "draining"
@@ -94,7 +95,8 @@ class Refusal(Exception):
 
     Args:
         code: the reason, a row of `TABLE`.
-        message: one sentence for the caller. It may name hosts, routes and secret references; never a value, a header value or a query string.
+        message: one sentence for the caller. It may name hosts, routes and secret references; never a value, a header
+            value or a query string.
         retry_after_s: seconds after which a retry may succeed; rounded up into `Retry-After`.
         close: whether the caller's connection must not be reused.
     """

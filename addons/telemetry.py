@@ -1,6 +1,7 @@
 """Metrics: every name of docs/reference/metrics.md, on a registry of this process.
 
-Label values come from policies and fixed lists, never from callers; children are looked up once and kept, and past a bound they become `other`.
+Label values come from policies and fixed lists, never from callers; children are looked up once and kept, and past a
+bound they become `other`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,25 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 MAX_CHILDREN: Final = 10_000
-_LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_LATENCY_S: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
 _OVERHEAD_S: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 
 
@@ -52,7 +71,9 @@ class Metrics:
             return _Children(Histogram(f"ostiary_{name}", text, labels, registry=self.registry, buckets=buckets))
 
         self._requests = counter("requests", "Requests that ended.", "route", "workload", "outcome")
-        self._duration = histogram("request_duration_seconds", "From the head of a request to the end of its answer.", _LATENCY_S, "route")
+        self._duration = histogram(
+            "request_duration_seconds", "From the head of a request to the end of its answer.", _LATENCY_S, "route"
+        )
         self._overhead = histogram("overhead_seconds", "Time a stage took of a request.", _OVERHEAD_S, "stage")
         self._refusals = counter("refusals", "Requests refused by Ostiary itself.", "code")
         self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
@@ -64,9 +85,17 @@ class Metrics:
         self._upstream = gauge("upstream_connections", "Open connections to upstreams.", "host", "state")
         self._policy = gauge("policy_info", "The policy in force.", "version")
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
-        self._vault_up = Gauge("ostiary_vault_up", "Whether the last contact with the secret store succeeded.", registry=self.registry)
-        self._token_ttl = Gauge("ostiary_vault_token_ttl_seconds", "Seconds the store token still lives.", registry=self.registry)
-        self._audit_lag = Gauge("ostiary_audit_lag_seconds", "How long the last opened record took to become durable.", registry=self.registry)
+        self._vault_up = Gauge(
+            "ostiary_vault_up", "Whether the last contact with the secret store succeeded.", registry=self.registry
+        )
+        self._token_ttl = Gauge(
+            "ostiary_vault_token_ttl_seconds", "Seconds the store token still lives.", registry=self.registry
+        )
+        self._audit_lag = Gauge(
+            "ostiary_audit_lag_seconds",
+            "How long the last opened record took to become durable.",
+            registry=self.registry,
+        )
         Gauge("ostiary_build_info", "Version of Ostiary.", ["version"], registry=self.registry).labels(version).set(1)
 
     # --- requests ---

@@ -1,4 +1,6 @@
-"""UUID version 7 (RFC 9562 section 5.7): milliseconds, then a counter that keeps ids of one process in order, then random bits."""
+"""UUID version 7 (RFC 9562 section 5.7): milliseconds, then a counter that keeps ids of one process in order, then
+random bits.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Uuid7:
         self._pool = b""
 
     def __call__(self) -> str:
-        # 48 bits of milliseconds and 12 bits of the fraction (section 6.2, method 3); a tie or a clock that steps back counts on from the last.
+        # 48 bits of milliseconds and 12 bits of the fraction (section 6.2, method 3); a tie or a clock that steps back
+        # counts on from the last.
         now = self._now_ns()
         stamp = (now // 1_000_000 << 12) | (now % 1_000_000 * 4096 // 1_000_000)
         self._last = stamp = max(stamp, self._last + 1)
@@ -31,7 +34,13 @@ class Uuid7:
             # One system call for 64 ids.
             self._pool = self._random(512)
         tail, self._pool = self._pool[:8], self._pool[8:]
-        value = (stamp >> 12 << 80) | 0x7000 << 64 | (stamp & 0xFFF) << 64 | 0x8000000000000000 | (int.from_bytes(tail) & 0x3FFFFFFFFFFFFFFF)
+        value = (
+            (stamp >> 12 << 80)
+            | 0x7000 << 64
+            | (stamp & 0xFFF) << 64
+            | 0x8000000000000000
+            | (int.from_bytes(tail) & 0x3FFFFFFFFFFFFFFF)
+        )
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

@@ -1,11 +1,13 @@
 """The certificate authority that intercepts: its key and certificate on disk, leaves in memory.
 
 Rules:
-- The CA key lies in `ca.dir/ca.key`, mode 0600, and is used for nothing but signing leaves. A key that others can read, that does not fit its certificate, or a certificate that has
-  expired or is no CA stops the start.
-- Leaves are EC P-256, one a host, for hosts that a policy routes. They share one key that lives and dies with the process: a key of its own for each would protect nothing more,
-  since whoever reads one of them in memory reads them all.
-- Certificates follow RFC 5280 closely enough for `ssl.VERIFY_X509_STRICT`: SKI and AKI, critical CA constraints, key usages, positive random serials.
+- The CA key lies in `ca.dir/ca.key`, mode 0600, and is used for nothing but signing leaves. A key that others can read,
+  that does not fit its certificate, or a certificate that has expired or is no CA stops the start.
+- Leaves are EC P-256, one a host, for hosts that a policy routes. They share one key that lives and dies with the
+  process: a key of its own for each would protect nothing more, since whoever reads one of them in memory reads them
+  all.
+- Certificates follow RFC 5280 closely enough for `ssl.VERIFY_X509_STRICT`: SKI and AKI, critical CA constraints, key
+  usages, positive random serials.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ def load(folder: Path, now: dt.datetime) -> CertificateAuthority:
     try:
         mode = key_path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise CaError(f"the CA key {key_path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {key_path}")
+            raise CaError(
+                f"the CA key {key_path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {key_path}"
+            )
         key_pem, cert_pem = key_path.read_bytes(), cert_path.read_bytes()
     except OSError as error:
         raise CaError(f"the CA in {folder} cannot be read: {error.strerror} ({error.filename})") from None
@@ -89,13 +93,17 @@ def load(folder: Path, now: dt.datetime) -> CertificateAuthority:
         key = serialization.load_pem_private_key(key_pem, None)
         cert = x509.load_pem_x509_certificate(cert_pem)
     except (ValueError, TypeError):
-        raise CaError(f"the CA in {folder} is damaged: {KEY_FILE} or {CERT_FILE} is no PEM; restore it or remove both for a new one") from None
+        raise CaError(
+            f"the CA in {folder} is damaged: {KEY_FILE} or {CERT_FILE} is no PEM; restore it or remove both for a new one"
+        ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CaError(f"the CA key {key_path} is no EC key")
     if key.public_key() != cert.public_key():
         raise CaError(f"the CA key {key_path} does not belong to {cert_path}")
     if now > cert.not_valid_after_utc:
-        raise CaError(f"the CA {cert_path} expired on {cert.not_valid_after_utc:%Y-%m-%d}: remove {KEY_FILE} and {CERT_FILE} for a new one, and give it to the callers")
+        raise CaError(
+            f"the CA {cert_path} expired on {cert.not_valid_after_utc:%Y-%m-%d}: remove {KEY_FILE} and {CERT_FILE} for a new one, and give it to the callers"
+        )
     try:
         constraints = cert.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
@@ -107,7 +115,12 @@ def load(folder: Path, now: dt.datetime) -> CertificateAuthority:
 
 def _create(folder: Path, now: dt.datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Ostiary"), x509.NameAttribute(NameOID.COMMON_NAME, f"Ostiary CA {os.urandom(4).hex()}")])
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Ostiary"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"Ostiary CA {os.urandom(4).hex()}"),
+        ]
+    )
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     cert = (
         x509.CertificateBuilder()
@@ -132,8 +145,8 @@ def _create(folder: Path, now: dt.datetime) -> None:
             _write(fresh / KEY_FILE, pem, 0o600)
             _write(fresh / CERT_FILE, cert.public_bytes(serialization.Encoding.PEM), 0o644)
             with contextlib.suppress(FileExistsError):
-                os.link(fresh / KEY_FILE, folder / KEY_FILE)
-                os.replace(fresh / CERT_FILE, folder / CERT_FILE)
+                (folder / KEY_FILE).hardlink_to(fresh / KEY_FILE)
+                (fresh / CERT_FILE).replace(folder / CERT_FILE)
         finally:
             for left in fresh.iterdir():
                 left.unlink()
@@ -184,7 +197,9 @@ class LeafStore:
         capacity: leaves kept.
     """
 
-    def __init__(self, authority: CertificateAuthority, now: Callable[[], dt.datetime], *, capacity: int = MAX_LEAVES) -> None:
+    def __init__(
+        self, authority: CertificateAuthority, now: Callable[[], dt.datetime], *, capacity: int = MAX_LEAVES
+    ) -> None:
         self._authority = authority
         self._now = now
         self._capacity = capacity

@@ -1,7 +1,8 @@
 """Dispatches hooks to addons, and fails closed.
 
-mitmproxy's own manager logs an exception in an addon and lets the request pass. Here the first exception ends the run of that hook and is handed to `on_failure`, which
-refuses whatever the hook was about. Callables are looked up once a hook name; answer hooks run in reverse order of the chain.
+mitmproxy's own manager logs an exception in an addon and lets the request pass. Here the first exception ends the run
+of that hook and is handed to `on_failure`, which refuses whatever the hook was about. Callables are looked up once a
+hook name; answer hooks run in reverse order of the chain.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _REVERSED: Final = frozenset({"responseheaders", "response", "error"})
 class Failed(Protocol):
     """Told of a hook that did not complete."""
 
-    def __call__(self, hook: hooks.Hook, error: BaseException) -> None: ...
+    def __call__(self, hook: hooks.Hook, error: BaseException, /) -> None: ...
 
 
-def _propagate(hook: hooks.Hook, error: BaseException) -> None:
+def _propagate(_hook: hooks.Hook, error: BaseException) -> None:
     raise error
 
 
@@ -55,7 +56,9 @@ class Dispatcher(addonmanager.AddonManager):
             return self._callables[name]
         except KeyError:
             pass
-        found = [getattr(addon, name) for addon in addonmanager.traverse(self.chain) if callable(getattr(addon, name, None))]
+        found = [
+            getattr(addon, name) for addon in addonmanager.traverse(self.chain) if callable(getattr(addon, name, None))
+        ]
         if name in _REVERSED:
             found.reverse()
         self._callables[name] = tuple(found)
@@ -72,7 +75,7 @@ class Dispatcher(addonmanager.AddonManager):
                 result = function(subject)
                 if result is not None and inspect.isawaitable(result):
                     await result
-        except BaseException as error:  # noqa: BLE001 - the one place where everything is caught: what is not caught here would be forwarded
+        except BaseException as error:
             self.on_failure(hook, error)
             if not isinstance(error, Exception) and not _is_cancellation(error):
                 raise

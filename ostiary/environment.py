@@ -1,7 +1,8 @@
 """The environment that brings a client to the proxy: what `exec` sets and `env` prints.
 
-Owns the list of variables (docs/guides/clients.md tells which client reads which). Both spellings of the proxy variables are set, because libraries disagree; every CA variable that replaces
-a client's roots is given a bundle of all roots and ours, the ones that add are given ours alone.
+Owns the list of variables (docs/guides/clients.md tells which client reads which). Both spellings of the proxy
+variables are set, because libraries disagree; every CA variable that replaces a client's roots is given a bundle of all
+roots and ours, the ones that add are given ours alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
     "AWS_ACCESS_KEY_ID": "AKIAOSTIARYPLACEHOLD",
     "AWS_SECRET_ACCESS_KEY": "ostiary-placeholder",
 }
-"""For SDKs that refuse to start without a key. A variable that is already set is left alone: it may be meant for something that does not pass the proxy."""
+"""For SDKs that refuse to start without a key. A variable that is already set is left alone: it may be meant for
+something that does not pass the proxy."""
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -83,7 +85,14 @@ def write_bundle(folder: Path, ca_pem: bytes) -> Path:
     parts = [ca_pem.strip()]
     system: str | None = ssl.get_default_verify_paths().cafile
     if system is None:
-        system = next((path for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt") if os.path.exists(path)), None)
+        system = next(
+            (
+                path
+                for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+                if Path(path).exists()
+            ),
+            None,
+        )
     for roots in (certifi.where(), system):
         if roots is not None:
             with contextlib.suppress(OSError):
@@ -98,7 +107,9 @@ def write_bundle(folder: Path, ca_pem: bytes) -> Path:
     return bundle
 
 
-def client_environment(proxy: str, ca_file: Path, bundle: Path, inherited: Mapping[str, str], routed: Iterable[str]) -> ClientEnvironment:
+def client_environment(
+    proxy: str, ca_file: Path, bundle: Path, inherited: Mapping[str, str], routed: Iterable[str]
+) -> ClientEnvironment:
     """What to set for a client.
 
     Args:
@@ -114,7 +125,10 @@ def client_environment(proxy: str, ca_file: Path, bundle: Path, inherited: Mappi
     no_proxy = inherited.get("NO_PROXY") or inherited.get("no_proxy") or ""
     entries = [entry.strip() for entry in no_proxy.split(",") if entry.strip()]
     warnings = [
-        f"NO_PROXY entry {entry!r} takes {host} past the proxy: its requests go out without a credential" for host in routed for entry in entries if _bypasses(entry, host)
+        f"NO_PROXY entry {entry!r} takes {host} past the proxy: its requests go out without a credential"
+        for host in routed
+        for entry in entries
+        if _bypasses(entry, host)
     ]
     variables["NO_PROXY"] = variables["no_proxy"] = ",".join(dict.fromkeys([*entries, *LOOPBACK]))
     for name in REPLACING:
@@ -126,12 +140,16 @@ def client_environment(proxy: str, ca_file: Path, bundle: Path, inherited: Mappi
     variables.update({name: value for name, value in PLACEHOLDERS.items() if not inherited.get(name)})
     kept = [name for name in PLACEHOLDERS if inherited.get(name) and inherited[name] != PLACEHOLDERS[name]]
     if kept:
-        warnings.append(f"{', '.join(kept)} hold keys already; on a routed host the proxy replaces them, so they can go")
+        warnings.append(
+            f"{', '.join(kept)} hold keys already; on a routed host the proxy replaces them, so they can go"
+        )
     return ClientEnvironment(variables, tuple(warnings))
 
 
 def _bypasses(entry: str, host: str) -> bool:
-    """Whether a client would take the host past the proxy because of this NO_PROXY entry, read in the widest way that clients do."""
+    """Whether a client would take the host past the proxy because of this NO_PROXY entry, read in the widest way that
+    clients do.
+    """
     if entry == "*":
         return True
     name = entry.rpartition(":")[0] if entry.count(":") == 1 else entry

@@ -1,4 +1,6 @@
-"""Logs: one JSON object a line on stderr. Only messages of our own loggers are written; an exception is told by its type, since its text may hold anything."""
+"""Logs: one JSON object a line on stderr. Only messages of our own loggers are written; an exception is told by its
+type, since its text may hold anything.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

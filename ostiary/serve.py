@@ -1,7 +1,8 @@
 """The composition root: builds every part once, opens the sockets, says that it is ready, and ends in order.
 
-Order of the start: CA, secret store, sockets, audit, engine. What fails says why and gives the process its exit code: 78 for settings and CA, 71 for a listener, 74 for an audit sink.
-Order of the end: stop accepting, let requests finish, close the audit, then the store, whose own login is revoked last.
+Order of the start: CA, secret store, sockets, audit, engine. What fails says why and gives the process its exit code:
+78 for settings and CA, 71 for a listener, 74 for an audit sink. Order of the end: stop accepting, let requests finish,
+close the audit, then the store, whose own login is revoked last.
 """
 
 from __future__ import annotations
@@ -68,16 +69,22 @@ class Opened:
     listeners: list[tuple[Listener, socket.socket]] = field(default_factory=list)
     admin: socket.socket | None = None
     probes: socket.socket | None = None
+    paths: list[Path] = field(default_factory=list)
+    """Files of Unix sockets."""
 
     def all(self) -> list[socket.socket]:
-        return [opened for _, opened in self.listeners] + [opened for opened in (self.admin, self.probes) if opened is not None]
+        return [opened for _, opened in self.listeners] + [
+            opened for opened in (self.admin, self.probes) if opened is not None
+        ]
 
     def close(self) -> None:
+        """Closes what is still open; the engine may have closed some of them, and asyncio may have removed their
+        files.
+        """
         for opened in self.all():
-            path = opened.getsockname() if opened.family == socket.AF_UNIX else None
             opened.close()
-            if path:
-                Path(path).unlink(missing_ok=True)
+        for path in self.paths:
+            path.unlink(missing_ok=True)
 
 
 def main(settings: Settings, policy: Policy, *, environ: Mapping[str, str], private: Private | None = None) -> int:
@@ -98,7 +105,9 @@ def main(settings: Settings, policy: Policy, *, environ: Mapping[str, str], priv
 def private_settings(settings: Settings, private: Private) -> Settings:
     """The same settings with one loopback listener and audit files of its own: two processes never write one file."""
     sinks = tuple(
-        FileSink(sink.path.with_name(f"{sink.path.stem}.exec-{os.getpid()}{sink.path.suffix}")) for sink in settings.audit.sinks if isinstance(sink, FileSink)
+        FileSink(sink.path.with_name(f"{sink.path.stem}.exec-{os.getpid()}{sink.path.suffix}"))
+        for sink in settings.audit.sinks
+        if isinstance(sink, FileSink)
     )
     if not sinks:
         raise SinkError(0, "exec needs an audit sink that is a file: standard output belongs to the command")
@@ -139,6 +148,8 @@ def open_sockets(settings: Settings) -> Opened:
         for listen in settings.listen:
             bound = open_socket(listen.name, listen.bind, listen.socket_mode)
             opened.listeners.append((Listener(listen.name, listen.workload, unix=listen.bind.path is not None), bound))
+            if listen.bind.path is not None:
+                opened.paths.append(listen.bind.path)
         if settings.admin is not None:
             if settings.admin.bind is not None:
                 opened.admin = open_socket("admin", settings.admin.bind)
@@ -169,7 +180,14 @@ async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
 
 
 def build_parts(
-    settings: Settings, policy: Policy, store: SecretStore, audit: AuditLog, metrics: Metrics, clock: Clock, rules: EgressRules, extra_keys: Mapping[str, str]
+    settings: Settings,
+    policy: Policy,
+    store: SecretStore,
+    audit: AuditLog,
+    metrics: Metrics,
+    clock: Clock,
+    rules: EgressRules,
+    extra_keys: Mapping[str, str],
 ) -> Parts:
     """The parts that stages are given."""
     limits = settings.limits
@@ -183,7 +201,9 @@ def build_parts(
         resolver=SystemResolver(clock),
         egress=rules,
         heads=HeadLimits(limits.request_line, limits.header_bytes, limits.header_count),
-        deadlines=Deadlines(limits.connect_timeout, limits.first_byte_timeout, limits.idle_timeout, limits.total_timeout),
+        deadlines=Deadlines(
+            limits.connect_timeout, limits.first_byte_timeout, limits.idle_timeout, limits.total_timeout
+        ),
         extra_keys=extra_keys,
     )
 
@@ -193,10 +213,14 @@ async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], p
     metrics = Metrics(__version__)
     authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
     leaves = LeafStore(authority, lambda: dt.datetime.now(dt.UTC))
-    store = open_store(settings, environ, metrics)
-    opened = open_sockets(settings)
-    audit = AuditLog(settings.audit, metrics, clock)
-    try:
+    async with contextlib.AsyncExitStack() as ending:
+        # Ended in reverse: sockets, audit, store. Each is ended whatever happens to the others.
+        store = open_store(settings, environ, metrics)
+        ending.push_async_callback(store.close)
+        audit = AuditLog(settings.audit, metrics, clock)
+        ending.push_async_callback(audit.stop)
+        opened = open_sockets(settings)
+        ending.callback(opened.close)
         await audit.start()
         await _log_in(store)
         rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, await forbidden(settings, opened))
@@ -207,18 +231,22 @@ async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], p
             parts,
             leaves,
             settings.egress.ca_file,
-            ConnectionLimits(limits.connections, limits.connections_per_source, limits.header_timeout, limits.idle_timeout, limits.first_byte_timeout),
+            ConnectionLimits(
+                limits.connections,
+                limits.connections_per_source,
+                limits.header_timeout,
+                limits.idle_timeout,
+                limits.first_byte_timeout,
+            ),
         )
         await _serve(settings, parts, engine, opened, store)
-    finally:
-        opened.close()
-        await audit.stop()
-        await store.close()
     return EXIT_OK
 
 
 async def _log_in(store: SecretStore) -> None:
-    """Logs in to Vault. A Vault that is down does not keep the process from starting: it is not ready until Vault is there."""
+    """Logs in to Vault. A Vault that is down does not keep the process from starting: it is not ready until Vault is
+    there.
+    """
     start = getattr(store, "start", None)
     if start is None:
         return
@@ -277,7 +305,9 @@ def _loaded(parts: Parts, policy: Policy) -> None:
 async def _reload(settings: Settings, parts: Parts) -> None:
     """SIGHUP: the policy files anew. A broken one changes nothing but a metric, a record and the log."""
     try:
-        policy = await asyncio.to_thread(lambda: load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd()))
+        policy = await asyncio.to_thread(
+            lambda: load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd())
+        )
     except FaultError as error:
         parts.metrics.policy_reload("rejected")
         parts.audit.note("policy.rejected", {"version": parts.in_force.policy.version, "reason": str(error.faults[0])})

@@ -1,4 +1,6 @@
-"""Opens the sockets that a process listens on, before anything else is built: their real ports are among the addresses that may never be dialled."""
+"""Opens the sockets that a process listens on, before anything else is built: their real ports are among the addresses
+that may never be dialled.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,11 @@ def open_socket(name: str, bound: Bound, mode: int = 0o600) -> socket.socket:
     try:
         if bound.path is not None:
             return _open_unix(bound.path, mode)
-        family, kind, protocol, _, address = socket.getaddrinfo(bound.host, bound.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio sets TCP_NODELAY only on sockets that say they are TCP; without it each answer of two writes waits 40 ms for an acknowledgement.
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            bound.host, bound.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # asyncio sets TCP_NODELAY only on sockets that say they are TCP; without it each answer of two writes waits 40
+        # ms for an acknowledgement.
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,7 +49,9 @@ def open_socket(name: str, bound: Bound, mode: int = 0o600) -> socket.socket:
             opened.close()
             raise
     except OSError as error:
-        raise BindFailed(f"listener {name} cannot bind {bound}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}") from None
+        raise BindFailed(
+            f"listener {name} cannot bind {bound}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
+        ) from None
     return opened
 
 
@@ -80,7 +87,9 @@ def address_of(opened: socket.socket) -> str:
 
 
 def forbidden_of(opened: socket.socket) -> tuple[str | None, int] | None:
-    """The address under which the egress guard must refuse this socket; None for a Unix socket, which cannot be dialled."""
+    """The address under which the egress guard must refuse this socket; None for a Unix socket, which cannot be
+    dialled.
+    """
     if opened.family == socket.AF_UNIX:
         return None
     host, port = opened.getsockname()[:2]

@@ -10,4 +10,15 @@ from policies.load import load_policy
 from policies.matcher import Policy
 from policies.schema import policy_schema
 
-__all__ = ["Denial", "Fault", "FaultError", "Grant", "Place", "Policy", "Question", "load_policy", "policy_schema", "run_tests"]
+__all__ = [
+    "Denial",
+    "Fault",
+    "FaultError",
+    "Grant",
+    "Place",
+    "Policy",
+    "Question",
+    "load_policy",
+    "policy_schema",
+    "run_tests",
+]

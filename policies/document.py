@@ -1,8 +1,9 @@
 """YAML with positions: a file becomes a tree of nodes that remember where they stood.
 
-Rules (docs/reference/policy.md, "How YAML is read"): one document a file; duplicate keys, anchors, aliases, merge keys and tags are faults; null and empty lists are
-faults (a commented-out list must not mean "all"); scalars stay text and are typed by the key that holds them, so `no` is no boolean and `1e3` no number.
-This module knows YAML and nothing of policies; `fields.py` judges keys, `load.py` and `ostiary/settings` give them meaning.
+Rules (docs/reference/policy.md, "How YAML is read"): one document a file; duplicate keys, anchors, aliases, merge keys
+and tags are faults; null and empty lists are faults (a commented-out list must not mean "all"); scalars stay text and
+are typed by the key that holds them, so `no` is no boolean and `1e3` no number. This module knows YAML and nothing of
+policies; `fields.py` judges keys, `load.py` and `ostiary/settings` give them meaning.
 """
 
 from __future__ import annotations
@@ -84,10 +85,20 @@ def read_file(path: Path, *, shown_as: str | None = None) -> Node:
     name = shown_as or str(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise FaultError([Fault(Place(name), f"is larger than {MAX_FILE_BYTES // 1024 // 1024} MiB", "split it into several files")])
+            raise FaultError(
+                [
+                    Fault(
+                        Place(name),
+                        f"is larger than {MAX_FILE_BYTES // 1024 // 1024} MiB",
+                        "split it into several files",
+                    )
+                ]
+            )
         raw = path.read_bytes()
     except OSError as error:
-        raise FaultError([Fault(Place(name), f"cannot be read: {error.strerror or error}", "check the path and its permissions")]) from None
+        raise FaultError(
+            [Fault(Place(name), f"cannot be read: {error.strerror or error}", "check the path and its permissions")]
+        ) from None
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -144,7 +155,11 @@ def _compose(text: str, name: str, faults: Faults) -> Node | None:
             return None
         if loader.check_node():
             second = loader.get_node()
-            faults.add(Place(name, second.start_mark.line + 1 if second is not None else 1, 1), "a file holds one document", "put the second document into a file of its own")
+            faults.add(
+                Place(name, second.start_mark.line + 1 if second is not None else 1, 1),
+                "a file holds one document",
+                "put the second document into a file of its own",
+            )
         return _convert(root, name, faults, 0)
     finally:
         loader.dispose()
@@ -166,7 +181,9 @@ def _convert(node: yaml.Node, name: str, faults: Faults, depth: int) -> Node | N
         return Scalar(node.value, place, quoted)
     if isinstance(node, yaml.SequenceNode):
         if not node.value:
-            faults.add(place, "is an empty list", "give at least one item or remove the key: an empty list does not mean all")
+            faults.add(
+                place, "is an empty list", "give at least one item or remove the key: an empty list does not mean all"
+            )
             return None
         items = [_convert(item, name, faults, depth + 1) for item in node.value]
         return Sequence(tuple(item for item in items if item is not None), place)
@@ -200,12 +217,15 @@ def _convert_mapping(node: yaml.MappingNode, name: str, faults: Faults, depth: i
 
 
 _IMPLICIT: Final = frozenset(
-    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp", "binary", "map", "seq", "merge", "value")
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "timestamp", "binary", "map", "seq", "merge", "value")
 )
 
 
 def _tagged(node: yaml.Node) -> bool:
-    """Whether the author wrote a tag: the composer resolves plain scalars to standard tags, so only the source text can tell."""
+    """Whether the author wrote a tag: the composer resolves plain scalars to standard tags, so only the source text can
+    tell.
+    """
     if node.tag not in _IMPLICIT:
         return True
     buffer = node.start_mark.buffer

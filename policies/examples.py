@@ -1,6 +1,7 @@
 """The examples a policy carries (`tests:`), and running them: `ostiary policy test`.
 
-An example asks the compiled policy, not the network: it names a workload and a request, and what must come of it. Coverage tells which routes and denies no example reached.
+An example asks the compiled policy, not the network: it names a workload and a request, and what must come of it.
+Coverage tells which routes and denies no example reached.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from policies.document import Mapping as MappingNode, Node, Scalar
+from policies.document import Mapping as MappingNode
+from policies.document import Node, Scalar
 from policies.faults import Faults, Place
 from policies.fields import Fields
 from policies.grant import Denial, Grant, Question
@@ -90,7 +92,20 @@ def read_test(node: Node, faults: Faults) -> PolicyTest | None:
     code, route, inject, rule = _expect(keys)
     if code is None and route is None:
         return None
-    return PolicyTest(node.place, workload, method, url, split.hostname, port, split.path or "/", _headers(keys), code, route, inject, rule)
+    return PolicyTest(
+        node.place,
+        workload,
+        method,
+        url,
+        split.hostname,
+        port,
+        split.path or "/",
+        _headers(keys),
+        code,
+        route,
+        inject,
+        rule,
+    )
 
 
 def _expect(keys: Fields) -> tuple[str | None, str | None, tuple[str, ...] | None, str | None]:
@@ -150,7 +165,9 @@ def run_tests(policy: Policy) -> TestReport:
             failures.append(Failure(test, came))
         elif test.expected_rule is not None and answer.rule != test.expected_rule:
             failures.append(Failure(test, f"{came} by {answer.rule}"))
-        elif test.expected_inject is not None and sorted(map(str.lower, puts)) != sorted(map(str.lower, test.expected_inject)):
+        elif test.expected_inject is not None and sorted(map(str.lower, puts)) != sorted(
+            map(str.lower, test.expected_inject)
+        ):
             failures.append(Failure(test, f"{came} putting {', '.join(puts) or 'nothing'}"))
     all_denies = [f"{route.name} {deny.rule}" for route in policy.routes.values() for deny in route.deny]
     return TestReport(

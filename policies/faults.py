@@ -1,7 +1,7 @@
 """Faults: what is wrong in a file somebody wrote, where it stands and how to mend it.
 
-Every fault of a file set is collected before any is reported, so that one run of `ostiary check` shows them all. A fault never quotes a value that could be
-a secret; it names keys and places.
+Every fault of a file set is collected before any is reported, so that one run of `ostiary check` shows them all. A
+fault never quotes a value that could be a secret; it names keys and places.
 """
 
 from __future__ import annotations

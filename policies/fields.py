@@ -1,13 +1,16 @@
-"""Judging the keys of one mapping: known, not built yet, or unknown with the nearest known key; and typing scalars by their key.
+"""Judging the keys of one mapping: known, not built yet, or unknown with the nearest known key; and typing scalars by
+their key.
 
-`Fields` is how `load.py` and the settings read a mapping: every accessor reports a fault and returns the default instead of raising, so that one pass finds
-everything; `done()` reports what nobody asked for. Units stand in the value (`15s`, `8MiB`) and are returned as seconds (float) and bytes (int).
+`Fields` is how `load.py` and the settings read a mapping: every accessor reports a fault and returns the default
+instead of raising, so that one pass finds everything; `done()` reports what nobody asked for. Units stand in the value
+(`15s`, `8MiB`) and are returned as seconds (float) and bytes (int).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping as MappingType
+from collections.abc import Callable, Collection
+from collections.abc import Mapping as MappingType
 from typing import Final
 
 from policies.document import Entry, Mapping, Node, Scalar, Sequence, kind_of
@@ -46,7 +49,13 @@ class Fields:
     """
 
     def __init__(
-        self, node: Node, faults: Faults, what: str, *, known: Collection[str], later: MappingType[str, str] | None = None
+        self,
+        node: Node,
+        faults: Faults,
+        what: str,
+        *,
+        known: Collection[str],
+        later: MappingType[str, str] | None = None,
     ) -> None:
         self.faults = faults
         self.what = what
@@ -113,7 +122,9 @@ class Fields:
             return default
         return scalar.text == "true"
 
-    def integer(self, key: str, default: int | None = None, *, low: int | None = None, high: int | None = None) -> int | None:
+    def integer(
+        self, key: str, default: int | None = None, *, low: int | None = None, high: int | None = None
+    ) -> int | None:
         scalar = self.scalar(key)
         if scalar is None:
             return default
@@ -145,13 +156,17 @@ class Fields:
         """Bytes."""
         return self._measure(key, default, parse_size, "a size", "write 512B, 64KiB, 8MiB or 1GiB")
 
-    def _measure[T](self, key: str, default: T | None, parse: Callable[[str], T | None], kind: str, mend: str) -> T | None:
+    def _measure[T](
+        self, key: str, default: T | None, parse: Callable[[str], T | None], kind: str, mend: str
+    ) -> T | None:
         scalar = self.scalar(key)
         if scalar is None:
             return default
         value = parse(scalar.text)
         if value is None:
-            self.faults.add(scalar.place, f"{key!r} of {self.what} is no {kind.split()[-1]}: {scalar.text!r}", mend)
+            self.faults.add(
+                scalar.place, f"{key!r} of {self.what} is no {kind.rsplit(maxsplit=1)[-1]}: {scalar.text!r}", mend
+            )
             return default
         return value
 

@@ -27,7 +27,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A yes: the chosen route, the entry of `allow:` that gave it and the credential that goes with it (None: nothing is injected)."""
+    """A yes: the chosen route, the entry of `allow:` that gave it and the credential that goes with it (None: nothing
+    is injected).
+    """
 
     workload: str
     route: Route
@@ -37,7 +39,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A no. `message` is one sentence for the caller; `route` and `rule` are for audit and `explain`, absent where no route was chosen."""
+    """A no. `message` is one sentence for the caller; `route` and `rule` are for audit and `explain`, absent where no
+    route was chosen.
+    """
 
     code: DenialCode
     message: str

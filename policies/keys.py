@@ -1,6 +1,7 @@
 """The one table of keys: what may stand where, and what is of the language but not built yet.
 
-The loader knows a key if it is here, and the editor schema is generated from here, so the two cannot drift apart. Every value is the JSON Schema of what the key holds.
+The loader knows a key if it is here, and the editor schema is generated from here, so the two cannot drift apart. Every
+value is the JSON Schema of what the key holds.
 """
 
 from __future__ import annotations
@@ -75,8 +76,20 @@ ROUTE: Final[Keys] = {
     "tls": _ref("tls"),
     "timeouts": _ref("timeouts"),
 }
-MATCH: Final[Keys] = {"host": _NAMES, "port": {"type": "integer", "minimum": 1, "maximum": 65535}, "methods": _METHODS, "paths": _PATHS}
-GRANT: Final[Keys] = {"workload": _NAMES, "group": _NAMES, "credential": _TEXT, "methods": _METHODS, "paths": _PATHS, "reason": _TEXT}
+MATCH: Final[Keys] = {
+    "host": _NAMES,
+    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "methods": _METHODS,
+    "paths": _PATHS,
+}
+GRANT: Final[Keys] = {
+    "workload": _NAMES,
+    "group": _NAMES,
+    "credential": _TEXT,
+    "methods": _METHODS,
+    "paths": _PATHS,
+    "reason": _TEXT,
+}
 DENY: Final[Keys] = {"workload": _NAMES, "group": _NAMES, "methods": _METHODS, "paths": _PATHS}
 INJECT: Final[Keys] = {
     "header": _TEXT,
@@ -159,7 +172,11 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "expires_at": "grants with dates come later",
         "approver": "approved grants come later",
     },
-    "deny": {"when": "conditions come later", "scopes": "scopes come with JWT identity", "models": "model access control comes later"},
+    "deny": {
+        "when": "conditions come later",
+        "scopes": "scopes come with JWT identity",
+        "models": "model access control comes later",
+    },
     "inject": {
         "path": "path segments come later",
         "json": "body injectors come later",
@@ -168,6 +185,10 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
-    "test": {"claims": "claims come with JWT identity", "source": "conditions on the source come later", "at": "conditions on time come later"},
+    "test": {
+        "claims": "claims come with JWT identity",
+        "source": "conditions on the source come later",
+        "at": "conditions on time come later",
+    },
 }
 """Keys of the language that this version does not know what to do with. They are faults, never ignored."""

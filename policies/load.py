@@ -1,7 +1,8 @@
 """Loads policy files: YAML into one frozen, compiled `Policy`, or every fault of all files at once.
 
-Several files make one policy: names are shared, and a name defined twice is a fault that tells both places. What a key means is judged in `load_parts.py` (small values),
-`load_workloads.py` (who) and `load_routes.py` (what); this module reads files, puts them together and checks what only the whole can show: names that exist, ties, unused things.
+Several files make one policy: names are shared, and a name defined twice is a fault that tells both places. What a key
+means is judged in `load_parts.py` (small values), `load_workloads.py` (who) and `load_routes.py` (what); this module
+reads files, puts them together and checks what only the whole can show: names that exist, ties, unused things.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from policies.document import Entry, Mapping as MappingNode, Node, kind_of, read_file
+from policies.document import Entry, Node, kind_of, read_file
+from policies.document import Mapping as MappingNode
 from policies.examples import PolicyTest, read_test
 from policies.faults import FaultError, Faults, Place, nearest
 from policies.fields import Fields
@@ -43,14 +45,24 @@ class _Named:
             return
         for entry in node:
             if not NAME.fullmatch(entry.key):
-                faults.add(entry.key_place, f"{entry.key!r} is no name for a {self.kind}", "use letters, digits, dots, dashes and underscores")
+                faults.add(
+                    entry.key_place,
+                    f"{entry.key!r} is no name for a {self.kind}",
+                    "use letters, digits, dots, dashes and underscores",
+                )
             elif entry.key in self.entries:
-                faults.add(entry.key_place, f"{self.kind} {entry.key!r} is already defined at {self.entries[entry.key][0].key_place}", "rename one of them")
+                faults.add(
+                    entry.key_place,
+                    f"{self.kind} {entry.key!r} is already defined at {self.entries[entry.key][0].key_place}",
+                    "rename one of them",
+                )
             else:
                 self.entries[entry.key] = (entry, path)
 
 
-def load_policy(files: Sequence[Path], *, variables: Mapping[str, str] | None = None, base: Path | None = None) -> Policy:
+def load_policy(
+    files: Sequence[Path], *, variables: Mapping[str, str] | None = None, base: Path | None = None
+) -> Policy:
     """Loads and compiles a policy.
 
     Args:
@@ -93,7 +105,16 @@ def load_policy(files: Sequence[Path], *, variables: Mapping[str, str] | None = 
     used: set[str] = set()
     loaded: dict[str, Route] = {}
     for name, (entry, path) in routes.entries.items():
-        route = read_route(name, entry, context.beside(path), workloads=known, groups=members, credentials=shared, defined=set(credentials.entries), used=used)
+        route = read_route(
+            name,
+            entry,
+            context.beside(path),
+            workloads=known,
+            groups=members,
+            credentials=shared,
+            defined=set(credentials.entries),
+            used=used,
+        )
         if route is not None:
             loaded[name] = route
     for name, (entry, _) in credentials.entries.items():
@@ -132,7 +153,11 @@ def _unique_keys(known: Mapping[str, Workload], named: _Named, faults: Faults) -
                 owner = owners.setdefault(proof.sha256, name)
                 if owner != name:
                     place = named.entries[name][0].key_place
-                    faults.add(place, f"workload {name!r} has the same key_hash as workload {owner!r}", "mint a key for each: ostiary key mint")
+                    faults.add(
+                        place,
+                        f"workload {name!r} has the same key_hash as workload {owner!r}",
+                        "mint a key for each: ostiary key mint",
+                    )
 
 
 def _ties(routes: Mapping[str, Route], faults: Faults) -> None:
@@ -141,8 +166,11 @@ def _ties(routes: Mapping[str, Route], faults: Faults) -> None:
     for route in routes.values():
         for host in route.hosts:
             for pattern in route.paths or (_EVERYTHING,):
-                # Only patterns of one rank and one literal beginning can meet: this keeps ten thousand routes from being compared pair by pair.
-                groups.setdefault((host, route.port, pattern.rank, pattern.literal_prefix, route.methods is None), []).append(route)
+                # Only patterns of one rank and one literal beginning can meet: this keeps ten thousand routes from
+                # being compared pair by pair.
+                groups.setdefault(
+                    (host, route.port, pattern.rank, pattern.literal_prefix, route.methods is None), []
+                ).append(route)
     told: set[frozenset[str]] = set()
     for together in groups.values():
         for one, other in combinations({route.name: route for route in together}.values(), 2):
@@ -167,7 +195,9 @@ def _tie(one: Route, other: Route) -> bool:
     return any(can_meet(left, right) for left in one.paths or (_EVERYTHING,) for right in other.paths or (_EVERYTHING,))
 
 
-def _examples(nodes: Sequence[tuple[Node, Path]], known: Mapping[str, Workload], routes: Mapping[str, Route], faults: Faults) -> tuple[PolicyTest, ...]:
+def _examples(
+    nodes: Sequence[tuple[Node, Path]], known: Mapping[str, Workload], routes: Mapping[str, Route], faults: Faults
+) -> tuple[PolicyTest, ...]:
     found: list[PolicyTest] = []
     for node, _ in nodes:
         test = read_test(node, faults)
@@ -183,4 +213,6 @@ def _examples(nodes: Sequence[tuple[Node, Path]], known: Mapping[str, Workload],
 def _known(name: str, known: Mapping[str, object], kind: str, place: Place, faults: Faults) -> None:
     if name not in known:
         near = nearest(name, known)
-        faults.add(place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:")
+        faults.add(
+            place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:"
+        )

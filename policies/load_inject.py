@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from policies.document import Mapping as MappingNode, Node
+from policies.document import Mapping as MappingNode
+from policies.document import Node
 from policies.faults import Place
 from policies.fields import Fields
 from policies.keys import BASIC, INJECT, LATER
@@ -14,13 +15,20 @@ from policies.model import BasicInjector, BearerInjector, HeaderInjector, Inject
 from policies.template import FieldRef, Template, TemplateError, parse_template
 
 _KINDS: Final = ("header", "bearer", "basic", "query", "swap")
-_NEEDS: Final = {"header": {"value"}, "bearer": set[str](), "basic": set[str](), "query": {"value"}, "swap": {"value", "in"}}
+_NEEDS: Final = {
+    "header": {"value"},
+    "bearer": set[str](),
+    "basic": set[str](),
+    "query": {"value"},
+    "swap": {"value", "in"},
+}
 
 FORBIDDEN_HEADERS: Final = frozenset({
     "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect",
     "proxy-authorization", "proxy-authenticate", "proxy-connection",
 })  # fmt: skip
-"""They frame the message or end at this proxy: a credential in them would never arrive, or would change what is sent."""
+"""They frame the message or end at this proxy: a credential in them would never arrive, or would change what is
+sent."""
 
 
 def read_injectors(route: str, keys: Fields, context: Context) -> tuple[Injector, ...]:
@@ -33,7 +41,9 @@ def read_injectors(route: str, keys: Fields, context: Context) -> tuple[Injector
             continue
         for place in _places(injector):
             if place in places:
-                context.faults.add(node.place, f"two injectors of route {route} put {place}", f"the first stands at {places[place]}")
+                context.faults.add(
+                    node.place, f"two injectors of route {route} put {place}", f"the first stands at {places[place]}"
+                )
             places[place] = node.place
         found.append(injector)
     return tuple(found)
@@ -116,7 +126,11 @@ def _template(keys: Fields, key: str, context: Context, *, secret: bool) -> Temp
         return None
     if secret and template.literal:
         # A literal key in a policy is a key in git.
-        context.faults.add(scalar.place, f"{key!r} of {keys.what} must name a secret, not a literal", "store the value and write {secret}")
+        context.faults.add(
+            scalar.place,
+            f"{key!r} of {keys.what} must name a secret, not a literal",
+            "store the value and write {secret}",
+        )
         return None
     return template
 
@@ -128,14 +142,23 @@ def _basic(route: str, keys: Fields, context: Context) -> BasicInjector | None:
     inner = Fields(node, context.faults, f"basic of route {route}", known=BASIC)
     if not inner.require("username", "password"):
         return None
-    username, password = _template(inner, "username", context, secret=False), _template(inner, "password", context, secret=False)
+    username, password = (
+        _template(inner, "username", context, secret=False),
+        _template(inner, "password", context, secret=False),
+    )
     if username is None or password is None:
         return None
     if username.literal and password.literal:
-        context.faults.add(node.place, f"basic of route {route} must name a secret, not literals", "store the value and write {secret}")
+        context.faults.add(
+            node.place, f"basic of route {route} must name a secret, not literals", "store the value and write {secret}"
+        )
         return None
     if password.literal and password.parts != ("",):
-        context.faults.add(inner.place_of("password"), f"the password of basic of route {route} must name a secret", "only an empty literal is allowed here")
+        context.faults.add(
+            inner.place_of("password"),
+            f"the password of basic of route {route} must name a secret",
+            "only an empty literal is allowed here",
+        )
         return None
     if username.literal and ":" in "".join(str(part) for part in username.parts):
         context.faults.add(inner.place_of("username"), "a Basic user name has no colon")
@@ -150,7 +173,9 @@ def _swap(keys: Fields, context: Context) -> SwapInjector | None:
     for scalar in keys.texts("in"):
         place, colon, name = scalar.text.partition(":")
         if place in {"query", "json"} and colon:
-            context.faults.add(scalar.place, f"a swap in {place}: is not built yet", "headers are: header:Authorization")
+            context.faults.add(
+                scalar.place, f"a swap in {place}: is not built yet", "headers are: header:Authorization"
+            )
         elif place != "header" or not colon:
             context.faults.add(scalar.place, f"{scalar.text!r} is no place", "write header:NAME")
         else:
@@ -158,7 +183,11 @@ def _swap(keys: Fields, context: Context) -> SwapInjector | None:
             if judged is not None:
                 headers.append(judged)
     if placeholder is not None and (len(placeholder) < 8 or not all(0x21 <= ord(char) < 0x7F for char in placeholder)):
-        context.faults.add(keys.place_of("swap"), "a placeholder has at least 8 visible ASCII characters and no spaces", "so that nothing else is taken for it")
+        context.faults.add(
+            keys.place_of("swap"),
+            "a placeholder has at least 8 visible ASCII characters and no spaces",
+            "so that nothing else is taken for it",
+        )
         return None
     return SwapInjector(placeholder, tuple(headers), value) if placeholder and value and headers else None
 
@@ -171,4 +200,3 @@ def references_of(injectors: Sequence[Injector]) -> tuple[FieldRef, ...]:
         for template in templates:
             found.extend(template.references)
     return tuple(found)
-

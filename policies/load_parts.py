@@ -1,4 +1,6 @@
-"""Small values that several keys share: names, hosts, methods, paths, header names, durations with bounds, secret specifications."""
+"""Small values that several keys share: names, hosts, methods, paths, header names, durations with bounds, secret
+specifications.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from policies.document import Mapping as MappingNode, Node, Scalar, kind_of
+from policies.document import Mapping as MappingNode
+from policies.document import Node, Scalar, kind_of
 from policies.faults import Faults
 from policies.fields import Fields
 from policies.keys import LATER, SECRET
@@ -74,7 +77,11 @@ def read_host(scalar: Scalar, faults: Faults) -> HostPattern | None:
     if "*" in lowered:
         faults.add(scalar.place, f"{text!r}: a wildcard stands for exactly one label, in front", "write *.example.com")
         return None
-    if not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
+    if (
+        not all(_LABEL.fullmatch(label) for label in labels)
+        or labels[-1].isdigit()
+        or re.fullmatch(r"0x[0-9a-f]*", labels[-1])
+    ):
         faults.add(scalar.place, f"{text!r} is no host name")
         return None
     if wildcard and len(labels) < 2:
@@ -92,7 +99,11 @@ def read_methods(keys: Fields) -> frozenset[str] | None:
         if scalar.text in {"TRACE", "CONNECT"}:
             keys.faults.add(scalar.place, f"{scalar.text} is never forwarded", "remove it")
         elif not _METHOD.fullmatch(scalar.text):
-            mend = f"write {scalar.text.upper()}" if _METHOD.fullmatch(scalar.text.upper()) else "methods are upper-case words"
+            mend = (
+                f"write {scalar.text.upper()}"
+                if _METHOD.fullmatch(scalar.text.upper())
+                else "methods are upper-case words"
+            )
             keys.faults.add(scalar.place, f"{scalar.text!r} is no method", mend)
         else:
             found.add(scalar.text)
@@ -126,7 +137,11 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
     max_stale_s = keys.duration("max_stale", 600.0)
     for key, value in (("ttl", ttl_s), ("max_stale", max_stale_s)):
         if value is not None and value > _MAX_TTL_S:
-            faults.add(keys.place_of(key), f"{key!r} of {what} is longer than a day", "revocation and rotation would not reach it; write 24h or less")
+            faults.add(
+                keys.place_of(key),
+                f"{key!r} of {what} is longer than a day",
+                "revocation and rotation would not reach it; write 24h or less",
+            )
     kv = keys.choice("kv", {"1", "2"})
     version = keys.integer("version", low=1, high=2**31)
     if version is not None and kv == "1":
@@ -162,15 +177,23 @@ def read_secret_path(keys: Fields, context: Context) -> str | None:
     missing = [name for name in _VARIABLE.findall(scalar.text) if name not in context.variables]
     if missing:
         known = ", ".join(sorted(context.variables)) or "none"
-        context.faults.add(scalar.place, f"variable {missing[0]!r} is not defined", f"define it under vars: in ostiary.yaml; known: {known}")
+        context.faults.add(
+            scalar.place,
+            f"variable {missing[0]!r} is not defined",
+            f"define it under vars: in ostiary.yaml; known: {known}",
+        )
         return None
     path = _VARIABLE.sub(lambda found: context.variables[found[1]], scalar.text).strip("/")
     segments = path.split("/")
     if not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments):
-        context.faults.add(scalar.place, f"{path!r} is no secret path", "segments hold letters, digits and . _ ~ @ : + = -")
+        context.faults.add(
+            scalar.place, f"{path!r} is no secret path", "segments hold letters, digits and . _ ~ @ : + = -"
+        )
         return None
     if len(segments) < 2 and "mount" not in keys:
-        context.faults.add(scalar.place, f"{path!r} names a mount and nothing in it", "write mount/path, such as secret/egress/stripe")
+        context.faults.add(
+            scalar.place, f"{path!r} names a mount and nothing in it", "write mount/path, such as secret/egress/stripe"
+        )
         return None
     return path
 
@@ -205,7 +228,9 @@ def read_resolve(node: Node | None, faults: Faults) -> dict[str, tuple[str, int]
             faults.add(entry.key_place, f"{entry.key!r} is not of the form host:port", "write api.example.com:443")
             continue
         if not isinstance(entry.value, Scalar):
-            faults.add(entry.value.place, f"the target of {entry.key!r} must be address:port, not {kind_of(entry.value)}")
+            faults.add(
+                entry.value.place, f"the target of {entry.key!r} must be address:port, not {kind_of(entry.value)}"
+            )
             continue
         target = _read_target(entry.value, faults)
         if pattern is not None and target is not None:
@@ -220,7 +245,11 @@ def _read_target(scalar: Scalar, faults: Faults) -> tuple[str, int] | None:
     except ValueError:
         host = ""
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        faults.add(scalar.place, f"{scalar.text!r} is not of the form address:port", "write an address, such as 10.1.2.3:443 or [fd00::1]:443")
+        faults.add(
+            scalar.place,
+            f"{scalar.text!r} is not of the form address:port",
+            "write an address, such as 10.1.2.3:443 or [fd00::1]:443",
+        )
         return None
     return host, int(port)
 
@@ -235,6 +264,10 @@ def read_file_key(keys: Fields, key: str, context: Context) -> Path | None:
         with path.open("rb") as handle:
             handle.read(1)
     except OSError as error:
-        context.faults.add(scalar.place, f"{scalar.text!r} cannot be read: {error.strerror}", "files are relative to the policy that names them")
+        context.faults.add(
+            scalar.place,
+            f"{scalar.text!r} cannot be read: {error.strerror}",
+            "files are relative to the policy that names them",
+        )
         return None
     return path

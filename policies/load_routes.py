@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-from policies.document import Entry, Mapping as MappingNode, Node, Scalar, kind_of
+from policies.document import Entry, Node, Scalar, kind_of
+from policies.document import Mapping as MappingNode
 from policies.faults import Place, nearest
 from policies.fields import Fields
 from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, ROUTE, TIMEOUTS, TLS
@@ -39,7 +40,9 @@ def _secrets(name: str, keys: Fields, context: Context, *, required: bool) -> Cr
     """`secret:` or `secrets:`."""
     faults = context.faults
     if "secret" in keys and "secrets" in keys:
-        faults.add(keys.place_of("secrets"), f"{keys.what} has both secret and secrets", "put the one secret under secrets too")
+        faults.add(
+            keys.place_of("secrets"), f"{keys.what} has both secret and secrets", "put the one secret under secrets too"
+        )
         return None
     single, several = keys.node("secret"), keys.node("secrets")
     if single is not None:
@@ -55,7 +58,11 @@ def _secrets(name: str, keys: Fields, context: Context, *, required: bool) -> Cr
     found: dict[str, SecretSpec] = {}
     for entry in several:
         if not NAME.fullmatch(entry.key) or "." in entry.key or entry.key == "token":
-            faults.add(entry.key_place, f"{entry.key!r} is no name for a secret", "use letters, digits, dashes and underscores; token is taken")
+            faults.add(
+                entry.key_place,
+                f"{entry.key!r} is no name for a secret",
+                "use letters, digits, dashes and underscores; token is taken",
+            )
             continue
         spec = read_secret(entry.value, f"secret {entry.key} of {keys.what}", context)
         if spec is not None:
@@ -92,15 +99,27 @@ def read_route(
     if not isinstance(entry.value, MappingNode) or not keys.require("match", "allow"):
         return None
     match_node = keys.node("match")
-    match = Fields(match_node, faults, f"match of route {name}", known=MATCH, later=LATER["match"]) if match_node is not None else None
+    match = (
+        Fields(match_node, faults, f"match of route {name}", known=MATCH, later=LATER["match"])
+        if match_node is not None
+        else None
+    )
     if match is None or not isinstance(match_node, MappingNode):
         return None
     match.require("host")
     hosts = read_hosts(match)
     credential = _route_credential(name, keys, context, credentials, defined, used)
     names = _Names(workloads, groups, credentials, defined, used, context)
-    allow = tuple(found for index, item in enumerate(keys.nodes("allow")) if (found := names.allow(f"allow[{index}]", item)) is not None)
-    deny = tuple(denied for index, item in enumerate(keys.nodes("deny")) if (denied := names.deny(f"deny[{index}]", item)) is not None)
+    allow = tuple(
+        found
+        for index, item in enumerate(keys.nodes("allow"))
+        if (found := names.allow(f"allow[{index}]", item)) is not None
+    )
+    deny = tuple(
+        denied
+        for index, item in enumerate(keys.nodes("deny"))
+        if (denied := names.deny(f"deny[{index}]", item)) is not None
+    )
     inject = read_injectors(name, keys, context)
     caller = keys.choice("caller_credentials", {"replace", "reject", "keep"}, "replace")
     route = Route(
@@ -126,7 +145,12 @@ def read_route(
 
 
 def _route_credential(
-    name: str, keys: Fields, context: Context, credentials: Mapping[str, CredentialSpec], defined: Collection[str], used: set[str]
+    name: str,
+    keys: Fields,
+    context: Context,
+    credentials: Mapping[str, CredentialSpec],
+    defined: Collection[str],
+    used: set[str],
 ) -> CredentialSpec | None:
     shared = keys.text("credential")
     own = _secrets(name, keys, context, required=False)
@@ -134,7 +158,9 @@ def _route_credential(
         return own
     used.add(shared)
     if own is not None:
-        context.faults.add(keys.place_of("credential"), f"route {name} has a secret of its own and a credential", "keep one of them")
+        context.faults.add(
+            keys.place_of("credential"), f"route {name} has a secret of its own and a credential", "keep one of them"
+        )
     if shared not in defined:
         _unknown("credential", shared, defined, keys.place_of("credential"), context)
     return credentials.get(shared)
@@ -142,7 +168,9 @@ def _route_credential(
 
 def _unknown(kind: str, name: str, known: Collection[str], place: Place, context: Context) -> None:
     near = nearest(name, known)
-    context.faults.add(place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:")
+    context.faults.add(
+        place, f"{kind} {name!r} is not defined", f"did you mean {near!r}?" if near else f"define it under {kind}s:"
+    )
 
 
 class _Names:
@@ -221,7 +249,9 @@ def _egress(name: str, keys: Fields, context: Context) -> EgressSpec | None:
     if node is None:
         return None
     inner = Fields(node, context.faults, f"egress of route {name}", known=EGRESS, later=LATER["egress"])
-    blocks = tuple(block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None)
+    blocks = tuple(
+        block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None
+    )
     return EgressSpec(blocks, read_resolve(inner.node("resolve"), context.faults))
 
 
@@ -229,7 +259,9 @@ def _ca_file(name: str, keys: Fields, context: Context) -> Path | None:
     node = keys.node("tls")
     if node is None:
         return None
-    return read_file_key(Fields(node, context.faults, f"tls of route {name}", known=TLS, later=LATER["tls"]), "ca_file", context)
+    return read_file_key(
+        Fields(node, context.faults, f"tls of route {name}", known=TLS, later=LATER["tls"]), "ca_file", context
+    )
 
 
 def _timeouts(name: str, keys: Fields) -> TimeoutSpec:
@@ -237,7 +269,9 @@ def _timeouts(name: str, keys: Fields) -> TimeoutSpec:
     if node is None:
         return TimeoutSpec()
     inner = Fields(node, keys.faults, f"timeouts of route {name}", known=TIMEOUTS)
-    return TimeoutSpec(inner.duration("connect"), inner.duration("first_byte"), inner.duration("idle"), inner.duration("total"))
+    return TimeoutSpec(
+        inner.duration("connect"), inner.duration("first_byte"), inner.duration("idle"), inner.duration("total")
+    )
 
 
 def _whole(route: Route, keys: Fields, context: Context) -> None:
@@ -246,16 +280,28 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
     own = "secret" in keys or "secrets" in keys or "credential" in keys
     specs = [spec for spec in (route.credential, *(entry.credential for entry in route.allow)) if spec is not None]
     if route.inject and not specs:
-        faults.add(keys.place_of("inject"), f"route {route.name} injects but has no secret", "add secret: {path: …, field: …} or credential:")
+        faults.add(
+            keys.place_of("inject"),
+            f"route {route.name} injects but has no secret",
+            "add secret: {path: …, field: …} or credential:",
+        )
     if specs and not route.inject:
         place = keys.place_of("secret") if own else keys.place
-        faults.add(place, f"route {route.name} has a secret and puts it nowhere", "add inject: {bearer: \"{secret}\"}")
+        faults.add(place, f"route {route.name} has a secret and puts it nowhere", 'add inject: {bearer: "{secret}"}')
     if route.inject and route.credential is None:
         for entry in route.allow:
             if entry.credential is None:
-                faults.add(keys.place_of("allow"), f"{entry.rule} of route {route.name} gets no credential", "give it a credential or the route a secret")
+                faults.add(
+                    keys.place_of("allow"),
+                    f"{entry.rule} of route {route.name} gets no credential",
+                    "give it a credential or the route a secret",
+                )
     if route.inject and route.caller_credentials == "keep":
-        faults.add(keys.place_of("caller_credentials"), "caller_credentials: keep excludes inject", "an injected credential always replaces the caller's")
+        faults.add(
+            keys.place_of("caller_credentials"),
+            "caller_credentials: keep excludes inject",
+            "an injected credential always replaces the caller's",
+        )
     if route.inject and any(host.wildcard for host in route.hosts):
         faults.add(
             keys.place_of("match"),
@@ -273,12 +319,24 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
         secret = spec.secrets.get(reference.entry)
         if secret is None:
             known = ", ".join(f"{{{entry}}}" for entry in spec.secrets)
-            context.faults.add(keys.place_of("inject"), f"route {route.name} refers to {{{reference.entry}}}, which {_owner(spec, route)} does not have", f"it has {known}")
+            context.faults.add(
+                keys.place_of("inject"),
+                f"route {route.name} refers to {{{reference.entry}}}, which {_owner(spec, route)} does not have",
+                f"it has {known}",
+            )
         elif reference.field is None and secret.field is None:
-            context.faults.add(keys.place_of("inject"), f"{{{reference.entry}}} has no field to stand for", f"write {{{reference.entry}.NAME}} or give the secret a field")
+            context.faults.add(
+                keys.place_of("inject"),
+                f"{{{reference.entry}}} has no field to stand for",
+                f"write {{{reference.entry}.NAME}} or give the secret a field",
+            )
     for entry in spec.secrets:
         if entry not in named:
-            context.faults.add(keys.place_of("inject"), f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}", "use it or remove it")
+            context.faults.add(
+                keys.place_of("inject"),
+                f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}",
+                "use it or remove it",
+            )
 
 
 def _owner(spec: CredentialSpec, route: Route) -> str:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from policies.document import Mapping as MappingNode, Node, Scalar, Sequence, kind_of
+from policies.document import Mapping as MappingNode
+from policies.document import Node, Scalar, Sequence, kind_of
 from policies.faults import nearest
 from policies.fields import Fields
 from policies.keys import LATER, PEER, PROOF, WORKLOAD
@@ -17,7 +18,9 @@ _KEY_HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def read_workload(name: str, node: Node, context: Context) -> Workload:
-    """One workload. Faults leave it with the proofs that could be read, so that names that refer to it still resolve."""
+    """One workload. Faults leave it with the proofs that could be read, so that names that refer to it still
+    resolve.
+    """
     faults = context.faults
     keys = Fields(node, faults, f"workload {name}", known=WORKLOAD)
     proofs: list[Proof] = []
@@ -46,7 +49,11 @@ def _read_proof(name: str, node: Node, context: Context) -> Proof | None:
                 return None
             found = _KEY_HASH.fullmatch(scalar.text)
             if found is None:
-                faults.add(scalar.place, "key_hash is not of the form sha256:<64 lower-case hex digits>", "ostiary key mint prints the key and its hash")
+                faults.add(
+                    scalar.place,
+                    "key_hash is not of the form sha256:<64 lower-case hex digits>",
+                    "ostiary key mint prints the key and its hash",
+                )
                 return None
             return KeyHashProof(found[1])
         case "peer":
@@ -89,7 +96,11 @@ def read_group(name: str, node: Node, workloads: Mapping[str, Workload], context
             context.faults.add(item.place, f"group {name} holds names of workloads, not {kind_of(item)}")
         elif item.text not in workloads:
             near = nearest(item.text, workloads)
-            context.faults.add(item.place, f"workload {item.text!r} is not defined", f"did you mean {near!r}?" if near else "define it under workloads:")
+            context.faults.add(
+                item.place,
+                f"workload {item.text!r} is not defined",
+                f"did you mean {near!r}?" if near else "define it under workloads:",
+            )
         else:
             members.add(item.text)
     return frozenset(members)

@@ -1,7 +1,9 @@
-"""The compiled policy: answers who a key belongs to, which authorities are served, and one question at a time, `decide`.
+"""The compiled policy: answers who a key belongs to, which authorities are served, and one question at a time,
+`decide`.
 
-Routes are found by authority, then by workload, then through a trie of the literal leading segments of their patterns, so ten thousand routes cost what ten do. The order of
-choice (docs/reference/policy.md, "Which route"): exact host before wildcard, then the more specific path, then listed methods before all. Ties cannot occur: the loader refuses
+Routes are found by authority, then by workload, then through a trie of the literal leading segments of their patterns,
+so ten thousand routes cost what ten do. The order of choice (docs/reference/policy.md, "Which route"): exact host
+before wildcard, then the more specific path, then listed methods before all. Ties cannot occur: the loader refuses
 them.
 """
 
@@ -69,7 +71,13 @@ class Policy:
         tests: the examples it carries.
     """
 
-    def __init__(self, version: str, workloads: Mapping[str, Workload], routes: Mapping[str, Route], tests: tuple[PolicyTest, ...] = ()) -> None:
+    def __init__(
+        self,
+        version: str,
+        workloads: Mapping[str, Workload],
+        routes: Mapping[str, Route],
+        tests: tuple[PolicyTest, ...] = (),
+    ) -> None:
         self.version = version
         self.workloads = dict(workloads)
         self.routes = dict(routes)
@@ -108,7 +116,9 @@ class Policy:
                     for segment in pattern.literal_prefix:
                         node = node.below.setdefault(segment, _Node())
                     rank = (DEEP, END) if route.paths is None else pattern.rank
-                    node.here.append(_Leaf((not host.wildcard, rank, route.methods is not None), route, pattern, strict, slash))
+                    node.here.append(
+                        _Leaf((not host.wildcard, rank, route.methods is not None), route, pattern, strict, slash)
+                    )
 
     # --- who ---
 
@@ -123,7 +133,11 @@ class Policy:
     @property
     def workloads_with_any(self) -> tuple[str, ...]:
         """Workloads with the proof `any: true`; each needs a listener that names it."""
-        return tuple(name for name, workload in self.workloads.items() if any(isinstance(proof, AnyProof) for proof in workload.proofs))
+        return tuple(
+            name
+            for name, workload in self.workloads.items()
+            if any(isinstance(proof, AnyProof) for proof in workload.proofs)
+        )
 
     # --- where ---
 
@@ -151,15 +165,29 @@ class Policy:
         """The answer to one question."""
         buckets = tuple(self._buckets(question.host, question.port, question.workload))
         if not buckets:
-            return Denial("route_denied", f"No route to {question.host}:{question.port} for workload {question.workload}.")
+            return Denial(
+                "route_denied", f"No route to {question.host}:{question.port} for workload {question.workload}."
+            )
         method = question.method
-        if not any(bucket.methods is None and method not in NEVER_BY_DEFAULT or bucket.methods is not None and method in bucket.methods for bucket in buckets):
-            return Denial("method_denied", f"No route to {question.host} allows {_shown(method)} for workload {question.workload}.", _only(buckets))
+        if not any(
+            (bucket.methods is None and method not in NEVER_BY_DEFAULT)
+            or (bucket.methods is not None and method in bucket.methods)
+            for bucket in buckets
+        ):
+            return Denial(
+                "method_denied",
+                f"No route to {question.host} allows {_shown(method)} for workload {question.workload}.",
+                _only(buckets),
+            )
         for bucket in buckets:
             best = _best(bucket, question)
             if best is not None:
                 return _judge(best, question)
-        return Denial("path_denied", f"No route to {question.host} allows this path with {_shown(method)} for workload {question.workload}.", _only(buckets))
+        return Denial(
+            "path_denied",
+            f"No route to {question.host} allows this path with {_shown(method)} for workload {question.workload}.",
+            _only(buckets),
+        )
 
     def secret_refs(self) -> tuple[tuple[str, SecretSpec], ...]:
         """Every secret that a route may read, each with a name of a route that does; for `check --live`."""
@@ -220,20 +248,42 @@ def _judge(route: Route, question: Question) -> Grant | Denial:
     canonical = read_path(question.path, encoded_slash=slash)
     for deny in route.deny:
         if _denies(deny, question, canonical):
-            code: DenialCode = "path_denied" if deny.paths is not None else "method_denied" if deny.methods is not None else "access_denied"
-            return Denial(code, f"Route {route.name} denies this to workload {question.workload}.", route.name, deny.rule)
+            code: DenialCode = (
+                "path_denied"
+                if deny.paths is not None
+                else "method_denied"
+                if deny.methods is not None
+                else "access_denied"
+            )
+            return Denial(
+                code, f"Route {route.name} denies this to workload {question.workload}.", route.name, deny.rule
+            )
     failed: Denial | None = None
     for entry in route.allow:
         if question.workload not in entry.workloads:
             continue
         if entry.methods is not None and question.method not in entry.methods:
-            failed = failed or Denial("method_denied", f"Route {route.name} does not grant this method to workload {question.workload}.", route.name, entry.rule)
+            failed = failed or Denial(
+                "method_denied",
+                f"Route {route.name} does not grant this method to workload {question.workload}.",
+                route.name,
+                entry.rule,
+            )
             continue
-        if entry.paths is not None and (canonical is None or not any(pattern.matches(canonical) for pattern in entry.paths)):
-            failed = Denial("path_denied", f"Route {route.name} does not grant this path to workload {question.workload}.", route.name, entry.rule)
+        if entry.paths is not None and (
+            canonical is None or not any(pattern.matches(canonical) for pattern in entry.paths)
+        ):
+            failed = Denial(
+                "path_denied",
+                f"Route {route.name} does not grant this path to workload {question.workload}.",
+                route.name,
+                entry.rule,
+            )
             continue
         return Grant(question.workload, route, entry.rule, entry.credential or route.credential)
-    return failed or Denial("access_denied", f"Route {route.name} grants nothing to workload {question.workload}.", route.name)
+    return failed or Denial(
+        "access_denied", f"Route {route.name} grants nothing to workload {question.workload}.", route.name
+    )
 
 
 def _denies(deny: DenyEntry, question: Question, canonical: str | None) -> bool:
@@ -248,6 +298,3 @@ def _denies(deny: DenyEntry, question: Question, canonical: str | None) -> bool:
     # Most servers serve `/x/` as `/x`: what is denied there is denied here.
     trimmed = canonical.rstrip("/") or "/"
     return any(pattern.matches(canonical) or pattern.matches(trimmed) for pattern in deny.paths)
-
-
-

@@ -1,7 +1,8 @@
 """The frozen, typed model of a loaded policy: what the YAML means once every key has been judged.
 
-Owns the nouns only. `load.py` makes them from YAML and reports faults, `matcher.py` compiles them, `grant.py` is what a match returns. All values here are
-immutable and hashable where that is cheap; none holds a secret, only references to secrets.
+Owns the nouns only. `load.py` makes them from YAML and reports faults, `matcher.py` compiles them, `grant.py` is what a
+match returns. All values here are immutable and hashable where that is cheap; none holds a secret, only references to
+secrets.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from policies.faults import Place
 from policies.paths import PathPattern
 from policies.template import Template
 
-
-# --- who calls -------------------------------------------------------------------------------------------------------------------------------
+# --- who calls
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Workload:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-# --- what it may have ------------------------------------------------------------------------------------------------------------------------
+# --- what it may have
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,17 @@ class SecretSpec:
 
 @dataclass(frozen=True, slots=True)
 class CredentialSpec:
-    """What the injectors of a route draw from. `secret:` gives one entry named `secret`; `secrets:` gives one for each of its names."""
+    """What the injectors of a route draw from. `secret:` gives one entry named `secret`; `secrets:` gives one for each
+    of its names.
+    """
 
     name: str
     """Name in `credentials:`, or the route's own name where the secret stands in the route."""
     secrets: Mapping[str, SecretSpec]
 
 
-# --- where it is put -------------------------------------------------------------------------------------------------------------------------
+# --- where it is put
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,9 @@ class QueryInjector:
 
 @dataclass(frozen=True, slots=True)
 class SwapInjector:
-    """Replaces a placeholder where it is the whole value of one of `headers` (or the value after `Bearer `, or user name or password inside Basic)."""
+    """Replaces a placeholder where it is the whole value of one of `headers` (or the value after `Bearer `, or user
+    name or password inside Basic).
+    """
 
     placeholder: str
     headers: tuple[str, ...]
@@ -115,12 +122,15 @@ class SwapInjector:
 type Injector = HeaderInjector | BearerInjector | BasicInjector | QueryInjector | SwapInjector
 
 
-# --- how it is reached -----------------------------------------------------------------------------------------------------------------------
+# --- how it is reached
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class EgressSpec:
-    """Exceptions to the egress guard, and fixed dial targets. Keys of `resolve` are `host:port`, values are `(address, port)`."""
+    """Exceptions to the egress guard, and fixed dial targets. Keys of `resolve` are `host:port`, values are `(address,
+    port)`.
+    """
 
     allow: tuple[str, ...] = ()
     """CIDR blocks, canonical text."""
@@ -162,7 +172,9 @@ class DenyEntry:
 
 @dataclass(frozen=True, slots=True)
 class HostPattern:
-    """An exact host, or `*.` before a suffix, which stands for exactly one label. Text is lower-case ASCII (A-labels)."""
+    """An exact host, or `*.` before a suffix, which stands for exactly one label. Text is lower-case ASCII
+    (A-labels).
+    """
 
     text: str
 

@@ -1,11 +1,12 @@
 """Path patterns, and the one reading of a path that they are matched against.
 
-A raw path is split at `/` and decoded once, segment by segment. What two parsers could read in two ways has no such reading (`read_path` gives None), and a route that
-distinguishes paths at all refuses it: encoded dots, slashes (unless a pattern of the route writes `%2f` itself), backslashes, semicolons, percent signs and controls; empty and
-dot segments; invalid UTF-8; anything that is not visible ASCII (RFC 3986 section 3.3, section 6.2.2).
+A raw path is split at `/` and decoded once, segment by segment. What two parsers could read in two ways has no such
+reading (`read_path` gives None), and a route that distinguishes paths at all refuses it: encoded dots, slashes (unless
+a pattern of the route writes `%2f` itself), backslashes, semicolons, percent signs and controls; empty and dot
+segments; invalid UTF-8; anything that is not visible ASCII (RFC 3986 section 3.3, section 6.2.2).
 
-In a pattern `*` stands for text inside one segment (a whole `*` for a non-empty one), `**` for any number of segments; `/v1/x/**` also matches `/v1/x`. Neither ever stands for an
-encoded slash.
+In a pattern `*` stands for text inside one segment (a whole `*` for a non-empty one), `**` for any number of segments;
+`/v1/x/**` also matches `/v1/x`. Neither ever stands for an encoded slash.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def read_path(raw: str, *, encoded_slash: bool = False) -> str | None:
     if not _RAW.fullmatch(raw):
         return None
     if "%" not in raw:
-        if "//" in raw or "/." in raw and _dotted(raw):
+        if "//" in raw or ("/." in raw and _dotted(raw)):
             return None
         return raw
     if _AMBIGUOUS_ESCAPE.search(raw) or (not encoded_slash and _ENCODED_SLASH.search(raw)):
@@ -135,7 +136,9 @@ def read_path(raw: str, *, encoded_slash: bool = False) -> str | None:
     segments: list[str] = []
     for part in raw[1:].split("/"):
         segment = _decode(part)
-        if segment is None or not segment.isprintable() and any(ord(char) < 32 and char != _SLASH for char in segment):
+        if segment is None or (
+            not segment.isprintable() and any(ord(char) < 32 and char != _SLASH for char in segment)
+        ):
             return None
         if any(piece in {".", ".."} for piece in segment.split(_SLASH)):
             return None

@@ -9,7 +9,10 @@ from policies.keys import TABLES
 
 def policy_schema() -> dict[str, Any]:
     """The schema of one policy file."""
-    tables = {name: {"type": "object", "properties": dict(keys), "additionalProperties": False} for name, keys in TABLES.items()}
+    tables = {
+        name: {"type": "object", "properties": dict(keys), "additionalProperties": False}
+        for name, keys in TABLES.items()
+    }
     root = tables.pop("file")
     for name in ("proof", "inject"):
         tables[name]["minProperties"] = 1

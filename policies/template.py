@@ -1,7 +1,8 @@
 """Templates: literal text with references to secrets, as `inject` writes them.
 
-Grammar: `{secret}`, `{secret.NAME}`, `{ENTRY}` and `{ENTRY.NAME}` (ENTRY a name under `secrets:`); `{{` and `}}` are braces; any other brace is a fault. Templates only
-insert values. Rendering happens in `addons/injection`, where the values are.
+Grammar: `{secret}`, `{secret.NAME}`, `{ENTRY}` and `{ENTRY.NAME}` (ENTRY a name under `secrets:`); `{{` and `}}` are
+braces; any other brace is a fault. Templates only insert values. Rendering happens in `addons/injection`, where the
+values are.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def parse_template(text: str) -> Template:
             raise TemplateError(f"a lone {found!r}; write {found * 2!r} for the character itself", token.start())
         reference = _REFERENCE.fullmatch(token.group(1))
         if reference is None:
-            raise TemplateError(f"{found!r} is no reference; templates know {{secret}}, {{secret.NAME}} and {{NAME}} of secrets:", token.start())
+            raise TemplateError(
+                f"{found!r} is no reference; templates know {{secret}}, {{secret.NAME}} and {{NAME}} of secrets:",
+                token.start(),
+            )
         if literal:
             parts.append(literal)
             literal = ""

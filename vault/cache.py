@@ -1,13 +1,15 @@
 """The cache before a store: `ttl`, refresh ahead, one flight, bounded staleness.
 
 Rules:
-- Inside `ttl` a read is answered from memory. From 80 % of `ttl` on, the first read also starts a refresh in the background.
+- Inside `ttl` a read is answered from memory. From 80 % of `ttl` on, the first read also starts a refresh in the
+  background.
 - Past `ttl` a read waits for a fetch. However many wait, there is one fetch; a waiter that goes away does not end it.
 - With `ttl` 0 a read is answered only by a fetch that began after the read did.
-- While the store cannot be reached a value younger than `ttl + max_stale` still serves, marked `stale`. After 403, 404 or a malformed answer it is dropped at once and not served
+- While the store cannot be reached a value younger than `ttl + max_stale` still serves, marked `stale`. After 403, 404
+  or a malformed answer it is dropped at once and not served
   again: revocation beats caching.
-- A failure is remembered for a moment: 2 s for denied, missing and malformed; for an outage the store is left alone until a jittered probe is due, so that it does not cost every
-  request a deadline.
+- A failure is remembered for a moment: 2 s for denied, missing and malformed; for an outage the store is left alone
+  until a jittered probe is due, so that it does not cost every request a deadline.
 - Memory is bounded; the entry unused for longest goes first.
 """
 
@@ -97,7 +99,9 @@ class SecretCache:
             return self._answer(ref, entry, "hit", now_s)
         return await self._read_slowly(ref, entry, now_s, ttl_s, max_stale_s, bypass=bypass)
 
-    async def _read_slowly(self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool) -> SealedSecret:
+    async def _read_slowly(
+        self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
+    ) -> SealedSecret:
         self._entries.move_to_end(ref)
         if entry.failure is not None and now_s < entry.retry_s and not bypass:
             return self._despite(ref, entry, ttl_s, max_stale_s)

@@ -1,4 +1,6 @@
-"""What this room tells about itself while it works: a protocol, so that metrics live elsewhere and imports go one way."""
+"""What this room tells about itself while it works: a protocol, so that metrics live elsewhere and imports go one
+way.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
 """The embedded store: one sealed file, for a machine without a Vault.
 
-Format (version 1): one JSON object `{"ostiary_sealed": 1, "nonce": base64, "sealed": base64}`; `sealed` is AES-256-GCM over the JSON content, with the rest of the header as associated data.
-The whole file is sealed anew at each write with a fresh random nonce, so neither names nor values are ever in the clear, and a changed byte anywhere is noticed.
+Format (version 1): one JSON object `{"ostiary_sealed": 1, "nonce": base64, "sealed": base64}`; `sealed` is AES-256-GCM
+over the JSON content, with the rest of the header as associated data. The whole file is sealed anew at each write with
+a fresh random nonce, so neither names nor values are ever in the clear, and a changed byte anywhere is noticed.
 
-Content: path to a list of versions, newest last, each with its number, time and fields; as KV version 2 has it. A write makes a new version that keeps the other fields; the newest ten stay.
+Content: path to a list of versions, newest last, each with its number, time and fields; as KV version 2 has it. A write
+makes a new version that keeps the other fields; the newest ten stay.
 
-Writes are atomic (a temporary file beside it, synced, renamed, folder synced) and serialised between processes by a lock file. Readers notice a changed file by its identity, size and time.
+Writes are atomic (a temporary file beside it, synced, renamed, folder synced) and serialised between processes by a
+lock file. Readers notice a changed file by its identity, size and time.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ class SealedFileError(Exception):
     """The file, its key or its lock cannot be used; the message says why and what to do."""
 
 
-# --- the key -----------------------------------------------------------------------------------------------------------------------------
+# --- the key
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,9 @@ def read_key(source: KeySource, environ: Mapping[str, str]) -> Secret:
         case KeyCredential(name=name):
             folder = environ.get("CREDENTIALS_DIRECTORY", "")
             if not folder or "/" in name:
-                raise SealedFileError(f"there is no systemd credential {name}: CREDENTIALS_DIRECTORY is not set; use LoadCredential=")
+                raise SealedFileError(
+                    f"there is no systemd credential {name}: CREDENTIALS_DIRECTORY is not set; use LoadCredential="
+                )
             where = f"credential {name}"
             try:
                 text = (Path(folder) / name).read_text("ascii")
@@ -109,15 +115,20 @@ def _read_private(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SealedFileError(f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+            raise SealedFileError(
+                f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+            )
         return path.read_text("ascii")
     except OSError as error:
-        raise SealedFileError(f"the key file {path} cannot be read: {error.strerror} (ostiary secret init makes one)") from None
+        raise SealedFileError(
+            f"the key file {path} cannot be read: {error.strerror} (ostiary secret init makes one)"
+        ) from None
     except UnicodeDecodeError:
         raise SealedFileError(f"the key file {path} holds no base64 key") from None
 
 
-# --- the file ----------------------------------------------------------------------------------------------------------------------------
+# --- the file
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +255,21 @@ class SealedFile:
         try:
             envelope = json.loads(raw)
             if envelope["ostiary_sealed"] != _FORMAT:
-                raise SealedFileError(f"the secrets file {self.path} has format {envelope['ostiary_sealed']!r}; this Ostiary reads {_FORMAT}")
-            nonce, sealed = base64.b64decode(envelope["nonce"], validate=True), base64.b64decode(envelope["sealed"], validate=True)
+                raise SealedFileError(
+                    f"the secrets file {self.path} has format {envelope['ostiary_sealed']!r}; this Ostiary reads {_FORMAT}"
+                )
+            nonce, sealed = (
+                base64.b64decode(envelope["nonce"], validate=True),
+                base64.b64decode(envelope["sealed"], validate=True),
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise SealedFileError(f"the secrets file {self.path} is damaged: it is no sealed file") from None
         try:
             plain = AESGCM(self._key.reveal_bytes()).decrypt(nonce, sealed, _header())
         except (InvalidTag, ValueError):
-            raise SealedFileError(f"the secrets file {self.path} does not open: wrong key, or the file was changed") from None
+            raise SealedFileError(
+                f"the secrets file {self.path} does not open: wrong key, or the file was changed"
+            ) from None
         content = json.loads(plain)
         if not isinstance(content, dict):
             raise SealedFileError(f"the secrets file {self.path} is damaged: its content is no mapping")
@@ -260,7 +278,13 @@ class SealedFile:
     def _write(self, content: Mapping[str, Any]) -> None:
         nonce = os.urandom(12)
         sealed = AESGCM(self._key.reveal_bytes()).encrypt(nonce, json.dumps(content).encode(), _header())
-        envelope = json.dumps({"ostiary_sealed": _FORMAT, "nonce": base64.b64encode(nonce).decode(), "sealed": base64.b64encode(sealed).decode()})
+        envelope = json.dumps(
+            {
+                "ostiary_sealed": _FORMAT,
+                "nonce": base64.b64encode(nonce).decode(),
+                "sealed": base64.b64encode(sealed).decode(),
+            }
+        )
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -296,7 +320,9 @@ class SealedFile:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline_s:
-                        raise SealedFileError(f"another process has been writing {self.path} for {LOCK_WAIT_S:.0f} s; try again") from None
+                        raise SealedFileError(
+                            f"another process has been writing {self.path} for {LOCK_WAIT_S:.0f} s; try again"
+                        ) from None
                     time.sleep(0.01)
             yield
         finally:
@@ -314,7 +340,11 @@ def check_path(path: str) -> None:
         SealedFileError: it cannot.
     """
     segments = path.split("/")
-    if len(segments) < 2 or len(path) > 1024 or not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments):
+    if (
+        len(segments) < 2
+        or len(path) > 1024
+        or not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments)
+    ):
         raise SealedFileError(f"{path!r} is no secret path: write mount/path, such as secret/egress/stripe")
 
 
@@ -324,7 +354,8 @@ def _listed(path: str, version: Mapping[str, Any]) -> Listed:
 
 def _version(version: Mapping[str, Any]) -> SecretVersion:
     fields = {
-        name: Secret(stored["text"] if "text" in stored else base64.b64decode(stored["base64"])) for name, stored in version["fields"].items()
+        name: Secret(stored["text"] if "text" in stored else base64.b64decode(stored["base64"]))
+        for name, stored in version["fields"].items()
     }
     return SecretVersion(fields, str(version["version"]), version["created_at"])
 
@@ -345,10 +376,8 @@ class SealedStore:
         versions = (await self._load()).get(ref.name)
         if not versions:
             raise SecretMissing(ref.name, "is not in the secrets file")
-        if ref.version is None:
-            found = versions[-1]
-        else:
-            found = next((version for version in versions if version.version == str(ref.version)), None)  # type: ignore[assignment]
+        wanted = versions[-1].version if ref.version is None else str(ref.version)
+        found = next((version for version in versions if version.version == wanted), None)
         if found is None:
             raise SecretMissing(ref.name, f"has no version {ref.version} any more")
         if not found.fields:

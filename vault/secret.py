@@ -1,8 +1,8 @@
 """The type that holds a secret, and the rules that keep it from being printed.
 
-`Secret` owns one value. It has no `repr`, `str`, format, pickle, copy, hash or equality that would show or compare the value; `reveal()` is the
-one way out, and a search for `reveal(` lists every place where a value leaves. Nothing else in Ostiary may carry a secret value as plain `str`
-or `bytes` across a function boundary.
+`Secret` owns one value. It has no `repr`, `str`, format, pickle, copy, hash or equality that would show or compare the
+value; `reveal()` is the one way out, and a search for `reveal(` lists every place where a value leaves. Nothing else in
+Ostiary may carry a secret value as plain `str` or `bytes` across a function boundary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Secret:
         """The value as text.
 
         Raises:
-            UnicodeDecodeError: the value is bytes that are no UTF-8; the error is re-raised without the offending bytes.
+            UnicodeDecodeError: the value is bytes that are no UTF-8; the error is re-raised without the offending
+                bytes.
         """
         value = self.__value
         if isinstance(value, str):

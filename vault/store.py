@@ -2,12 +2,14 @@
 
 Rules:
 - A secret is named by a `SecretRef`. The name may be logged; what it stands for may not.
-- A read gives a `SealedSecret`: version, field names, cache state and age are known, the values are not to be had until somebody shows an
-  `Opening`, an audit record that is already durable and names this very secret and version.
+- A read gives a `SealedSecret`: version, field names, cache state and age are known, the values are not to be had until
+  somebody shows an `Opening`, an audit record that is already durable and names this very secret and version.
 - One `SealedSecret` is one version: several fields of one path always come from one read.
-- Every failure is one of the four `StoreError` kinds below. They carry names, status codes and reasons, never material; stores raise nothing else.
+- Every failure is one of the four `StoreError` kinds below. They carry names, status codes and reasons, never material;
+  stores raise nothing else.
 
-`vault/hashicorp/` and `vault/sealed.py` are the stores; `vault/cache.py` stands before them and gives `ttl`, single flight and bounded staleness.
+`vault/hashicorp/` and `vault/sealed.py` are the stores; `vault/cache.py` stands before them and gives `ttl`, single
+flight and bounded staleness.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from typing import Literal, NoReturn, Protocol, final
 from vault.secret import Secret
 
 type CacheState = Literal["hit", "miss", "stale", "bypass"]
-"""How a read was served: from memory inside `ttl`, by a fetch, from memory during an outage inside `max_stale`, or by a forced fetch."""
+"""How a read was served: from memory inside `ttl`, by a fetch, from memory during an outage inside `max_stale`, or by a
+forced fetch."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
     """Names one secret in whichever store holds it.
 
-    `path` is the whole path as policies write it, mount first (`secret/egress/stripe`), unless `mount` is given: then `path` is below that mount.
+    `path` is the whole path as policies write it, mount first (`secret/egress/stripe`), unless `mount` is given: then
+    `path` is below that mount.
     """
 
     path: str
@@ -60,7 +64,9 @@ class Opening(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """What a store returns for one read: all fields of one version. Kept inside `vault/`; callers get a `SealedSecret`."""
+    """What a store returns for one read: all fields of one version. Kept inside `vault/`; callers get a
+    `SealedSecret`.
+    """
 
     fields: Mapping[str, Secret] = field(repr=False)
     version: str
@@ -141,7 +147,8 @@ class SecretSource(Protocol):
     """What the pipeline asks: a store behind its cache."""
 
     async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
-        """One version, from memory inside `ttl_s`, else by one shared fetch; during an outage from memory inside `max_stale_s`.
+        """One version, from memory inside `ttl_s`, else by one shared fetch; during an outage from memory inside
+        `max_stale_s`.
 
         Raises:
             SecretUnavailable, SecretDenied, SecretMissing, SecretMalformed.
@@ -162,7 +169,9 @@ class StoreError(Exception):
 
 
 class SecretUnavailable(StoreError):
-    """An outage: sealed, standby, slow, down, rate limited. The only failure during which a cached value may still serve."""
+    """An outage: sealed, standby, slow, down, rate limited. The only failure during which a cached value may still
+    serve.
+    """
 
     def __init__(self, name: str, reason: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(name, reason)

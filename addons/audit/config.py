@@ -23,7 +23,8 @@ class StdoutSink:
 class AuditConfig:
     """`audit:` of the settings.
 
-    `written` returns once the kernel has the record (survives a kill -9), `fsync` once the disk has it (survives power loss).
+    `written` returns once the kernel has the record (survives a kill -9), `fsync` once the disk has it (survives power
+    loss).
     """
 
     sinks: tuple[FileSink | StdoutSink, ...]

@@ -2,9 +2,10 @@
 
 Rules:
 - `open` returns only once one sink has made the record durable; else it raises and no credential is used.
-- `close`, `refused` and `note` never raise and never wait. A `closed` that cannot be written is kept (bounded) and tried again; what is lost all the same is closed as
-  `interrupted` at the next start.
-- Refusals of callers that have proven nothing are coalesced per source, and stop when free space is short: nobody can fill the disk from outside.
+- `close`, `refused` and `note` never raise and never wait. A `closed` that cannot be written is kept (bounded) and
+  tried again; what is lost all the same is closed as `interrupted` at the next start.
+- Refusals of callers that have proven nothing are coalesced per source, and stop when free space is short: nobody can
+  fill the disk from outside.
 """
 
 from __future__ import annotations
@@ -81,12 +82,21 @@ class AuditLog:
                 self._metrics.audit_record(event)
             if self._config.durability == "written":
                 return InlineFile(config.path, descriptor, self._stopwatch)
-        return ThreadedSink(str(config.path), descriptor, config.path, sync=self._config.durability == "fsync" and is_regular(descriptor), capacity=self._config.queue, report=self._reported)
+        return ThreadedSink(
+            str(config.path),
+            descriptor,
+            config.path,
+            sync=self._config.durability == "fsync" and is_regular(descriptor),
+            capacity=self._config.queue,
+            report=self._reported,
+        )
 
     def _stdout(self) -> Sink:
         import os
 
-        return ThreadedSink("stdout", os.dup(sys.stdout.fileno()), None, sync=False, capacity=self._config.queue, report=self._reported)
+        return ThreadedSink(
+            "stdout", os.dup(sys.stdout.fileno()), None, sync=False, capacity=self._config.queue, report=self._reported
+        )
 
     async def stop(self) -> None:
         """Writes what waits, then lets go."""
@@ -119,8 +129,13 @@ class AuditLog:
                 done = any(await asyncio.gather(*(self._commit(sink, line) for sink in self._sinks)))
         finally:
             if not done:
-                # It may still arrive in a slow sink, or the caller has gone: it must not look as if the credential had been used without end.
-                self._keep(self._encoder.line("credential.closed", record_id, {**fields, "outcome": "refused", "code": "audit_unavailable"}))
+                # It may still arrive in a slow sink, or the caller has gone: it must not look as if the credential had
+                # been used without end.
+                self._keep(
+                    self._encoder.line(
+                        "credential.closed", record_id, {**fields, "outcome": "refused", "code": "audit_unavailable"}
+                    )
+                )
         self._metrics.audit_lag(self._clock.monotonic_s() - began_s)
         if not done:
             raise AuditUnavailable
@@ -235,7 +250,8 @@ class AuditLog:
             self._flush_sources(everything=False)
             self._retry_pending()
             if self._failed and not self._pending:
-                # Nothing is asked of a process that is not ready, so it must find out for itself that the disk has room again.
+                # Nothing is asked of a process that is not ready, so it must find out for itself that the disk has room
+                # again.
                 for sink in self._sinks:
                     if sink.name in self._failed:
                         await self._commit(sink, self._encoder.line("audit.restored", uuid7(), {}))
@@ -251,7 +267,8 @@ class AuditLog:
     def _retry_pending(self) -> None:
         for _ in range(len(self._pending)):
             line = self._pending.popleft()
-            if not any([sink.append(line) for sink in self._sinks]):
+            taken = [sink.append(line) for sink in self._sinks]
+            if not any(taken):
                 self._pending.appendleft(line)
                 return
             self._metrics.audit_record("credential.closed")

@@ -1,7 +1,7 @@
 """Audit records: their keys, their encoding, and the `OpenRecord` that unseals a secret.
 
-One record is one line of JSON in UTF-8 with the keys of docs/reference/audit.md in that order, absent rather than null. No key can hold a secret value: values are names, numbers and
-what the caller sent as method, host and path.
+One record is one line of JSON in UTF-8 with the keys of docs/reference/audit.md in that order, absent rather than null.
+No key can hold a secret value: values are names, numbers and what the caller sent as method, host and path.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """After a kill: which records of a file were opened and never closed.
 
-The whole file is read once at start, as a stream; memory holds the ids of records that are still open. A torn last line (the kill came inside a write) is cut off: it is no record,
-and what it began to say was not durable, so nothing was sent for it. Its length is logged.
+The whole file is read once at start, as a stream; memory holds the ids of records that are still open. A torn last line
+(the kill came inside a write) is cut off: it is no record, and what it began to say was not durable, so nothing was
+sent for it. Its length is logged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,24 @@ from typing import Any, Final
 
 _log = logging.getLogger("ostiary.audit")
 _CHUNK: Final = 1 << 20
-_KEPT: Final = ("request_id", "trace_id", "workload", "proof", "source", "listener", "route", "rule", "host", "port", "method", "path", "secret", "secret_version", "lease", "cache")
+_KEPT: Final = (
+    "request_id",
+    "trace_id",
+    "workload",
+    "proof",
+    "source",
+    "listener",
+    "route",
+    "rule",
+    "host",
+    "port",
+    "method",
+    "path",
+    "secret",
+    "secret_version",
+    "lease",
+    "cache",
+)
 
 
 def recover(descriptor: int, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -42,7 +60,10 @@ def recover(descriptor: int, path: Path) -> list[tuple[str, dict[str, Any]]]:
     if still_open:
         _log.warning("audit file %s: %d records of an earlier run are closed as interrupted", path, len(still_open))
     return [
-        ("credential.closed", {"id": record_id, **{key: record[key] for key in _KEPT if key in record}, "outcome": "interrupted"})
+        (
+            "credential.closed",
+            {"id": record_id, **{key: record[key] for key in _KEPT if key in record}, "outcome": "interrupted"},
+        )
         for record_id, record in still_open.items()
     ]
 

@@ -1,8 +1,11 @@
-"""Where records go. Two kinds:
+"""Where records go.
 
-- `InlineFile`: a regular file in `written` mode, appended to by the event loop itself. An append to the page cache costs a microsecond; handing it to a thread costs a hundred.
-- `ThreadedSink`: everything that may block or must be synced (pipes, standard output, devices, `fsync`). One writer thread takes all that waits, writes it in one go, syncs
-  once, and wakes the waiters (group commit).
+There are two kinds:
+
+- `InlineFile`: a regular file in `written` mode, appended to by the event loop itself. An append to the page cache
+  costs a microsecond; handing it to a thread costs a hundred.
+- `ThreadedSink`: everything that may block or must be synced (pipes, standard output, devices, `fsync`). One writer
+  thread takes all that waits, writes it in one go, syncs once, and wakes the waiters (group commit).
 
 Both keep lines whole: a failed append is cut back, and where even that fails the next append begins with a line feed.
 """
@@ -103,22 +106,22 @@ class Appender:
         try:
             while done < len(payload):
                 written = os.write(self.descriptor, payload[done:] if done else payload)
-                if not written:
-                    raise OSError(errno.EIO, "nothing was written")
                 done += written
         except OSError:
             if done:
-                self._cut(done)
+                self._torn = not self._cut(done)
             raise
         self._torn = False
 
-    def _cut(self, done: int) -> None:
+    def _cut(self, done: int) -> bool:
+        """Takes back what a failed append left; False where that cannot be done."""
+        if not self._regular:
+            return False
         try:
-            if not self._regular:
-                raise OSError(errno.ESPIPE, "not a regular file")
             os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size - done)
         except OSError:
-            self._torn = True
+            return False
+        return True
 
 
 @dataclass(slots=True)
@@ -227,7 +230,14 @@ class ThreadedSink:
     immediate = False
 
     def __init__(
-        self, name: str, descriptor: int, path: Path | None, *, sync: bool, capacity: int, report: Callable[[Sink, OSError | None], None]
+        self,
+        name: str,
+        descriptor: int,
+        path: Path | None,
+        *,
+        sync: bool,
+        capacity: int,
+        report: Callable[[Sink, OSError | None], None],
     ) -> None:
         self.name = name
         self._report = report

@@ -1,7 +1,9 @@
-"""Caller keys: `ost_…` tokens that a workload presents in `Proxy-Authorization`, of which Ostiary knows only the SHA-256.
+"""Caller keys: `ost_…` tokens that a workload presents in `Proxy-Authorization`, of which Ostiary knows only the
+SHA-256.
 
-A key is 256 random bits, so a plain SHA-256 is enough: there is nothing to guess and nothing to salt. It travels as Bearer (RFC 6750 section 2.1) or as the Basic
-password (RFC 7617); the Basic user name is ignored, and a password may contain colons.
+A key is 256 random bits, so a plain SHA-256 is enough: there is nothing to guess and nothing to salt. It travels as
+Bearer (RFC 6750 section 2.1) or as the Basic password (RFC 7617); the Basic user name is ignored, and a password may
+contain colons.
 """
 
 from __future__ import annotations

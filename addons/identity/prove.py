@@ -1,7 +1,7 @@
 """From proofs to one workload identity.
 
-Any one proof of a workload suffices. A listener that names a workload serves that one alone: what proves another is refused. Proofs that name two workloads
-are refused, whichever of them would have had the grant.
+Any one proof of a workload suffices. A listener that names a workload serves that one alone: what proves another is
+refused. Proofs that name two workloads are refused, whichever of them would have had the grant.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from policies import Policy
 from policies.model import AnyProof
 
 
-def prove(connection: Connection, policy: Policy, head: RequestHead, *, extra_keys: Mapping[str, str]) -> WorkloadIdentity:
+def prove(
+    connection: Connection, policy: Policy, head: RequestHead, *, extra_keys: Mapping[str, str]
+) -> WorkloadIdentity:
     """The workload that this connection and head prove.
 
     Args:
@@ -51,7 +53,9 @@ def prove(connection: Connection, policy: Policy, head: RequestHead, *, extra_ke
 
 
 def _peers(connection: Connection, policy: Policy, named: str | None, proven: Collection[str]) -> tuple[str, ...]:
-    """Workloads that the peer's uid proves. One uid may stand for several; then the listener or a key must say which."""
+    """Workloads that the peer's uid proves. One uid may stand for several; then the listener or a key must say
+    which.
+    """
     if connection.peer_uid is None:
         return ()
     peers = policy.workloads_for_peer(connection.peer_uid)
@@ -60,14 +64,18 @@ def _peers(connection: Connection, policy: Policy, named: str | None, proven: Co
     return peers if len(peers) == 1 else tuple(name for name in peers if name in proven)
 
 
-def still_proven(identity: WorkloadIdentity, connection: Connection, policy: Policy, *, extra_keys: Mapping[str, str]) -> bool:
+def still_proven(
+    identity: WorkloadIdentity, connection: Connection, policy: Policy, *, extra_keys: Mapping[str, str]
+) -> bool:
     """Whether the policy of now still accepts the proof that a tunnel was opened with: asked on every inner request."""
     match identity.proof:
         case "key_hash":
             key = identity.key_sha256 or ""
             return (extra_keys.get(key) or policy.workload_for_key(key)) == identity.workload
         case "peer":
-            return connection.peer_uid is not None and identity.workload in policy.workloads_for_peer(connection.peer_uid)
+            return connection.peer_uid is not None and identity.workload in policy.workloads_for_peer(
+                connection.peer_uid
+            )
         case "any":
             return connection.listener.workload == identity.workload and _any(policy, identity.workload)
 

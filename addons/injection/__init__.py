@@ -1,9 +1,19 @@
-"""Puts a credential into a request head: where credentials stand (`places`), how values become text (`render`), and the one build (`build`).
+"""Puts a credential into a request head: where credentials stand (`places`), how values become text (`render`), and the
+one build (`build`).
 
-Everything here is a function of values. Heads are built aside and handed to the engine in one piece, so a failure half-way leaves nothing behind.
+Everything here is a function of values. Heads are built aside and handed to the engine in one piece, so a failure
+half-way leaves nothing behind.
 """
 
 from addons.injection.build import build_forward, build_with_credential
 from addons.injection.places import Plan, applicable, plan_for, references, reject_caller_credentials
 
-__all__ = ["Plan", "applicable", "build_forward", "build_with_credential", "plan_for", "references", "reject_caller_credentials"]
+__all__ = [
+    "Plan",
+    "applicable",
+    "build_forward",
+    "build_with_credential",
+    "plan_for",
+    "references",
+    "reject_caller_credentials",
+]

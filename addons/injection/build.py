@@ -1,7 +1,7 @@
 """Builds the head that leaves: the caller's fields without what must not travel, then ours.
 
-The caller's fields are stripped first and ours are put last, so nothing the caller sends (a `Connection` list, a doubled field, another spelling) can remove, double or
-shadow an injected credential (G19, G20).
+The caller's fields are stripped first and ours are put last, so nothing the caller sends (a `Connection` list, a
+doubled field, another spelling) can remove, double or shadow an injected credential (G19, G20).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from policies.model import BasicInjector, BearerInjector, HeaderInjector, Inject
 
 def build_forward(plan: Plan, head: RequestHead, authority: Authority) -> HeadersToSend:
     """The head of a granted request that gets no credential of ours."""
-    return HeadersToSend(_stripped_target(head.target, plan.strip_parameters), (_host(head, authority), *_kept(plan, head)))
+    return HeadersToSend(
+        _stripped_target(head.target, plan.strip_parameters), (_host(head, authority), *_kept(plan, head))
+    )
 
 
 def build_with_credential(
@@ -46,7 +48,9 @@ def build_with_credential(
             case BearerInjector(value=value):
                 added[b"Authorization"] = b"Bearer " + header_value(value, credential)
             case BasicInjector(username=username, password=password):
-                added[b"Authorization"] = basic_value(plain_value(username, credential), plain_value(password, credential))
+                added[b"Authorization"] = basic_value(
+                    plain_value(username, credential), plain_value(password, credential)
+                )
             case QueryInjector(name=name, value=value):
                 target = _with_pair(target, query_pair(name, plain_value(value, credential)))
             case SwapInjector():

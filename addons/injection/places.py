@@ -1,7 +1,7 @@
 """Where credentials stand in a request, and what a route does about those the caller sent.
 
-Owns the list of known credential places (docs/reference/policy.md), the fields that never travel upstream, and the plan that a route compiles to: computed once
-a route and policy, looked up by every request.
+Owns the list of known credential places (docs/reference/policy.md), the fields that never travel upstream, and the plan
+that a route compiles to: computed once a route and policy, looked up by every request.
 """
 
 from __future__ import annotations
@@ -17,36 +17,43 @@ from addons.refusal import Code, Refusal
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, Route, SwapInjector
 from policies.template import FieldRef
 
-CREDENTIAL_HEADERS: Final = frozenset({
-    b"authorization",
-    b"x-api-key",
-    b"api-key",
-    b"x-goog-api-key",
-    b"x-auth-token",
-    b"private-token",
-    b"dd-api-key",
-    b"dd-application-key",
-    b"x-amz-security-token",
-})
+CREDENTIAL_HEADERS: Final = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"x-goog-api-key",
+        b"x-auth-token",
+        b"private-token",
+        b"dd-api-key",
+        b"dd-application-key",
+        b"x-amz-security-token",
+    }
+)
 CREDENTIAL_PARAMETERS: Final = frozenset({b"api_key", b"access_token"})
 
 # Some frameworks let these change what the request line says: a grant for GET would pass a DELETE (G52).
-OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url"})
+OVERRIDES: Final = frozenset(
+    {b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url"}
+)
 
-# RFC 9110 section 7.6.1, and what is meant for this proxy alone. Transfer-Encoding stays: the engine frames the body by it.
-HOP_BY_HOP: Final = frozenset({
-    b"connection",
-    b"keep-alive",
-    b"proxy-authorization",
-    b"proxy-authenticate",
-    b"proxy-connection",
-    b"te",
-    b"upgrade",
-    b"http2-settings",
-    b"host",
-    # The engine answers `Expect: 100-continue` itself once the request is granted.
-    b"expect",
-})
+# RFC 9110 section 7.6.1, and what is meant for this proxy alone. Transfer-Encoding stays: the engine frames the body by
+# it.
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"upgrade",
+        b"http2-settings",
+        b"host",
+        # The engine answers `Expect: 100-continue` itself once the request is granted.
+        b"expect",
+    }
+)
 OWN_PREFIX: Final = b"x-ostiary-"
 
 
@@ -81,7 +88,11 @@ def plan_for(route: Route) -> Plan:
         return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), reject=False)
     places = CREDENTIAL_HEADERS | headers
     return Plan(
-        route.inject, places | OVERRIDES, CREDENTIAL_PARAMETERS | parameters, frozenset(places), reject=route.caller_credentials == "reject"
+        route.inject,
+        places | OVERRIDES,
+        CREDENTIAL_PARAMETERS | parameters,
+        frozenset(places),
+        reject=route.caller_credentials == "reject",
     )
 
 
@@ -91,7 +102,8 @@ def parameter_name(pair: bytes) -> bytes:
 
 
 def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
-    """Refuses a caller that sends a credential of its own, where the route says so. A placeholder that will be swapped is none.
+    """Refuses a caller that sends a credential of its own, where the route says so. A placeholder that will be swapped
+    is none.
 
     Raises:
         Refusal: `caller_credentials`, naming the place, never the value.
@@ -101,11 +113,18 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
     swaps = [injector for injector in plan.injectors if isinstance(injector, SwapInjector)]
     for name, value in head.fields:
         key = name.lower()
-        if key in plan.credential_headers and not any(_swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps):
-            raise Refusal(Code.CALLER_CREDENTIALS, f"This route wants no credential from the caller; remove the {name.decode('ascii', 'replace')} field.")
+        if key in plan.credential_headers and not any(
+            _swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps
+        ):
+            raise Refusal(
+                Code.CALLER_CREDENTIALS,
+                f"This route wants no credential from the caller; remove the {name.decode('ascii', 'replace')} field.",
+            )
     for pair in _pairs(head.target):
         if parameter_name(pair) in plan.strip_parameters:
-            raise Refusal(Code.CALLER_CREDENTIALS, "This route wants no credential from the caller; remove it from the query.")
+            raise Refusal(
+                Code.CALLER_CREDENTIALS, "This route wants no credential from the caller; remove it from the query."
+            )
 
 
 def _pairs(target: bytes) -> Sequence[bytes]:
@@ -119,7 +138,11 @@ def _swaps(injector: SwapInjector, key: bytes) -> bool:
 
 def applicable(plan: Plan, head: RequestHead) -> tuple[Injector, ...]:
     """The injectors that have something to do: all but a swap whose placeholder the caller did not send."""
-    return tuple(injector for injector in plan.injectors if not isinstance(injector, SwapInjector) or _found(injector, head.fields))
+    return tuple(
+        injector
+        for injector in plan.injectors
+        if not isinstance(injector, SwapInjector) or _found(injector, head.fields)
+    )
 
 
 def _found(injector: SwapInjector, fields: Fields) -> bool:

@@ -1,6 +1,7 @@
 """How secret values become header and query text, and what is refused instead of sent.
 
-A value with a control character splits headers; an empty one sends a request that looks authenticated and is not. Both are `secret_malformed` (FAULTS V9, G42).
+A value with a control character splits headers; an empty one sends a request that looks authenticated and is not. Both
+are `secret_malformed` (FAULTS V9, G42).
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def _basic_parts(value: bytes) -> tuple[str, str] | None:
 
 
 def holds_placeholder(value: bytes, placeholder: str) -> bool:
-    """Whether the placeholder is the whole value, the whole value after `Bearer `, or the user name or password inside Basic. Never a part of a text."""
+    """Whether the placeholder is the whole value, the whole value after `Bearer `, or the user name or password inside
+    Basic. Never a part of a text.
+    """
     wanted = placeholder.encode()
     if value == wanted:
         return True

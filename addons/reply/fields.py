@@ -1,7 +1,7 @@
 """Strips an upstream's answer of fields that speak for this proxy or that end at it.
 
-`X-Ostiary-*` would let an upstream imitate our refusals; `Proxy-Authenticate` would ask the workload for its proof; `Alt-Svc` would move the client to a protocol
-that passes by this proxy (G44, RFC 7838).
+`X-Ostiary-*` would let an upstream imitate our refusals; `Proxy-Authenticate` would ask the workload for its proof;
+`Alt-Svc` would move the client to a protocol that passes by this proxy (G44, RFC 7838).
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from typing import Final
 
 from addons.head import Fields
 
-_DROPPED: Final = frozenset({b"keep-alive", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-connection", b"alt-svc", b"alt-used"})
+_DROPPED: Final = frozenset(
+    {b"keep-alive", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-connection", b"alt-svc", b"alt-used"}
+)
 
 
 def kept_reply_fields(fields: Fields) -> Fields:
     """The fields that reach the caller, in order; `Connection: close` stays, since the engine reads it."""
-    if not any(name.lower() in _DROPPED or name.lower().startswith(b"x-ostiary-") or name.lower() == b"connection" for name, _ in fields):
+    if not any(
+        name.lower() in _DROPPED or name.lower().startswith(b"x-ostiary-") or name.lower() == b"connection"
+        for name, _ in fields
+    ):
         return fields
     kept: list[tuple[bytes, bytes]] = []
-    nominated = {token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")}
+    nominated = {
+        token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")
+    }
     # Framing and our own reading of close must survive a hostile Connection list.
     nominated -= {b"close", b"content-length", b"transfer-encoding", b"connection"}
     for name, value in fields:

@@ -34,7 +34,10 @@ class BeginStage:
     def _begin(self, flow: http.HTTPFlow, *, connect: bool) -> Exchange:
         request = flow.request
         head = RequestHead(
-            request.data.method.decode("ascii", "backslashreplace"), request.data.path, request.headers.fields, request.data.http_version == b"HTTP/2.0"
+            request.data.method.decode("ascii", "backslashreplace"),
+            request.data.path,
+            request.headers.fields,
+            request.data.http_version == b"HTTP/2.0",
         )
         exchange = Exchange(
             uuid7(),

@@ -1,6 +1,7 @@
 """Reads the secret, opens its audit record, and builds the head that leaves: the last stages before the wire.
 
-The credential lives in local variables of one coroutine and in the `HeadersToSend` that it becomes, which the engine takes off the exchange. The flow never sees it.
+The credential lives in local variables of one coroutine and in the `HeadersToSend` that it becomes, which the engine
+takes off the exchange. The flow never sees it.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ class CredentialStage:
         records: list[OpenRecord] = []
         try:
             for secret in sealed.secrets:
-                records.append(
-                    await self._parts.audit.open({**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache})
+                records.append(  # noqa: PERF401 - what was opened before a failure must be known
+                    await self._parts.audit.open(
+                        {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}
+                    )
                 )
         finally:
             # Also when the second of two records could not be written: the first one is open and must be closed.

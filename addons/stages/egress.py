@@ -23,7 +23,9 @@ class EgressStage:
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
         route = exchange.ask(Grant).route
-        deadline_s = route.timeouts.connect_s if route.timeouts.connect_s is not None else self._parts.deadlines.connect_s
+        deadline_s = (
+            route.timeouts.connect_s if route.timeouts.connect_s is not None else self._parts.deadlines.connect_s
+        )
         exchange.put(
             await destination(
                 exchange.ask(Authority),

@@ -28,7 +28,9 @@ class IdentityStage:
         if tunnel is None:
             raise Refusal(Code.PROOF_REQUIRED, "Say who calls: send Proxy-Authorization with a caller key.")
         if not still_proven(tunnel.identity, exchange.connection, exchange.policy, extra_keys=self._parts.extra_keys):
-            raise Refusal(Code.PROOF_EXPIRED, "The proof this tunnel was opened with is no longer accepted.", close=True)
+            raise Refusal(
+                Code.PROOF_EXPIRED, "The proof this tunnel was opened with is no longer accepted.", close=True
+            )
         exchange.put(tunnel.identity)
 
 

@@ -1,6 +1,8 @@
-"""`/healthz`, `/readyz` and `/metrics`, on the admin listener and on `admin.probes`, where kubelet and Prometheus reach them.
+"""`/healthz`, `/readyz` and `/metrics`, on the admin listener and on `admin.probes`, where kubelet and Prometheus reach
+them.
 
-Ready means: a policy is in force, an audit record could be written, and the secret store can be reached or was reached inside the time for which stale secrets may serve.
+Ready means: a policy is in force, an audit record could be written, and the secret store can be reached or was reached
+inside the time for which stale secrets may serve.
 """
 
 from __future__ import annotations
@@ -92,7 +94,15 @@ class _Readyz(_Probe):
         problems = await self.health.problems()
         self.set_header("Content-Type", "application/json")
         self.set_status(503 if problems else 200)
-        await self.finish(json.dumps({"status": "not ready" if problems else "ready", "problems": problems, "policy": self.health.policy_version()}))
+        await self.finish(
+            json.dumps(
+                {
+                    "status": "not ready" if problems else "ready",
+                    "problems": problems,
+                    "policy": self.health.policy_version(),
+                }
+            )
+        )
 
 
 class _Metrics(_Probe):

@@ -19,7 +19,9 @@ EXIT_SETTINGS = 78
 def parser() -> argparse.ArgumentParser:
     """The whole parser; docs/reference/cli.md is checked against it."""
     top = argparse.ArgumentParser(
-        prog="ostiary", description="A credential-injecting forward proxy: workloads send keyless requests, Ostiary holds the keys.", allow_abbrev=False
+        prog="ostiary",
+        description="A credential-injecting forward proxy: workloads send keyless requests, Ostiary holds the keys.",
+        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"ostiary {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -12,12 +12,24 @@ from ostiary.cli.common import CommandFailed, add_config, config_of
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("ca", help="show or export the CA certificate", description="The CA whose certificates callers see. Its key never leaves its file.")
+    parser = commands.add_parser(
+        "ca",
+        help="show or export the CA certificate",
+        description="The CA whose certificates callers see. Its key never leaves its file.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    show = actions.add_parser("show", help="tell name, dates and fingerprint", description="Tells where the CA lies, its name, dates and SHA-256 fingerprint. Makes it if there is none yet.")
+    show = actions.add_parser(
+        "show",
+        help="tell name, dates and fingerprint",
+        description="Tells where the CA lies, its name, dates and SHA-256 fingerprint. Makes it if there is none yet.",
+    )
     add_config(show)
     show.set_defaults(command=_show)
-    export = actions.add_parser("export", help="print the certificate as PEM", description="Prints the CA certificate as PEM on stdout. Makes the CA if there is none yet.")
+    export = actions.add_parser(
+        "export",
+        help="print the certificate as PEM",
+        description="Prints the CA certificate as PEM on stdout. Makes the CA if there is none yet.",
+    )
     add_config(export)
     export.set_defaults(command=_export)
 

@@ -19,7 +19,11 @@ def add(commands: Any) -> None:
         description="Loads settings and policies as run would and lists every fault as file:line:column. Touches no network unless --live. Exit 0, or 78 with faults.",
     )
     add_config(parser)
-    parser.add_argument("--live", action="store_true", help="also log in to the secret store and look for every secret's fields, never its values")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="also log in to the secret store and look for every secret's fields, never its values",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.set_defaults(command=command)
 
@@ -41,7 +45,12 @@ def command(options: argparse.Namespace) -> int:
             sys.stderr.write(f"{count} fault{'s' if count != 1 else ''}\n")
         return 78
     problems = asyncio.run(_live(settings, policy)) if options.live else []
-    summary = {"routes": len(policy.routes), "workloads": len(policy.workloads), "policy": policy.version, "store": settings.store}
+    summary = {
+        "routes": len(policy.routes),
+        "workloads": len(policy.workloads),
+        "policy": policy.version,
+        "store": settings.store,
+    }
     if options.json:
         print(json.dumps({"ok": not problems, "faults": problems, **summary}))
         return 78 if problems else 0
@@ -50,7 +59,9 @@ def command(options: argparse.Namespace) -> int:
     if problems:
         return 78
     live = ", and every secret has its fields" if options.live else ""
-    print(f"{path}: {len(policy.routes)} routes for {len(policy.workloads)} workloads, secrets from {settings.store}{live}")
+    print(
+        f"{path}: {len(policy.routes)} routes for {len(policy.workloads)} workloads, secrets from {settings.store}{live}"
+    )
     return 0
 
 
@@ -78,7 +89,9 @@ async def _live(settings: Any, policy: Any) -> list[str]:
                 problems.append(f"{place}: route {route}: {error}")
                 continue
             if secret.field is not None and secret.field not in fields:
-                problems.append(f"{place}: route {route}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})")
+                problems.append(
+                    f"{place}: route {route}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})"
+                )
     except StoreError as error:
         problems.append(error.reason)
     finally:

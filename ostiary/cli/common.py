@@ -17,7 +17,9 @@ class CommandFailed(Exception):
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """`--config FILE`, else OSTIARY_CONFIG, else ./ostiary.yaml."""
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings file (default: $OSTIARY_CONFIG, else ./ostiary.yaml)")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="settings file (default: $OSTIARY_CONFIG, else ./ostiary.yaml)"
+    )
 
 
 def config_of(options: argparse.Namespace) -> Path:

@@ -61,7 +61,9 @@ def for_client(settings: Any, policy: Any, address: str, key: str | None, inheri
     except OSError as error:
         raise CommandFailed(f"the CA bundle cannot be written: {error.strerror}") from None
     hosts = dict.fromkeys(host.text for route in policy.routes.values() for host in route.hosts)
-    return client_environment(proxy_url(address, key), (settings.ca_dir / CERT_FILE).resolve(), bundle.resolve(), inherited, hosts)
+    return client_environment(
+        proxy_url(address, key), (settings.ca_dir / CERT_FILE).resolve(), bundle.resolve(), inherited, hosts
+    )
 
 
 def render(variables: Mapping[str, str], shell: str) -> str:
@@ -70,7 +72,10 @@ def render(variables: Mapping[str, str], shell: str) -> str:
         case "sh":
             return "".join(f"export {name}={_quoted(value)}\n" for name, value in variables.items())
         case "fish":
-            return "".join("set -gx {} '{}'\n".format(name, value.replace("\\", "\\\\").replace("'", "\\'")) for name, value in variables.items())
+            return "".join(
+                "set -gx {} '{}'\n".format(name, value.replace("\\", "\\\\").replace("'", "\\'"))
+                for name, value in variables.items()
+            )
         case "powershell":
             # PowerShell's variables know no case: one spelling of each.
             seen = {name.upper(): value for name, value in variables.items()}

@@ -1,7 +1,7 @@
 """`ostiary exec`: runs a program behind a proxy, by default a private one that only this program can use.
 
-The private proxy listens on loopback, where any local user could reach it, so it demands a random caller key that only the program's environment holds. It serves one workload, reads the
-user's policies unchanged, and ends with the program.
+The private proxy listens on loopback, where any local user could reach it, so it demands a random caller key that only
+the program's environment holds. It serves one workload, reads the user's policies unchanged, and ends with the program.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from ostiary.cli.common import CommandFailed, add_config, config_of
 from ostiary.cli.env import for_client
 from ostiary.cli.key import key_hash, new_key
 
-_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+_FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+)
 EXIT_NOT_FOUND: Final = 127
 EXIT_NOT_EXECUTABLE: Final = 126
 
@@ -34,8 +42,14 @@ def add(commands: Any) -> None:
         description="Runs CMD with the proxy and CA environment set. Without --proxy a private proxy is started for one workload and ends with CMD. CMD's exit status and signals pass through.",
     )
     add_config(parser)
-    parser.add_argument("--proxy", metavar="URL", help="use this proxy instead of a private one ($OSTIARY_KEY is the caller key, if it needs one)")
-    parser.add_argument("--workload", metavar="W", help="the workload CMD is (may be left out where the policy has but one)")
+    parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help="use this proxy instead of a private one ($OSTIARY_KEY is the caller key, if it needs one)",
+    )
+    parser.add_argument(
+        "--workload", metavar="W", help="the workload CMD is (may be left out where the policy has but one)"
+    )
     parser.add_argument("arguments", metavar="-- CMD …", nargs=argparse.REMAINDER, help="the program and its arguments")
     parser.set_defaults(command=command)
 
@@ -59,7 +73,9 @@ def command(options: argparse.Namespace) -> int:
 def _workload(given: str | None, policy: Any) -> str:
     if given is None:
         if len(policy.workloads) != 1:
-            raise CommandFailed(f"the policy has several workloads; say which with --workload: {', '.join(policy.workloads)}", 64)
+            raise CommandFailed(
+                f"the policy has several workloads; say which with --workload: {', '.join(policy.workloads)}", 64
+            )
         return str(next(iter(policy.workloads)))
     if given not in policy.workloads:
         raise CommandFailed(f"no policy defines workload {given!r}; there are {', '.join(policy.workloads)}", 64)

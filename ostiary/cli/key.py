@@ -13,7 +13,9 @@ KEY_BYTES = 32
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("key", help="make caller keys", description="Makes keys by which workloads prove themselves.")
+    parser = commands.add_parser(
+        "key", help="make caller keys", description="Makes keys by which workloads prove themselves."
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     mint = actions.add_parser(
         "mint",

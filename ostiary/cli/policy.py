@@ -12,12 +12,24 @@ from ostiary.cli.common import add_config, config_of
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("policy", help="test policies, print their schema", description="Tests policies and prints the schema for editors.")
+    parser = commands.add_parser(
+        "policy",
+        help="test policies, print their schema",
+        description="Tests policies and prints the schema for editors.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    test = actions.add_parser("test", help="run the examples that policies carry", description="Runs the tests: of every policy and tells which routes and denies none of them reached. Exit 0, 1 when one fails, 78 with faults.")
+    test = actions.add_parser(
+        "test",
+        help="run the examples that policies carry",
+        description="Runs the tests: of every policy and tells which routes and denies none of them reached. Exit 0, 1 when one fails, 78 with faults.",
+    )
     add_config(test)
     test.set_defaults(command=_test)
-    schema = actions.add_parser("schema", help="print the JSON Schema of a policy file", description="Prints the JSON Schema of a policy file, for editors.")
+    schema = actions.add_parser(
+        "schema",
+        help="print the JSON Schema of a policy file",
+        description="Prints the JSON Schema of a policy file, for editors.",
+    )
     schema.set_defaults(command=_schema)
 
 

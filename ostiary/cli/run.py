@@ -11,7 +11,11 @@ from ostiary.cli.common import CommandFailed, add_config, config_of
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("run", help="run the proxy in the foreground", description="Runs the proxy. Prints one JSON line on stdout when every listener accepts; logs are JSON lines on stderr.")
+    parser = commands.add_parser(
+        "run",
+        help="run the proxy in the foreground",
+        description="Runs the proxy. Prints one JSON line on stdout when every listener accepts; logs are JSON lines on stderr.",
+    )
     add_config(parser)
     # How `exec` starts its private proxy: a descriptor with the workload and the hash of the one key that is accepted.
     parser.add_argument("--private-fd", type=int, help=argparse.SUPPRESS)

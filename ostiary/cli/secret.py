@@ -12,31 +12,55 @@ from ostiary.cli.common import CommandFailed, add_config, config_of
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("secret", help="keep secrets in the embedded store", description="Keeps secrets in the embedded store: one sealed file, versions as in a key-value store.")
+    parser = commands.add_parser(
+        "secret",
+        help="keep secrets in the embedded store",
+        description="Keeps secrets in the embedded store: one sealed file, versions as in a key-value store.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    init = actions.add_parser("init", help="make the key and an empty secrets file", description="Makes the key file and an empty secrets file, both readable by you alone. Overwrites nothing.")
+    init = actions.add_parser(
+        "init",
+        help="make the key and an empty secrets file",
+        description="Makes the key file and an empty secrets file, both readable by you alone. Overwrites nothing.",
+    )
     add_config(init)
     init.set_defaults(command=_init)
 
-    put = actions.add_parser("set", help="store a field; the value is read from stdin", description="Stores one field as a new version of PATH; the other fields stay. The value is read from stdin; one trailing newline is dropped.")
+    put = actions.add_parser(
+        "set",
+        help="store a field; the value is read from stdin",
+        description="Stores one field as a new version of PATH; the other fields stay. The value is read from stdin; one trailing newline is dropped.",
+    )
     add_config(put)
     put.add_argument("path", metavar="PATH", help="mount/path, such as secret/egress/stripe")
     put.add_argument("field", metavar="FIELD", help="name of the field, such as api_key")
     put.add_argument("--raw", action="store_true", help="store every byte of stdin, a trailing newline too")
     put.set_defaults(command=_set)
 
-    listing = actions.add_parser("list", help="list paths, versions and field names", description="Lists paths with their newest version and field names; never values.")
+    listing = actions.add_parser(
+        "list",
+        help="list paths, versions and field names",
+        description="Lists paths with their newest version and field names; never values.",
+    )
     add_config(listing)
     listing.set_defaults(command=_list)
 
-    remove = actions.add_parser("rm", help="remove a path, or one field of it", description="Removes PATH with all its versions, or one FIELD by a new version without it.")
+    remove = actions.add_parser(
+        "rm",
+        help="remove a path, or one field of it",
+        description="Removes PATH with all its versions, or one FIELD by a new version without it.",
+    )
     add_config(remove)
     remove.add_argument("path", metavar="PATH")
     remove.add_argument("field", metavar="FIELD", nargs="?")
     remove.set_defaults(command=_remove)
 
-    history = actions.add_parser("history", help="list the versions of a path", description="Lists the kept versions of PATH with their times and field names; never values.")
+    history = actions.add_parser(
+        "history",
+        help="list the versions of a path",
+        description="Lists the kept versions of PATH with their times and field names; never values.",
+    )
     add_config(history)
     history.add_argument("path", metavar="PATH")
     history.set_defaults(command=_history)
@@ -72,7 +96,9 @@ def _init(options: argparse.Namespace) -> int:
         SealedFile.create(settings.secrets_file, settings.secrets_key.path)
     except SealedFileError as error:
         raise CommandFailed(str(error)) from None
-    print(f"made {settings.secrets_key.path} and {settings.secrets_file}; back up the key: without it the secrets are lost")
+    print(
+        f"made {settings.secrets_key.path} and {settings.secrets_file}; back up the key: without it the secrets are lost"
+    )
     return 0
 
 
@@ -137,4 +163,3 @@ def _remove(options: argparse.Namespace) -> int:
         raise CommandFailed(f"there is no {what}")
     print(f"removed {what}")
     return 0
-

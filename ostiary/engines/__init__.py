@@ -1,1 +1,3 @@
-"""What moves bytes. An engine accepts connections, drives the stages' hooks and sends what they built; it decides nothing."""
+"""What moves bytes. An engine accepts connections, drives the stages' hooks and sends what they built; it decides
+nothing.
+"""

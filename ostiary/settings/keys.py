@@ -1,4 +1,6 @@
-"""Keys of ostiary.yaml: what is known and what is of the contract but not built yet. docs/reference/settings.md is checked against this table."""
+"""Keys of ostiary.yaml: what is known and what is of the contract but not built yet. docs/reference/settings.md is
+checked against this table.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,23 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
-    "auth": {"wrapped_file": "wrapped secret ids come later", "role": "this auth method comes later", "jwt_file": "this auth method comes later", "region": "this auth method comes later", "header_value": "this auth method comes later"},
-    "sink": {"syslog": "syslog comes later", "otlp": "OTLP comes later", "kafka": "Kafka comes later", "s3": "S3 comes later"},
+    "auth": {
+        "wrapped_file": "wrapped secret ids come later",
+        "role": "this auth method comes later",
+        "jwt_file": "this auth method comes later",
+        "region": "this auth method comes later",
+        "header_value": "this auth method comes later",
+    },
+    "sink": {
+        "syslog": "syslog comes later",
+        "otlp": "OTLP comes later",
+        "kafka": "Kafka comes later",
+        "s3": "S3 comes later",
+    },
     "admin": {"tokens": "the admin API comes later; the probes need no token"},
-    "limits": {"buffered_body": "no body is buffered yet", "connections_per_workload": "comes with limits", "buffers": "comes with the fast engine"},
+    "limits": {
+        "buffered_body": "no body is buffered yet",
+        "connections_per_workload": "comes with limits",
+        "buffers": "comes with the fast engine",
+    },
 }

@@ -1,6 +1,7 @@
 """Loads ostiary.yaml: every fault of settings and policies together, each with file, line and column.
 
-The environment overrides scalars: `OSTIARY_<SECTION>__<KEY>=value` stands for `section: {key: value}` (`OSTIARY_LIMITS__DRAIN_TIMEOUT=30s`). Relative paths are relative to the settings file.
+The environment overrides scalars: `OSTIARY_<SECTION>__<KEY>=value` stands for `section: {key: value}`
+(`OSTIARY_LIMITS__DRAIN_TIMEOUT=30s`). Relative paths are relative to the settings file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ostiary.settings.keys import KNOWN, LATER
 from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
 from ostiary.settings.vault import read_vault
 from policies import Policy, load_policy
-from policies.document import Entry, Mapping as MappingNode, Node, Scalar, kind_of, read_file
+from policies.document import Entry, Node, Scalar, kind_of, read_file
+from policies.document import Mapping as MappingNode
 from policies.faults import Fault, FaultError, Faults, Place, nearest
 from policies.fields import Fields
 from policies.load_parts import NAME, Context, read_network, read_resolve
@@ -73,10 +75,18 @@ def _together(settings: Settings, policy: Policy, faults: Faults) -> None:
     for listener in settings.listen:
         if listener.workload is not None and listener.workload not in policy.workloads:
             near = nearest(listener.workload, policy.workloads)
-            faults.add(listener.place, f"listener {listener.name!r} names workload {listener.workload!r}, which no policy defines", f"did you mean {near!r}?" if near else "define it under workloads:")
+            faults.add(
+                listener.place,
+                f"listener {listener.name!r} names workload {listener.workload!r}, which no policy defines",
+                f"did you mean {near!r}?" if near else "define it under workloads:",
+            )
     for workload in policy.workloads_with_any:
         if workload not in named:
-            faults.add(Place(str(settings.file)), f"workload {workload!r} has the proof any: true, and no listener names it", f"add workload: {workload} to a listener, or give it a key_hash")
+            faults.add(
+                Place(str(settings.file)),
+                f"workload {workload!r} has the proof any: true, and no listener names it",
+                f"add workload: {workload} to a listener, or give it a key_hash",
+            )
 
 
 def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | None:
@@ -129,7 +139,11 @@ def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
         section, key = (found[1].lower(), found[2].lower()) if found else ("", "")
         place = Place(f"${variable}")
         if section not in KNOWN or key not in KNOWN[section] or section in {"settings", "listen", "sink", "auth"}:
-            faults.add(place, "names no setting that can be overridden", "OSTIARY_<SECTION>__<KEY>, such as OSTIARY_LIMITS__DRAIN_TIMEOUT=30s")
+            faults.add(
+                place,
+                "names no setting that can be overridden",
+                "OSTIARY_<SECTION>__<KEY>, such as OSTIARY_LIMITS__DRAIN_TIMEOUT=30s",
+            )
             continue
         root = _put(root, section, key, Scalar(environ[variable], place, quoted=True), faults)
     return root
@@ -141,8 +155,12 @@ def _put(root: MappingNode, section: str, key: str, value: Scalar, faults: Fault
     if not isinstance(inner, MappingNode):
         faults.add(value.place, f"{section} is no mapping in the settings file")
         return root
-    replaced = MappingNode((*(entry for entry in inner if entry.key != key), Entry(key, value.place, value)), inner.place)
-    return MappingNode((*(entry for entry in root if entry.key != section), Entry(section, inner.place, replaced)), root.place)
+    replaced = MappingNode(
+        (*(entry for entry in inner if entry.key != key), Entry(key, value.place, value)), inner.place
+    )
+    return MappingNode(
+        (*(entry for entry in root if entry.key != section), Entry(section, inner.place, replaced)), root.place
+    )
 
 
 # --- parts ---
@@ -184,7 +202,11 @@ def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
             continue
         mode = inner.scalar("mode")
         if mode is not None and mode.text == "reverse":
-            context.faults.add(mode.place, "mode: reverse is not built yet: reverse listeners come later", "use a forward listener and HTTPS_PROXY")
+            context.faults.add(
+                mode.place,
+                "mode: reverse is not built yet: reverse listeners come later",
+                "use a forward listener and HTTPS_PROXY",
+            )
         else:
             inner.choice("mode", {"forward"})
         if not inner.require("name", "bind"):
@@ -194,12 +216,20 @@ def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
         if name is None or bound is None or bind is None:
             continue
         if not NAME.fullmatch(name):
-            context.faults.add(inner.place_of("name"), f"{name!r} is no name for a listener", "use letters, digits, dots, dashes and underscores")
+            context.faults.add(
+                inner.place_of("name"),
+                f"{name!r} is no name for a listener",
+                "use letters, digits, dots, dashes and underscores",
+            )
         if name in names:
-            context.faults.add(inner.place_of("name"), f"listener {name!r} is already defined at {names[name]}", "rename one of them")
+            context.faults.add(
+                inner.place_of("name"), f"listener {name!r} is already defined at {names[name]}", "rename one of them"
+            )
         if bound.port != 0 or bound.path is not None:
             if str(bound) in binds:
-                context.faults.add(bind.place, f"{bound} is already listened on at {binds[str(bound)]}", "choose another address")
+                context.faults.add(
+                    bind.place, f"{bound} is already listened on at {binds[str(bound)]}", "choose another address"
+                )
             binds[str(bound)] = bind.place
         names[name] = inner.place_of("name")
         found.append(ListenSetting(name, bound, inner.text("workload"), node.place, _socket_mode(inner)))
@@ -245,13 +275,18 @@ def _audit(keys: Fields, context: Context) -> AuditConfig:
                 if sink.boolean("stdout"):
                     sinks.append(StdoutSink())
                 else:
-                    context.faults.add(sink.place_of("stdout"), "stdout must be true", "remove the sink if it should not be used")
+                    context.faults.add(
+                        sink.place_of("stdout"), "stdout must be true", "remove the sink if it should not be used"
+                    )
             elif item.entries and not any(entry.key in LATER["sink"] for entry in item):
                 sink.require("file")
     durability = inner.choice("durability", {"written", "fsync"}, "written") or "written"
     wait_s, reserve = inner.duration("wait", 2.0), inner.size("reserve", 64 * 1024 * 1024)
     return AuditConfig(
-        tuple(dict.fromkeys(sinks)), cast("Literal['written', 'fsync']", durability), wait_s if wait_s else 2.0, reserve if reserve is not None else 0
+        tuple(dict.fromkeys(sinks)),
+        cast("Literal['written', 'fsync']", durability),
+        wait_s or 2.0,
+        reserve if reserve is not None else 0,
     )
 
 
@@ -259,14 +294,20 @@ def _policies(keys: Fields, context: Context) -> tuple[Path, ...]:
     found: list[Path] = []
     for node in keys.nodes("policies"):
         if isinstance(node, MappingNode):
-            context.faults.add(node.place, "policies with rights of their own (files, may) are not built yet", "write the file names alone")
+            context.faults.add(
+                node.place,
+                "policies with rights of their own (files, may) are not built yet",
+                "write the file names alone",
+            )
             continue
         if not isinstance(node, Scalar):
             context.faults.add(node.place, f"policies holds file names, not {kind_of(node)}")
             continue
-        matches = sorted(glob.glob(str(context.folder / node.text), recursive=True))
+        matches = sorted(glob.glob(str(context.folder / node.text), recursive=True))  # noqa: PTH207 - absolute patterns are legal too
         if not matches:
-            context.faults.add(node.place, f"no file matches {node.text!r}", "file names are relative to the settings file")
+            context.faults.add(
+                node.place, f"no file matches {node.text!r}", "file names are relative to the settings file"
+            )
         found.extend(Path(match) for match in matches)
     return tuple(dict.fromkeys(found))
 
@@ -309,12 +350,22 @@ def _store(keys: Fields, secrets_file: Path | None, secrets_key: KeySource | Non
     default = "vault" if "vault" in keys else "sealed"
     chosen = keys.choice("store", {"vault", "sealed"}, default) or default
     if chosen == "vault" and "vault" not in keys:
-        keys.faults.add(keys.place_of("store"), "store: vault needs a vault block", "add vault: {addresses: […], auth: {…}}")
+        keys.faults.add(
+            keys.place_of("store"), "store: vault needs a vault block", "add vault: {addresses: […], auth: {…}}"
+        )
     if chosen == "sealed":
         if secrets_file is None:
-            keys.faults.add(keys.place, "the settings name no place where secrets live", "add vault: {…}, or secrets_file: and secrets_key: for the embedded store")
+            keys.faults.add(
+                keys.place,
+                "the settings name no place where secrets live",
+                "add vault: {…}, or secrets_file: and secrets_key: for the embedded store",
+            )
         elif secrets_key is None and "secrets_key" not in keys:
-            keys.faults.add(keys.place_of("secrets_file"), "secrets_file needs a secrets_key", "add secrets_key: {file: …}; ostiary secret init makes both")
+            keys.faults.add(
+                keys.place_of("secrets_file"),
+                "secrets_file needs a secrets_key",
+                "add secrets_key: {file: …}; ostiary secret init makes both",
+            )
     return cast("Literal['vault', 'sealed']", chosen)
 
 
@@ -323,10 +374,16 @@ def _egress(keys: Fields, context: Context) -> EgressSetting:
     if node is None:
         return EgressSetting()
     inner = Fields(node, context.faults, "egress", known=KNOWN["egress"])
-    allow = tuple(block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None)
+    allow = tuple(
+        block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None
+    )
     ca_file = _path(inner, "ca_file", context)
     if ca_file is not None and not ca_file.is_file():
-        context.faults.add(inner.place_of("ca_file"), f"{ca_file} is no file that can be read", "paths are relative to the settings file")
+        context.faults.add(
+            inner.place_of("ca_file"),
+            f"{ca_file} is no file that can be read",
+            "paths are relative to the settings file",
+        )
     return EgressSetting(allow, read_resolve(inner.node("resolve"), context.faults), ca_file)
 
 

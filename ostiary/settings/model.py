@@ -1,4 +1,6 @@
-"""What a process is told about itself: listeners, stores, audit, limits. Frozen; no value here is a secret but `VaultConfig`'s, which hides its own."""
+"""What a process is told about itself: listeners, stores, audit, limits. Frozen; no value here is a secret but
+`VaultConfig`'s, which hides its own.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class EgressSetting:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps and deadlines; docs/reference/limits.md tells the reason of each. Seconds and bytes; 0 seconds means none."""
+    """Caps and deadlines; docs/reference/limits.md tells the reason of each. Seconds and bytes; 0 seconds means
+    none.
+    """
 
     request_line: int = 16 * 1024
     header_bytes: int = 64 * 1024

@@ -9,7 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ostiary.settings.keys import KNOWN, LATER
-from policies.document import Mapping as MappingNode, Node
+from policies.document import Mapping as MappingNode
+from policies.document import Node
 from policies.fields import Fields
 from policies.load_parts import Context
 from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth, VaultAuth, VaultConfig
@@ -31,10 +32,20 @@ def read_vault(node: Node | None, context: Context, environ: Mapping[str, str]) 
     addresses: list[str] = []
     for scalar in keys.texts("addresses"):
         split = urlsplit(scalar.text)
-        if split.scheme not in {"http", "https"} or not split.hostname or split.username or split.query or split.fragment:
+        if (
+            split.scheme not in {"http", "https"}
+            or not split.hostname
+            or split.username
+            or split.query
+            or split.fragment
+        ):
             faults.add(scalar.place, f"{scalar.text!r} is no Vault address", "write https://vault.example.com:8200")
         elif split.scheme == "http" and split.hostname not in {"127.0.0.1", "::1", "localhost"}:
-            faults.add(scalar.place, "secrets would cross the network in clear text", "write https://, or use a loopback address")
+            faults.add(
+                scalar.place,
+                "secrets would cross the network in clear text",
+                "write https://, or use a loopback address",
+            )
         else:
             addresses.append(scalar.text.rstrip("/"))
     auth = _auth(keys.node("auth"), context, environ)
@@ -43,7 +54,9 @@ def read_vault(node: Node | None, context: Context, environ: Mapping[str, str]) 
         faults.add(keys.place_of("client_key"), "client_key needs a client_cert")
     if auth is None or len(faults.found) > before:
         return None
-    return VaultConfig(tuple(addresses), auth, keys.text("namespace"), files["ca_file"], files["client_cert"], files["client_key"])
+    return VaultConfig(
+        tuple(addresses), auth, keys.text("namespace"), files["ca_file"], files["client_cert"], files["client_key"]
+    )
 
 
 def _file(keys: Fields, key: str, context: Context) -> Path | None:
@@ -52,7 +65,9 @@ def _file(keys: Fields, key: str, context: Context) -> Path | None:
         return None
     path = context.folder / scalar.text
     if not path.is_file():
-        context.faults.add(scalar.place, f"{path} is no file that can be read", "paths are relative to the settings file")
+        context.faults.add(
+            scalar.place, f"{path} is no file that can be read", "paths are relative to the settings file"
+        )
     return path
 
 
@@ -65,7 +80,9 @@ def _auth(node: Node | None, context: Context, environ: Mapping[str, str]) -> Va
         return None
     scalar = keys.scalar("method")
     if scalar is not None and scalar.text in _METHODS_LATER:
-        faults.add(scalar.place, f"auth method {scalar.text} is not built yet", "use token_file (with an Agent) or approle")
+        faults.add(
+            scalar.place, f"auth method {scalar.text} is not built yet", "use token_file (with an Agent) or approle"
+        )
         return None
     match keys.choice("method", {"token_file", "token", "approle"}):
         case "token_file":
@@ -80,7 +97,9 @@ def _auth(node: Node | None, context: Context, environ: Mapping[str, str]) -> Va
             if name is None:
                 return None
             if not environ.get(name):
-                faults.add(keys.place_of("env"), f"the variable {name} is not set", "export it, or use token_file or approle")
+                faults.add(
+                    keys.place_of("env"), f"the variable {name} is not set", "export it, or use token_file or approle"
+                )
                 return None
             return TokenAuth(Secret(environ[name]))
         case "approle":

@@ -36,7 +36,25 @@ def test_one_host_has_one_spelling(text: str, host: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "a\x00b", "a%41", "a/b", "-a.test", "a..b", "127.1", "2130706433", "0x7f.1", "0x7f000001", "0177.0.0.1", "1.2.3.4.5", "a" * 64, "::1%eth0", "1::2::3"],
+    [
+        "",
+        " ",
+        "a b",
+        "a\x00b",
+        "a%41",
+        "a/b",
+        "-a.test",
+        "a..b",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "0x7f000001",
+        "0177.0.0.1",
+        "1.2.3.4.5",
+        "a" * 64,
+        "::1%eth0",
+        "1::2::3",
+    ],
 )
 def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(Refusal) as refused:
@@ -47,7 +65,15 @@ def test_what_is_no_host_is_refused(text: str) -> None:
 def test_connect_must_name_a_port() -> None:
     assert read_authority("api.test:8443", default_port=None) == Authority("api.test", 8443)
     assert read_authority("[::1]:443", default_port=None) == Authority("::1", 443)
-    for text in ("api.test", "api.test:", "api.test:0", "api.test:65536", "user@api.test:443", "api.test:443/x", "::1:443"):
+    for text in (
+        "api.test",
+        "api.test:",
+        "api.test:0",
+        "api.test:65536",
+        "user@api.test:443",
+        "api.test:443/x",
+        "::1:443",
+    ):
         with pytest.raises(Refusal):
             read_authority(text, default_port=None)
 

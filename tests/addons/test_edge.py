@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from addons.edge import HeadLimits, judge_head, judge_http2, judge_partial
 from addons.refusal import Code, Refusal
@@ -91,7 +92,9 @@ def test_what_is_no_proxy_request_is_refused_outside(raw: bytes) -> None:
 
 
 def test_caps() -> None:
-    assert refused(b"GET /" + b"a" * LIMITS.request_line_bytes + b" HTTP/1.1\r\nHost: a\r\n\r\n") is Code.HEADERS_TOO_LARGE
+    assert (
+        refused(b"GET /" + b"a" * LIMITS.request_line_bytes + b" HTTP/1.1\r\nHost: a\r\n\r\n") is Code.HEADERS_TOO_LARGE
+    )
     assert refused(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (LIMITS.header_count + 1) + b"\r\n") is Code.HEADERS_TOO_LARGE
     assert refused(b"GET / HTTP/1.1\r\nX: " + b"y" * LIMITS.header_bytes + b"\r\n\r\n") is Code.HEADERS_TOO_LARGE
     with pytest.raises(Refusal):

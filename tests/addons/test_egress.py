@@ -93,7 +93,14 @@ def test_a_mixed_answer_is_refused_whole() -> None:
 def test_own_sockets_are_never_dialled() -> None:
     allow = networks(["0.0.0.0/0", "::/0"])
     forbidden = Forbidden(sockets=frozenset({("127.0.0.1", 8080), (None, 9901)}), local=frozenset({"10.0.0.5"}))
-    for address, port in (("127.0.0.1", 8080), ("::ffff:127.0.0.1", 8080), ("127.9.9.9", 9901), ("10.0.0.5", 9901), ("::1", 9901), ("0.0.0.0", 9901)):
+    for address, port in (
+        ("127.0.0.1", 8080),
+        ("::ffff:127.0.0.1", 8080),
+        ("127.9.9.9", 9901),
+        ("10.0.0.5", 9901),
+        ("::1", 9901),
+        ("0.0.0.0", 9901),
+    ):
         with pytest.raises(Refusal) as refused:
             vet([address], port, allow=allow, forbidden=forbidden)
         assert refused.value.code is Code.EGRESS_DENIED
@@ -101,7 +108,9 @@ def test_own_sockets_are_never_dialled() -> None:
     assert vet(["10.0.0.6"], 9901, allow=allow, forbidden=forbidden)
 
 
-async def resolved(resolver: Scripted, rules: EgressRules | None = None, route: EgressSpec | None = None, host: str = "api.test") -> Destination:
+async def resolved(
+    resolver: Scripted, rules: EgressRules | None = None, route: EgressSpec | None = None, host: str = "api.test"
+) -> Destination:
     rules = rules or EgressRules()
     return await destination(Authority(host, 443), rules, route, rules.allow, resolver, deadline_s=0.2)
 
@@ -128,7 +137,9 @@ async def test_literals_are_vetted_without_a_resolver() -> None:
     assert (await resolved(Scripted(), host=PUBLIC)).addresses == ((PUBLIC, 443),)
 
 
-@pytest.mark.parametrize(("answer", "code"), [(OSError("nxdomain"), Code.UPSTREAM_UNREACHABLE), ([], Code.UPSTREAM_UNREACHABLE)])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(OSError("nxdomain"), Code.UPSTREAM_UNREACHABLE), ([], Code.UPSTREAM_UNREACHABLE)]
+)
 async def test_a_name_without_address_is_unreachable(answer: Sequence[str] | Exception, code: Code) -> None:
     with pytest.raises(Refusal) as refused:
         await resolved(Scripted(answer))

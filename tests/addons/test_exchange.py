@@ -41,7 +41,13 @@ def test_paths_go_without_their_query() -> None:
 
 
 @pytest.mark.parametrize(
-    ("authority", "field"), [(Authority("a.test", 443), b"a.test"), (Authority("a.test", 8443), b"a.test:8443"), (Authority("::1", 443), b"[::1]"), (Authority("::1", 1), b"[::1]:1")]
+    ("authority", "field"),
+    [
+        (Authority("a.test", 443), b"a.test"),
+        (Authority("a.test", 8443), b"a.test:8443"),
+        (Authority("::1", 443), b"[::1]"),
+        (Authority("::1", 1), b"[::1]:1"),
+    ],
 )
 def test_host_header(authority: Authority, field: bytes) -> None:
     assert authority.host_header == field

@@ -27,10 +27,17 @@ def test_an_answer_says_its_code_everywhere(code: Code) -> None:
 
 
 def test_proof_refusals_challenge_with_both_schemes() -> None:
-    challenges = [value for name, value in answer(Refusal(Code.PROOF_REQUIRED, "Who?"), "id").headers if name == "Proxy-Authenticate"]
+    challenges = [
+        value
+        for name, value in answer(Refusal(Code.PROOF_REQUIRED, "Who?"), "id").headers
+        if name == "Proxy-Authenticate"
+    ]
     assert [challenge.split()[0] for challenge in challenges] == ["Basic", "Bearer"]
 
 
 def test_retry_after_is_rounded_up_and_never_zero() -> None:
     for seconds, shown in ((0.1, "1"), (1.2, "2"), (30, "30")):
-        assert dict(answer(Refusal(Code.SECRET_UNAVAILABLE, "Later.", retry_after_s=seconds), "id").headers)["Retry-After"] == shown
+        assert (
+            dict(answer(Refusal(Code.SECRET_UNAVAILABLE, "Later.", retry_after_s=seconds), "id").headers)["Retry-After"]
+            == shown
+        )

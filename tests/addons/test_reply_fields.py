@@ -11,7 +11,13 @@ def test_an_ordinary_answer_is_left_alone() -> None:
 
 
 def test_what_imitates_the_proxy_is_dropped() -> None:
-    fields = ((b"X-Ostiary-Error", b"killed"), (b"x-ostiary-anything", b"1"), (b"Proxy-Authenticate", b"Basic"), (b"Alt-Svc", b'h3=":443"'), (b"X", b"y"))
+    fields = (
+        (b"X-Ostiary-Error", b"killed"),
+        (b"x-ostiary-anything", b"1"),
+        (b"Proxy-Authenticate", b"Basic"),
+        (b"Alt-Svc", b'h3=":443"'),
+        (b"X", b"y"),
+    )
     assert kept_reply_fields(fields) == ((b"X", b"y"),)
 
 

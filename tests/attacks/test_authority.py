@@ -74,7 +74,9 @@ def test_g03_another_pseudo_authority_in_http2(pair: Pair) -> None:
     with tunnel(pair.address, pair.proxy.ca, alpn=("h2",)) as raw:
         client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         client.initiate_connection()
-        client.send_headers(1, [(":method", "GET"), (":scheme", "https"), (":authority", "other.test"), (":path", "/")], end_stream=True)
+        client.send_headers(
+            1, [(":method", "GET"), (":scheme", "https"), (":authority", "other.test"), (":path", "/")], end_stream=True
+        )
         raw.send(client.data_to_send())
         headers: dict[str, str] = {}
         while not headers:
@@ -123,7 +125,20 @@ def test_g07_spellings_reach_the_same_route(pair: Pair, authority: str) -> None:
     assert pair.a.requests[0].get("Host") == "api.test"
 
 
-@pytest.mark.parametrize("host", ["api.test\x00.evil", "api%2etest", "api .test", "api.test\\", "api.test/", "a@api.test", "0x7f.1", "2130706433", "127.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "api.test\x00.evil",
+        "api%2etest",
+        "api .test",
+        "api.test\\",
+        "api.test/",
+        "a@api.test",
+        "0x7f.1",
+        "2130706433",
+        "127.1",
+    ],
+)
 def test_g08_what_is_no_host(pair: Pair, host: str) -> None:
     with Raw(pair.address) as raw:
         raw.send(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode("latin-1"))

@@ -1,4 +1,5 @@
-"""G12-G14, G18, G19, G29, G30, G42, G47: nothing half-built leaves, nothing a caller or an upstream sends changes that."""
+"""G12-G14, G18, G19, G29, G30, G42, G47: nothing half-built leaves, nothing a caller or an upstream sends changes
+that."""
 
 from __future__ import annotations
 
@@ -12,14 +13,26 @@ from tests.harness.client import Raw, get, tunnel
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.upstream import Upstream, plain
 
-KNOWN = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "X-Auth-Token", "Private-Token", "DD-Api-Key", "DD-Application-Key", "X-Amz-Security-Token")
+KNOWN = (
+    "Authorization",
+    "X-Api-Key",
+    "Api-Key",
+    "X-Goog-Api-Key",
+    "X-Auth-Token",
+    "Private-Token",
+    "DD-Api-Key",
+    "DD-Application-Key",
+    "X-Amz-Security-Token",
+)
 
 
 def start(ostiary: Callable[..., Ostiary], api: Upstream, key: str, **given: object) -> Ostiary:
     return ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": key}}, **given)
 
 
-def test_g14_a_large_body_still_carries_the_credential(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g14_a_large_body_still_carries_the_credential(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api, key = upstream(), canary()
     proxy = start(ostiary, api, key)
     for size in (65536, 65537, 1 << 20, (8 << 20) + 1):
@@ -28,7 +41,9 @@ def test_g14_a_large_body_still_carries_the_credential(ostiary: Callable[..., Os
         assert api.requests[-1].get("Authorization") == f"Bearer {key}"
 
 
-def test_g14_a_denied_upload_costs_no_memory(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g14_a_denied_upload_costs_no_memory(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     policy = """
 workloads: {billing: {proofs: {any: true}}}
@@ -54,9 +69,14 @@ routes: {api: {match: {host: api.test, paths: /allowed}, allow: billing}}
     assert api.connections == 1
 
 
-def test_a_denied_request_is_answered_before_100_continue(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_a_denied_request_is_answered_before_100_continue(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
-    proxy = ostiary("workloads: {billing: {proofs: {any: true}}}\nroutes: {api: {match: {host: api.test, paths: /a}, allow: billing}}\n", upstreams={"api.test:443": api.port})
+    proxy = ostiary(
+        "workloads: {billing: {proofs: {any: true}}}\nroutes: {api: {match: {host: api.test, paths: /a}, allow: billing}}\n",
+        upstreams={"api.test:443": api.port},
+    )
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"POST /b HTTP/1.1\r\nHost: api.test\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
         assert raw.head().status == 403
@@ -68,9 +88,14 @@ def test_a_denied_request_is_answered_before_100_continue(ostiary: Callable[...,
     assert [seen.body for seen in api.requests] == [b"abc"]
 
 
-def test_small_refused_bodies_keep_the_connection(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_small_refused_bodies_keep_the_connection(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
-    proxy = ostiary("workloads: {billing: {proofs: {any: true}}}\nroutes: {api: {match: {host: api.test, paths: /a}, allow: billing}}\n", upstreams={"api.test:443": api.port})
+    proxy = ostiary(
+        "workloads: {billing: {proofs: {any: true}}}\nroutes: {api: {match: {host: api.test, paths: /a}, allow: billing}}\n",
+        upstreams={"api.test:443": api.port},
+    )
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         assert raw.request("GET /b HTTP/1.1\r\nHost: api.test\r\n\r\n").code == "path_denied"
         assert raw.request("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
@@ -86,7 +111,9 @@ def test_g18_redirects_are_returned(ostiary: Callable[..., Ostiary], upstream: C
 
 
 @pytest.mark.parametrize("mode", ["replace", "reject"])
-def test_g19_the_callers_own_credentials(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], mode: str) -> None:
+def test_g19_the_callers_own_credentials(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], mode: str
+) -> None:
     api, key = upstream(), canary()
     policy = f"""
 workloads: {{billing: {{proofs: {{any: true}}}}}}
@@ -115,7 +142,9 @@ routes:
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b", " ", "\u2028"])
-def test_g42_a_secret_cannot_split_a_header(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], value: str) -> None:
+def test_g42_a_secret_cannot_split_a_header(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], value: str
+) -> None:
     api = upstream()
     proxy = start(ostiary, api, value)
     proxy.canaries.clear()
@@ -127,13 +156,22 @@ def test_g42_a_secret_cannot_split_a_header(ostiary: Callable[..., Ostiary], ups
 
 
 def test_answers_cannot_imitate_ours(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
-    fields = (("X-Ostiary-Error", "killed"), ("Alt-Svc", 'h3=":443"'), ("Proxy-Authenticate", "Basic"), ("Connection", "X-Hop"), ("X-Hop", "1"), ("X-Own", "1"))
+    fields = (
+        ("X-Ostiary-Error", "killed"),
+        ("Alt-Svc", 'h3=":443"'),
+        ("Proxy-Authenticate", "Basic"),
+        ("Connection", "X-Hop"),
+        ("X-Hop", "1"),
+        ("X-Own", "1"),
+    )
     proxy = start(ostiary, upstream(plain(b"x", 200, *fields)), canary())
     answer = get(proxy.address("sidecar"), proxy.ca)
     assert [answer.get(name) for name, _ in fields] == [None, None, None, None, None, "1"]
 
 
-def test_g47_without_an_audit_record_no_credential_leaves(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g47_without_an_audit_record_no_credential_leaves(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     proxy = start(ostiary, api, canary(), audit_block="audit: {sinks: [{file: /dev/full}], wait: 500ms}")
     for _ in range(3):
@@ -144,7 +182,9 @@ def test_g47_without_an_audit_record_no_credential_leaves(ostiary: Callable[...,
     assert proxy.get("/readyz")[0] == 503
 
 
-def test_g29_g30_nothing_printed_holds_a_canary(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g29_g30_nothing_printed_holds_a_canary(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     """The scan runs at the end of every test; this one makes every kind of output first."""
     api, key = upstream(), canary()
     proxy = start(ostiary, api, key)

@@ -24,7 +24,20 @@ def policy(*hosts: str, port: int = 443) -> str:
     return ANY.replace("HOSTS", ", ".join(f'"{host}"' for host in hosts)).replace("PORT", str(port))
 
 
-SPELLINGS = ("127.0.0.1", "169.254.169.254", "100.100.100.200", "10.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "fd00:ec2::254", "0.0.0.0", "::")
+SPELLINGS = (
+    "127.0.0.1",
+    "169.254.169.254",
+    "100.100.100.200",
+    "10.0.0.1",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::a9fe:a9fe",
+    "2002:7f00:1::",
+    "fd00:ec2::254",
+    "0.0.0.0",
+    "::",
+)
 
 
 def test_g23_inside_addresses_are_refused_in_every_spelling(ostiary: Callable[..., Ostiary]) -> None:
@@ -36,7 +49,9 @@ def test_g23_inside_addresses_are_refused_in_every_spelling(ostiary: Callable[..
         assert (answer.status, answer.code) == (403, "egress_denied"), host
 
 
-@pytest.mark.parametrize("host", ["0x7f.0.0.1", "0177.0.0.1", "2130706433", "127.1", "0x7f000001", "127.0.0.1.", "①②⑦.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["0x7f.0.0.1", "0177.0.0.1", "2130706433", "127.1", "0x7f000001", "127.0.0.1.", "①②⑦.0.0.1"]
+)
 def test_g23_ambiguous_spellings_are_no_hosts(ostiary: Callable[..., Ostiary], host: str) -> None:
     proxy = ostiary(policy("127.0.0.1"), egress="egress: {}")
     with Raw(proxy.address("sidecar")) as raw:
@@ -70,7 +85,7 @@ def test_g41_g60_own_sockets_are_refused_whatever_is_allowed(ostiary: Callable[.
         proxy = ostiary(
             policy("127.0.0.1", "127.0.0.2", port=port),
             egress='egress: {allow: ["0.0.0.0/0", "::/0"]}',
-            settings=f'\nlimits: {{connections: 100}}\n',
+            settings="\nlimits: {connections: 100}\n",
             listen=f'[{{name: sidecar, bind: "{bind}", workload: billing}}]',
         )
         targets = ("127.0.0.1", "127.0.0.2") if bind.startswith("0.0.0.0") else ("127.0.0.1",)

@@ -63,7 +63,9 @@ def test_g10_ambiguous_or_foreign_paths_get_nothing(ostiary_narrow: tuple[Ostiar
 
 
 @pytest.fixture(scope="module")
-def ostiary_narrow(tmp_path_factory: pytest.TempPathFactory, pki_narrow: tuple[Ostiary, Upstream]) -> tuple[Ostiary, Upstream]:
+def ostiary_narrow(
+    tmp_path_factory: pytest.TempPathFactory, pki_narrow: tuple[Ostiary, Upstream]
+) -> tuple[Ostiary, Upstream]:
     return pki_narrow
 
 
@@ -71,7 +73,13 @@ def ostiary_narrow(tmp_path_factory: pytest.TempPathFactory, pki_narrow: tuple[O
 def pki_narrow(tmp_path_factory: pytest.TempPathFactory, pki):  # type: ignore[no-untyped-def]  # one process for the whole table above
     api = Upstream(pki.context("api.test"))
     folder = tmp_path_factory.mktemp("narrow")
-    proxy = Ostiary(folder, NARROW, ca_file=pki.ca_file, upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}}).start()
+    proxy = Ostiary(
+        folder,
+        NARROW,
+        ca_file=pki.ca_file,
+        upstreams={"api.test:443": api.port},
+        secrets={"secret/egress/api": {"key": canary()}},
+    ).start()
     assert get(proxy.address("sidecar"), proxy.ca, "/v1/charges/ch_1").status == 200
     yield proxy, api
     leaks = proxy.leaks()
@@ -84,13 +92,24 @@ def test_methods_and_overrides(ostiary_narrow: tuple[Ostiary, Upstream]) -> None
     proxy, api = ostiary_narrow
     for method in ("DELETE", "TRACE", "PUT"):
         assert get(proxy.address("sidecar"), proxy.ca, "/v1/charges", method=method).code == "method_denied"
-    assert get(proxy.address("sidecar"), proxy.ca, "/v1/charges", "X-HTTP-Method-Override: DELETE", "X-Original-URL: /admin").status == 200
+    assert (
+        get(
+            proxy.address("sidecar"),
+            proxy.ca,
+            "/v1/charges",
+            "X-HTTP-Method-Override: DELETE",
+            "X-Original-URL: /admin",
+        ).status
+        == 200
+    )
     seen = api.requests[-1]
     assert seen.get("X-HTTP-Method-Override") is None
     assert seen.get("X-Original-URL") is None
 
 
-def test_g11_the_single_encoded_slash_of_npm(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g11_the_single_encoded_slash_of_npm(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     policy = NARROW.replace('["/v1/charges", "/v1/charges/**"]', '["/@acme%2fwidget", "/-/**"]')
     api = upstream()
     proxy = ostiary(policy, upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
@@ -139,13 +158,17 @@ def test_g34_the_workload_decides_which_key(ostiary: Callable[..., Ostiary], ups
     )
     proxy.canaries += keys.values()
     proofs = {name: f"Proxy-Authorization: Bearer {key}" for name, key in keys.items()}
-    with tunnel(proxy.address("sidecar"), proxy.ca, "api.test:443", proofs["billing"]) as first, tunnel(
-        proxy.address("sidecar"), proxy.ca, "api.test:443", proofs["reports"]
-    ) as second:
+    with (
+        tunnel(proxy.address("sidecar"), proxy.ca, "api.test:443", proofs["billing"]) as first,
+        tunnel(proxy.address("sidecar"), proxy.ca, "api.test:443", proofs["reports"]) as second,
+    ):
         for _ in range(3):
             assert first.request("GET /1 HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
             assert second.request("GET /2 HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
     for seen in api.requests:
         assert seen.get("Authorization") == f"Bearer {one if seen.target == '/1' else two}"
         assert seen.get("Proxy-Authorization") is None
-    assert {record["workload"]: record["secret"] for record in proxy.audit("credential.opened")} == {"billing": "secret/egress/one", "reports": "secret/egress/two"}
+    assert {record["workload"]: record["secret"] for record in proxy.audit("credential.opened")} == {
+        "billing": "secret/egress/one",
+        "reports": "secret/egress/two",
+    }

@@ -34,7 +34,9 @@ class Http2:
         self.conn.initiate_connection()
         self.streams: dict[int, Stream] = {}
 
-    def send(self, method: str, path: str, *headers: tuple[str, str], body: bytes | None = None, authority: str = "api.test") -> int:
+    def send(
+        self, method: str, path: str, *headers: tuple[str, str], body: bytes | None = None, authority: str = "api.test"
+    ) -> int:
         stream = self.conn.get_next_available_stream_id()
         self.streams[stream] = Stream()
         pseudo = [(":method", method), (":scheme", "https"), (":authority", authority), (":path", path)]
@@ -77,7 +79,9 @@ class Http2:
 
 
 @pytest.fixture(params=["h2", "http/1.1"])
-def started(request: pytest.FixtureRequest, ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> tuple[Ostiary, Upstream, str]:
+def started(
+    request: pytest.FixtureRequest, ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> tuple[Ostiary, Upstream, str]:
     key = canary()
     api = upstream(echo, alpn=(request.param,))
     return ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": key}}), api, key
@@ -87,7 +91,9 @@ def test_requests_side_by_side(started: tuple[Ostiary, Upstream, str]) -> None:
     proxy, api, key = started
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2", "http/1.1")) as raw:
         client = Http2(raw)
-        ids = [client.send("POST", f"/{index}", ("x-index", str(index)), body=b"z" * index * 50_000) for index in range(4)]
+        ids = [
+            client.send("POST", f"/{index}", ("x-index", str(index)), body=b"z" * index * 50_000) for index in range(4)
+        ]
         ids.append(client.send("GET", "/none", ("authorization", "Bearer mine")))
         for index, stream in enumerate(ids):
             answer = client.answer(stream)
@@ -98,13 +104,15 @@ def test_requests_side_by_side(started: tuple[Ostiary, Upstream, str]) -> None:
             names = [name.lower() for name, _ in shown["headers"]]
             assert names.count("authorization") == 1
             assert "proxy-authorization" not in names
-            assert dict((name.lower(), value) for name, value in shown["headers"])["authorization"] == f"Bearer {key}"
+            assert {name.lower(): value for name, value in shown["headers"]}["authorization"] == f"Bearer {key}"
     assert len(proxy.wait_audit("credential.closed", 5)) == 5
     assert {record["outcome"] for record in proxy.audit("credential.closed")} == {"ok"}
     assert len(api.requests) == 5
 
 
-def test_a_refusal_does_not_disturb_its_neighbours(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_a_refusal_does_not_disturb_its_neighbours(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     policy = "workloads: {billing: {proofs: {any: true}}}\nroutes: {api: {match: {host: api.test, paths: /a}, allow: billing}}\n"
     proxy = ostiary(policy, upstreams={"api.test:443": api.port})
@@ -127,7 +135,9 @@ def test_a_refused_upload_is_cut(ostiary: Callable[..., Ostiary], upstream: Call
         client = Http2(raw)
         stream = client.conn.get_next_available_stream_id()
         client.streams[stream] = Stream()
-        client.conn.send_headers(stream, [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/b")])
+        client.conn.send_headers(
+            stream, [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/b")]
+        )
         client.conn.send_data(stream, b"x" * 16_000)
         raw.send(client.conn.data_to_send())
         while not client.streams[stream].headers:
@@ -137,7 +147,9 @@ def test_a_refused_upload_is_cut(ostiary: Callable[..., Ostiary], upstream: Call
     assert api.connections == 1
 
 
-def test_a_client_that_offers_nothing_known_gets_no_protocol(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_a_client_that_offers_nothing_known_gets_no_protocol(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=()) as raw:

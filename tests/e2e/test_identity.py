@@ -33,7 +33,9 @@ def basic(user: str, password: str) -> str:
 def keyed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> tuple[Ostiary, Upstream, str]:
     key, api = "ost_" + canary("caller"), upstream()
     policy = KEYED.replace("HASH", hashlib.sha256(key.encode()).hexdigest()).replace("UID", str(os.getuid()))
-    proxy = ostiary(policy, listen=LISTEN, upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
+    proxy = ostiary(
+        policy, listen=LISTEN, upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}}
+    )
     proxy.canaries.append(key)
     return proxy, api, key
 
@@ -47,7 +49,10 @@ def test_the_407_round_on_one_connection(keyed: tuple[Ostiary, Upstream, str]) -
         # A differently written authority on the retry, as some clients send it.
         assert raw.connect("API.test:443", basic("x", key)).status == 200
         raw.tls(proxy.ca, "api.test")
-        assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: Basic c3BvbzpmOnk=\r\n\r\n").status == 200
+        assert (
+            raw.request("GET / HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: Basic c3BvbzpmOnk=\r\n\r\n").status
+            == 200
+        )
     assert api.requests[0].get("Proxy-Authorization") is None
     assert proxy.wait_audit("credential.opened")[0]["proof"] == "key_hash"
 
@@ -62,7 +67,14 @@ def test_keys_as_bearer_and_basic(keyed: tuple[Ostiary, Upstream, str], scheme: 
 
 @pytest.mark.parametrize(
     "proof",
-    ["Proxy-Authorization: Bearer ost_wrong", basic("x", "ost_wrong"), basic("x", "a:b:c"), "Proxy-Authorization: Basic !!!", "Proxy-Authorization: Digest x", "Proxy-Authorization: Bearer"],
+    [
+        "Proxy-Authorization: Bearer ost_wrong",
+        basic("x", "ost_wrong"),
+        basic("x", "a:b:c"),
+        "Proxy-Authorization: Basic !!!",
+        "Proxy-Authorization: Digest x",
+        "Proxy-Authorization: Bearer",
+    ],
 )
 def test_c3_a_wrong_proof_is_challenged_again(keyed: tuple[Ostiary, Upstream, str], proof: str) -> None:
     proxy, api, key = keyed
@@ -78,7 +90,9 @@ def test_c3_a_wrong_proof_is_challenged_again(keyed: tuple[Ostiary, Upstream, st
 def test_two_proofs_in_one_request_are_refused(keyed: tuple[Ostiary, Upstream, str]) -> None:
     proxy, _, key = keyed
     with Raw(proxy.address("sidecar")) as raw:
-        assert raw.connect("api.test:443", basic("x", key), f"Proxy-Authorization: Bearer {key}").code == "proof_invalid"
+        assert (
+            raw.connect("api.test:443", basic("x", key), f"Proxy-Authorization: Bearer {key}").code == "proof_invalid"
+        )
 
 
 def test_a_listener_that_names_a_workload_serves_that_one_alone(keyed: tuple[Ostiary, Upstream, str]) -> None:

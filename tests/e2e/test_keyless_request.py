@@ -50,13 +50,22 @@ def test_a_credential_is_put(
     if expected.startswith("Basic "):
         expected = "Basic " + base64.b64encode(expected.removeprefix("Basic ").encode()).decode()
     assert seen.get(header) == expected
-    assert (seen.method, seen.target, seen.get("Host"), seen.get("Accept")) == ("GET", "/v1/x?q=1", "api.test", "text/plain")
+    assert (seen.method, seen.target, seen.get("Host"), seen.get("Accept")) == (
+        "GET",
+        "/v1/x?q=1",
+        "api.test",
+        "text/plain",
+    )
 
 
 def test_a_query_parameter_is_put(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     key = canary()
     api = upstream()
-    proxy = ostiary(policy('{query: key, value: "{secret}"}'), upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": key}})
+    proxy = ostiary(
+        policy('{query: key, value: "{secret}"}'),
+        upstreams={"api.test:443": api.port},
+        secrets={"secret/egress/api": {"key": key}},
+    )
     assert get(proxy.address("sidecar"), proxy.ca, "/v1?a=%7e&key=mine").status == 200
     assert api.requests[0].target == f"/v1?a=%7e&key={key}"
 
@@ -64,9 +73,18 @@ def test_a_query_parameter_is_put(ostiary: Callable[..., Ostiary], upstream: Cal
 def test_two_records_tell_the_exchange(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     key = canary()
     api = upstream()
-    proxy = ostiary(policy('{bearer: "{secret}"}'), upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": key}})
+    proxy = ostiary(
+        policy('{bearer: "{secret}"}'),
+        upstreams={"api.test:443": api.port},
+        secrets={"secret/egress/api": {"key": key}},
+    )
     answer = get(
-        proxy.address("sidecar"), proxy.ca, "/v1/things?token=hidden", "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", method="POST", body=b"abc"
+        proxy.address("sidecar"),
+        proxy.ca,
+        "/v1/things?token=hidden",
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        method="POST",
+        body=b"abc",
     )
     assert answer.status == 200
     (closed,) = proxy.wait_audit("credential.closed")
@@ -108,7 +126,9 @@ def test_a_route_without_a_secret_forwards(ostiary: Callable[..., Ostiary], upst
     assert not proxy.audit("credential.opened")
 
 
-def test_many_requests_share_one_tunnel_and_one_upstream_connection(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_many_requests_share_one_tunnel_and_one_upstream_connection(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
@@ -124,7 +144,15 @@ def test_curl(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
     api = upstream()
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": key}})
     done = subprocess.run(
-        ["curl", "-sS", "--proxy", f"http://{proxy.address('sidecar')}", "--cacert", str(proxy.ca), "https://api.test/v1"],
+        [
+            "curl",
+            "-sS",
+            "--proxy",
+            f"http://{proxy.address('sidecar')}",
+            "--cacert",
+            str(proxy.ca),
+            "https://api.test/v1",
+        ],
         capture_output=True,
         env=clean_environment(),
         timeout=30,
@@ -134,7 +162,9 @@ def test_curl(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
     assert api.requests[0].get("Authorization") == f"Bearer {key}"
 
 
-def test_a_new_version_is_used_without_a_restart(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_a_new_version_is_used_without_a_restart(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary("one")}})
     assert get(proxy.address("sidecar"), proxy.ca).status == 200

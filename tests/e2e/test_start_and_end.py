@@ -25,7 +25,7 @@ def run(proxy: Ostiary) -> tuple[int, str]:
 
 
 def test_the_ready_line_tells_real_ports(ostiary: Callable[..., Ostiary]) -> None:
-    proxy = ostiary(settings='\nvars: {env: test}\n')
+    proxy = ostiary(settings="\nvars: {env: test}\n")
     assert set(proxy.ready) == {"event", "listeners", "admin", "pid"}
     assert proxy.ready["listeners"][0]["name"] == "sidecar"
     assert proxy.port > 0
@@ -34,7 +34,10 @@ def test_the_ready_line_tells_real_ports(ostiary: Callable[..., Ostiary]) -> Non
 
 
 def test_p2_a_broken_start_lists_every_fault(ostiary: Callable[..., Ostiary]) -> None:
-    policy = POLICY.replace("allow: billing", "allow: biling").replace("inject:", "injekt:") + "  other: {match: {host: x.test}}\n"
+    policy = (
+        POLICY.replace("allow: billing", "allow: biling").replace("inject:", "injekt:")
+        + "  other: {match: {host: x.test}}\n"
+    )
     proxy = ostiary(policy, start=False, settings="limits: {drain_timeout: soon}\nnonsense: 1\n")
     code, text = run(proxy)
     assert code == 78
@@ -48,7 +51,9 @@ def test_p2_a_broken_start_lists_every_fault(ostiary: Callable[..., Ostiary]) ->
 
 def test_a_listener_that_cannot_bind(ostiary: Callable[..., Ostiary]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        proxy = ostiary(start=False, listen=f'[{{name: sidecar, bind: "127.0.0.1:{taken.getsockname()[1]}", workload: billing}}]')
+        proxy = ostiary(
+            start=False, listen=f'[{{name: sidecar, bind: "127.0.0.1:{taken.getsockname()[1]}", workload: billing}}]'
+        )
         code, text = run(proxy)
     assert code == 71
     assert "listener sidecar cannot bind 127.0.0.1" in text
@@ -92,7 +97,9 @@ def test_probes(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstrea
     assert proxy.get("/nothing")[0] == 404
 
 
-def test_reload_swaps_and_keeps_the_last_good(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_reload_swaps_and_keeps_the_last_good(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     api = upstream()
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
     assert proxy.process is not None
@@ -102,7 +109,9 @@ def test_reload_swaps_and_keeps_the_last_good(ostiary: Callable[..., Ostiary], u
         proxy.process.send_signal(signal.SIGHUP)
         proxy.wait_audit("policy.rejected")
         assert raw.request("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
-        (proxy.folder / "policy.yaml").write_text(POLICY.replace("match: {host: api.test}", "match: {host: api.test, paths: /b}"))
+        (proxy.folder / "policy.yaml").write_text(
+            POLICY.replace("match: {host: api.test}", "match: {host: api.test, paths: /b}")
+        )
         proxy.process.send_signal(signal.SIGHUP)
         proxy.wait_audit("policy.loaded", 2)
         # G26: the next request of the open tunnel obeys the new one.
@@ -139,7 +148,11 @@ def test_sigterm_does_not_wait_for_ever(ostiary: Callable[..., Ostiary], upstrea
     def never(seen: Seen, wire: Wire) -> None:
         time.sleep(20)
 
-    proxy = ostiary(upstreams={"api.test:443": upstream(never).port}, secrets={"secret/egress/api": {"key": canary()}}, settings="limits: {drain_timeout: 500ms}\n")
+    proxy = ostiary(
+        upstreams={"api.test:443": upstream(never).port},
+        secrets={"secret/egress/api": {"key": canary()}},
+        settings="limits: {drain_timeout: 500ms}\n",
+    )
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
         proxy.wait_audit("credential.opened")

@@ -23,7 +23,9 @@ def start(ostiary: Callable[..., Ostiary], api: Upstream) -> Ostiary:
     return ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
 
 
-def test_server_sent_events_arrive_one_by_one(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_server_sent_events_arrive_one_by_one(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     step = threading.Semaphore(0)
 
     def events(seen: Seen, wire: Wire) -> None:
@@ -69,7 +71,9 @@ SIZES = [pytest.param(192 * MIB), pytest.param(1024 * MIB, marks=pytest.mark.slo
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_upload_in_flat_memory(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int) -> None:
+def test_an_upload_in_flat_memory(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int
+) -> None:
     api = upstream()
     proxy = start(ostiary, api)
     block = bytes(range(256)) * 4096
@@ -92,7 +96,9 @@ def test_an_upload_in_flat_memory(ostiary: Callable[..., Ostiary], upstream: Cal
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_download_to_a_slow_reader_in_flat_memory(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int) -> None:
+def test_a_download_to_a_slow_reader_in_flat_memory(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int
+) -> None:
     block = b"y" * MIB
 
     def download(seen: Seen, wire: Wire) -> None:
@@ -122,12 +128,16 @@ def test_chunked_uploads_stay_chunked(ostiary: Callable[..., Ostiary], upstream:
     api = upstream()
     proxy = start(ostiary, api)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
-        raw.send(b"POST / HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\ndefgh\r\n0\r\n\r\n")
+        raw.send(
+            b"POST / HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\ndefgh\r\n0\r\n\r\n"
+        )
         assert raw.answer().status == 200
     assert (api.requests[0].body, api.requests[0].get("Content-Length")) == (b"abcdefgh", None)
 
 
-def test_an_answer_that_ends_with_the_connection(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_an_answer_that_ends_with_the_connection(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     def until_close(seen: Seen, wire: Wire) -> None:
         wire.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
         wire.close()
@@ -140,7 +150,11 @@ def test_an_answer_that_ends_with_the_connection(ostiary: Callable[..., Ostiary]
 def test_answers_without_a_body(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def none(seen: Seen, wire: Wire) -> None:
         wire.send(b"HTTP/1.1 100 Continue\r\n\r\n" if seen.target == "/100" else b"")
-        wire.send(b"HTTP/1.1 204 No Content\r\n\r\n" if seen.target == "/204" else b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n")
+        wire.send(
+            b"HTTP/1.1 204 No Content\r\n\r\n"
+            if seen.target == "/204"
+            else b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"
+        )
 
     proxy = start(ostiary, upstream(none))
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:

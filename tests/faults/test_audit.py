@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -29,7 +30,12 @@ def test_a1_a_disk_that_fills_up(ostiary: Callable[..., Ostiary], upstream: Call
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     api = upstream()
-    proxy = ostiary(start=False, upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}}, preexec=limit)
+    proxy = ostiary(
+        start=False,
+        upstreams={"api.test:443": api.port},
+        secrets={"secret/egress/api": {"key": canary()}},
+        preexec=limit,
+    )
     proxy.run()
     answers: list[Answer] = []
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
@@ -77,10 +83,8 @@ def test_a2_a_pipe_that_nobody_reads(ostiary: Callable[..., Ostiary], upstream: 
     try:
         deadline = time.monotonic() + 10
         while proxy.get("/readyz")[0] != 200 and time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(reader, 1 << 20)
-            except BlockingIOError:
-                pass
             time.sleep(0.1)
         assert proxy.get("/readyz")[0] == 200
         assert get(proxy.address("sidecar"), proxy.ca).status == 200
@@ -89,7 +93,9 @@ def test_a2_a_pipe_that_nobody_reads(ostiary: Callable[..., Ostiary], upstream: 
 
 
 @pytest.mark.parametrize("durability", ["written", "fsync"])
-def test_a3_records_left_open_by_a_kill_are_closed_at_the_next_start(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], durability: str) -> None:
+def test_a3_records_left_open_by_a_kill_are_closed_at_the_next_start(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], durability: str
+) -> None:
     hold = threading.Event()
 
     def slow(seen: Seen, wire: Wire) -> None:

@@ -1,4 +1,5 @@
-"""U1-U4, U7, U10, C2: what an upstream can do wrong. Each time: what the caller saw, what the upstream saw, what the audit says."""
+"""U1-U4, U7, U10, C2: what an upstream can do wrong. Each time: what the caller saw, what the upstream saw, what the
+audit says."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def test_u7_a_bad_certificate(ostiary: Callable[..., Ostiary], upstream: Callabl
     closed_as(proxy, "upstream_error", "upstream_tls", 502)
 
 
-def test_u7_an_upstream_of_another_ca(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_u7_an_upstream_of_another_ca(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     from tests.harness.pki import Pki
 
     other = Upstream(Pki.make(tmp_path_factory.mktemp("other")).context("api.test"))
@@ -106,7 +109,9 @@ def test_u2_silence_inside_the_answer(ostiary: Callable[..., Ostiary], upstream:
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "garbage"])
-def test_u3_broken_before_the_head(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], how: str) -> None:
+def test_u3_broken_before_the_head(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], how: str
+) -> None:
     def broken(seen: Seen, wire: Wire) -> None:
         if how == "garbage":
             wire.send(b"\x00\x01not http at all\r\n\r\n")
@@ -163,7 +168,9 @@ def test_c1_a_head_that_never_ends(ostiary: Callable[..., Ostiary], upstream: Ca
     assert api.connections == 0
 
 
-def test_the_next_request_gets_a_new_connection(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_the_next_request_gets_a_new_connection(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     """An upstream that closes after each answer, as many do after a while."""
 
     def once(seen: Seen, wire: Wire) -> None:

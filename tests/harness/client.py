@@ -1,4 +1,5 @@
-"""A client that can do everything wrong on purpose: raw bytes to the proxy, any SNI, any ALPN, raw bytes inside the tunnel."""
+"""A client that can do everything wrong on purpose: raw bytes to the proxy, any SNI, any ALPN, raw bytes inside the
+tunnel."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Raw:
             self.sock = socket.create_connection((host, int(port)), timeout=timeout)
         self.buffer = b""
 
-    def __enter__(self) -> Raw:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,7 +145,14 @@ class Raw:
 
 
 @contextlib.contextmanager
-def tunnel(address: str, ca: Path | None, authority: str = "api.test:443", *headers: str, sni: str | None = "", alpn: tuple[str, ...] = ("http/1.1",)) -> Iterator[Raw]:
+def tunnel(
+    address: str,
+    ca: Path | None,
+    authority: str = "api.test:443",
+    *headers: str,
+    sni: str | None = "",
+    alpn: tuple[str, ...] = ("http/1.1",),
+) -> Iterator[Raw]:
     """A tunnel with TLS inside, ready for requests."""
     with Raw(address) as raw:
         answer = raw.connect(authority, *headers)
@@ -153,7 +161,16 @@ def tunnel(address: str, ca: Path | None, authority: str = "api.test:443", *head
         yield raw
 
 
-def get(address: str, ca: Path, path: str = "/v1", *headers: str, authority: str = "api.test:443", method: str = "GET", body: bytes = b"", proof: str | None = None) -> Answer:
+def get(
+    address: str,
+    ca: Path,
+    path: str = "/v1",
+    *headers: str,
+    authority: str = "api.test:443",
+    method: str = "GET",
+    body: bytes = b"",
+    proof: str | None = None,
+) -> Answer:
     """One request through a tunnel of its own."""
     proofs = (proof,) if proof else ()
     with tunnel(address, ca, authority, *proofs) as raw:

@@ -34,18 +34,29 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, **extra}
 
 
-def command(*arguments: str, cwd: Path, stdin: bytes = b"", environ: Mapping[str, str] | None = None, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
+def command(
+    *arguments: str, cwd: Path, stdin: bytes = b"", environ: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[bytes]:
     """Runs `ostiary …` to its end."""
     root = Path(__file__).parents[2]
     environment = clean_environment(PYTHONPATH=str(root), **(environ or {}))
-    return subprocess.run([sys.executable, "-m", "ostiary", *arguments], cwd=cwd, input=stdin, capture_output=True, env=environment, timeout=timeout, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "ostiary", *arguments],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        env=environment,
+        timeout=timeout,
+        check=False,
+    )
 
 
 @dataclass
 class Ostiary:
     """One process with its folder.
 
-    `policy` and `settings` are YAML text; `settings` is appended to what every test needs (CA, sealed store, audit, admin, egress to loopback).
+    `policy` and `settings` are YAML text; `settings` is appended to what every test needs (CA, sealed store, audit,
+    admin, egress to loopback).
     """
 
     folder: Path
@@ -77,7 +88,11 @@ class Ostiary:
         (self.folder / "policy.yaml").write_text(self.policy)
         resolve = ", ".join(f'"{name}": "127.0.0.1:{port}"' for name, port in self.upstreams.items())
         roots = f", ca_file: {self.ca_file}" if self.ca_file else ""
-        egress = self.egress if self.egress is not None else f'egress: {{allow: ["127.0.0.0/8"]{", resolve: {" + resolve + "}" if resolve else ""}{roots}}}'
+        egress = (
+            self.egress
+            if self.egress is not None
+            else f'egress: {{allow: ["127.0.0.0/8"]{", resolve: {" + resolve + "}" if resolve else ""}{roots}}}'
+        )
         text = f'listen: {self.listen}\nca: {{dir: ca}}\n{self.store}\n{self.audit_block}\nadmin: {{bind: "127.0.0.1:0"}}\npolicies: [policy.yaml]\n{egress}\nengine: {self.engine}\n'
         (self.folder / "ostiary.yaml").write_text(text + self.settings)
         if "secrets_file" in self.store and not (self.folder / "secrets.sealed").exists():
@@ -90,7 +105,9 @@ class Ostiary:
     def set_secret(self, path: str, name: str, value: str) -> None:
         self.canaries.append(value)
         # In this process: the command line has tests of its own, and each start of it costs a third of a second.
-        SealedFile(self.folder / "secrets.sealed", read_key(KeyFile(self.folder / "secrets.key"), {})).set(path, name, Secret(value))
+        SealedFile(self.folder / "secrets.sealed", read_key(KeyFile(self.folder / "secrets.key"), {})).set(
+            path, name, Secret(value)
+        )
 
     # --- life ---
 

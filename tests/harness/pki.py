@@ -35,13 +35,19 @@ class Pki:
         made.ca_file.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
         return made
 
-    def context(self, *names: str, expired: bool = False, self_signed: bool = False, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
+    def context(
+        self, *names: str, expired: bool = False, self_signed: bool = False, alpn: tuple[str, ...] = ("http/1.1",)
+    ) -> ssl.SSLContext:
         """A server context with a certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())
-        cert = _build(names[0], key, None if self_signed else self, key if self_signed else self.key, names=names, expired=expired)
+        cert = _build(
+            names[0], key, None if self_signed else self, key if self_signed else self.key, names=names, expired=expired
+        )
         path = self.folder / f"{names[0]}-{cert.serial_number:x}.pem"
         path.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
             + cert.public_bytes(serialization.Encoding.PEM)
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -75,7 +81,9 @@ def _build(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if ca:
-        builder = builder.add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
+        builder = builder.add_extension(
+            x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True
+        )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
     return builder.sign(signer, hashes.SHA256())

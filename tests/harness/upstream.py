@@ -1,7 +1,7 @@
 """Scripted TLS upstreams that remember what reached them.
 
-One thread a connection, HTTP/1.1 by hand and HTTP/2 through h2. A script is a function of the request and the wire; `echo` is the default. A test that asserts "the upstream saw nothing" looks at
-`connections` and `raw`.
+One thread a connection, HTTP/1.1 by hand and HTTP/2 through h2. A script is a function of the request and the wire;
+`echo` is the default. A test that asserts "the upstream saw nothing" looks at `connections` and `raw`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,19 @@ class Wire:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def answer(self, status: int = 200, body: bytes = b"", headers: tuple[tuple[str, str], ...] = (), *, head_only: bool = False) -> None:
-        head = f"HTTP/1.1 {status} X\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + f"Content-Length: {len(body)}\r\n\r\n"
+    def answer(
+        self,
+        status: int = 200,
+        body: bytes = b"",
+        headers: tuple[tuple[str, str], ...] = (),
+        *,
+        head_only: bool = False,
+    ) -> None:
+        head = (
+            f"HTTP/1.1 {status} X\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in headers)
+            + f"Content-Length: {len(body)}\r\n\r\n"
+        )
         self.send(head.encode() + (b"" if head_only else body))
 
     def chunk(self, data: bytes) -> None:
@@ -73,12 +84,19 @@ type Script = Callable[[Seen, Wire], None]
 
 
 def echo_body(seen: Seen) -> bytes:
-    shown = {"method": seen.method, "target": seen.target, "headers": seen.headers, "body_bytes": seen.body_bytes, "body_sha256": seen.body_sha256}
+    shown = {
+        "method": seen.method,
+        "target": seen.target,
+        "headers": seen.headers,
+        "body_bytes": seen.body_bytes,
+        "body_sha256": seen.body_sha256,
+    }
     return json.dumps(shown).encode()
 
 
 def echo(seen: Seen, wire: Wire) -> None:
-    """Answers with what arrived: head as JSON, body as size and digest. Only for tests of what is sent: it reflects the credential."""
+    """Answers with what arrived: head as JSON, body as size and digest. Only for tests of what is sent: it reflects the
+    credential."""
     wire.answer(200, echo_body(seen), (("Content-Type", "application/json"),), head_only=seen.method == "HEAD")
 
 
@@ -91,6 +109,9 @@ def plain(body: bytes = b"hello", status: int = 200, *headers: tuple[str, str]) 
     return script
 
 
+_hello: Script = plain()
+
+
 @dataclass
 class Upstream:
     """A TLS server on a free loopback port.
@@ -99,7 +120,7 @@ class Upstream:
     """
 
     context: ssl.SSLContext
-    script: Script = plain()
+    script: Script = _hello
     early: bool = False
     requests: list[Seen] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)

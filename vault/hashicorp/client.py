@@ -1,7 +1,8 @@
 """Calls to Vault: bounded threads, a total deadline, and errors that keep the status and nothing else.
 
-hvac is synchronous and built on requests, so it runs in a small pool of threads, one session a thread. What its defaults would do and must not:
-obey proxy variables and `.netrc`, follow redirects with the token, pick up `~/.vault-token`, wait for ever on a server that drips, print URLs and bodies in exceptions.
+hvac is synchronous and built on requests, so it runs in a small pool of threads, one session a thread. What its
+defaults would do and must not: obey proxy variables and `.netrc`, follow redirects with the token, pick up
+`~/.vault-token`, wait for ever on a server that drips, print URLs and bodies in exceptions.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
 
     max_answer_bytes = 4 * 1024 * 1024
 
-    def request(self, method: str, url: str, headers: dict[str, str] | None = None, raise_exception: bool = True, **kwargs: Any) -> Any:  # noqa: FBT001 - hvac's signature
+    def request(
+        self, method: str, url: str, headers: dict[str, str] | None = None, raise_exception: bool = True, **kwargs: Any
+    ) -> Any:
         call = _INFLIGHT.call
         left_s = call.left_s() if call is not None else 2.0
         if left_s <= 0:
@@ -134,13 +137,26 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         sent["X-Vault-Request"] = "true"
         try:
             with self.session.request(
-                method, self.urljoin(self.base_uri, url), headers=sent, stream=True, timeout=left_s, allow_redirects=False, **self._kwargs, **kwargs
+                method,
+                self.urljoin(self.base_uri, url),
+                headers=sent,
+                stream=True,
+                timeout=left_s,
+                allow_redirects=False,
+                **self._kwargs,
+                **kwargs,
             ) as answer:
                 body = self._body(answer, call)
         except requests.exceptions.SSLError:
-            raise VaultUnreachable("TLS with Vault failed: is ca_file the CA of its certificate, and the address the name in it?") from None
+            raise VaultUnreachable(
+                "TLS with Vault failed: is ca_file the CA of its certificate, and the address the name in it?"
+            ) from None
         except (requests.exceptions.RequestException, OSError, ValueError) as error:
-            what = "the deadline passed" if call is not None and (call.over or call.left_s() <= 0) else f"no connection ({type(error).__name__})"
+            what = (
+                "the deadline passed"
+                if call is not None and (call.over or call.left_s() <= 0)
+                else f"no connection ({type(error).__name__})"
+            )
             raise VaultUnreachable(what) from None
         return self._judge(answer, body, raise_exception=raise_exception)
 
@@ -215,17 +231,30 @@ class VaultCalls:
         session.mount("https://", _Transport(max_retries=0))
         session.verify = str(config.ca_file) if config.ca_file is not None else True
         if config.client_cert is not None:
-            session.cert = (str(config.client_cert), str(config.client_key)) if config.client_key is not None else str(config.client_cert)
+            session.cert = (
+                (str(config.client_cert), str(config.client_key))
+                if config.client_key is not None
+                else str(config.client_cert)
+            )
         # An empty token keeps hvac from looking for one in the environment and in the home folder.
         client = hvac.Client(
-            url=address, token="", namespace=config.namespace, session=session, verify=session.verify, cert=session.cert, adapter=_Adapter, allow_redirects=False
+            url=address,
+            token="",
+            namespace=config.namespace,
+            session=session,
+            verify=session.verify,
+            cert=session.cert,
+            adapter=_Adapter,
+            allow_redirects=False,
         )
         client.adapter._kwargs = {}  # noqa: SLF001 - verify, cert and timeouts are the session's and ours
         client.adapter.max_answer_bytes = config.max_answer_bytes
         self._clients.by_address[address] = client
         return client
 
-    async def run[T](self, work: Callable[[hvac.Client], T], token: Secret | None, *, deadline_s: float | None = None) -> T:
+    async def run[T](
+        self, work: Callable[[hvac.Client], T], token: Secret | None, *, deadline_s: float | None = None
+    ) -> T:
         """Runs a call in a worker thread.
 
         Args:
@@ -248,7 +277,12 @@ class VaultCalls:
             if left_s <= 0:
                 break
             try:
-                result = await self._in_thread(work, addresses[index], token, ends_s if attempt or len(addresses) == 1 else time.monotonic() + left_s / 2)
+                result = await self._in_thread(
+                    work,
+                    addresses[index],
+                    token,
+                    ends_s if attempt or len(addresses) == 1 else time.monotonic() + left_s / 2,
+                )
             except VaultAnswer as answer:
                 if answer.status not in _STANDBY and answer.status != 503:
                     raise
@@ -260,7 +294,9 @@ class VaultCalls:
                 return result
         raise problem
 
-    async def _in_thread[T](self, work: Callable[[hvac.Client], T], address: str, token: Secret | None, ends_s: float) -> T:
+    async def _in_thread[T](
+        self, work: Callable[[hvac.Client], T], address: str, token: Secret | None, ends_s: float
+    ) -> T:
         call = _Call(ends_s)
 
         def job() -> T:

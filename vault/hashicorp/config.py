@@ -10,7 +10,9 @@ from vault.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class TokenFileAuth:
-    """A token that an Agent (or anything else) writes to a file; read again when the file changes. Never revoked by Ostiary: it is shared."""
+    """A token that an Agent (or anything else) writes to a file; read again when the file changes. Never revoked by
+    Ostiary: it is shared.
+    """
 
     file: Path
 

@@ -38,19 +38,26 @@ def read(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> SecretVersio
             raise SecretMissing(ref.name, "is in a KV version 1 mount, which keeps no versions to pin")
         data = client.secrets.kv.v1.read_secret(path=path, mount_point=mount)["data"]
         return SecretVersion(_fields(ref, data), "v1")
-    answer = client.secrets.kv.v2.read_secret_version(path=path, version=ref.version, mount_point=mount, raise_on_deleted_version=True)["data"]
+    answer = client.secrets.kv.v2.read_secret_version(
+        path=path, version=ref.version, mount_point=mount, raise_on_deleted_version=True
+    )["data"]
     metadata = answer.get("metadata") or {}
     version = metadata.get("version")
     if not isinstance(version, int):
         raise SecretMalformed(ref.name, "came without a version")
     custom = metadata.get("custom_metadata") or {}
     return SecretVersion(
-        _fields(ref, answer.get("data")), str(version), metadata.get("created_time"), {str(key): str(value) for key, value in custom.items()}
+        _fields(ref, answer.get("data")),
+        str(version),
+        metadata.get("created_time"),
+        {str(key): str(value) for key, value in custom.items()},
     )
 
 
 def field_names(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> frozenset[str]:
-    """Names of a secret's fields. KV version 2 tells them without values; version 1 has no such endpoint, so the values are read and dropped."""
+    """Names of a secret's fields. KV version 2 tells them without values; version 1 has no such endpoint, so the values
+    are read and dropped.
+    """
     mount, path = split(ref)
     if kv == 1:
         return frozenset(_fields(ref, client.secrets.kv.v1.read_secret(path=path, mount_point=mount)["data"]))
@@ -73,7 +80,8 @@ def _fields(ref: SecretRef, data: Any) -> Mapping[str, Secret]:
             case int() | float():
                 fields[str(name)] = Secret(str(value))
             case _:
-                # A nested value is no credential; it is left out, so that asking for it is `missing` and its siblings still serve.
+                # A nested value is no credential; it is left out, so that asking for it is `missing` and its siblings
+                # still serve.
                 continue
     if not fields:
         raise SecretMalformed(ref.name, "holds no text")

@@ -1,6 +1,7 @@
 """Keeps a token: one login at a time, renewed in good time, replaced before it dies, revoked at the end if it was ours.
 
-Times: renew at 2/3 of the TTL with 10 % jitter; a token that cannot be renewed is replaced at 85 %; after a failure back off from 1 s, doubling, to 5 min.
+Times: renew at 2/3 of the TTL with 10 % jitter; a token that cannot be renewed is replaced at 85 %; after a failure
+back off from 1 s, doubling, to 5 min.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class Login:
                 await self._look_up()
             case TokenAuth(token=token):
                 if self._generation == 0:
-                    _log.warning("using a static Vault token: for development only; use AppRole or a token file in production")
+                    _log.warning(
+                        "using a static Vault token: for development only; use AppRole or a token file in production"
+                    )
                 self._token = token
                 self._own = False
                 await self._look_up()
@@ -94,18 +97,29 @@ class Login:
                 await self._approle(self._auth)
 
     async def _approle(self, auth: AppRoleAuth) -> None:
-        secret_id = await asyncio.to_thread(_read_line, auth.secret_id_file, "secret_id_file") if auth.secret_id_file is not None else None
+        secret_id = (
+            await asyncio.to_thread(_read_line, auth.secret_id_file, "secret_id_file")
+            if auth.secret_id_file is not None
+            else None
+        )
         try:
             answer = await self._calls.run(
                 lambda client: client.auth.approle.login(
-                    auth.role_id.reveal(), secret_id.reveal() if secret_id is not None else None, use_token=False, mount_point=auth.mount
+                    auth.role_id.reveal(),
+                    secret_id.reveal() if secret_id is not None else None,
+                    use_token=False,
+                    mount_point=auth.mount,
                 ),
                 None,
             )
         except VaultAnswer as error:
             if error.status in {400, 403, 404}:
-                raise SecretDenied("", f"Vault refused the AppRole login at auth/{auth.mount}: {error.reason}") from None
-            raise SecretUnavailable("", f"Vault did not take the login: {error.reason}", retry_after_s=error.retry_after_s or 1.0) from None
+                raise SecretDenied(
+                    "", f"Vault refused the AppRole login at auth/{auth.mount}: {error.reason}"
+                ) from None
+            raise SecretUnavailable(
+                "", f"Vault did not take the login: {error.reason}", retry_after_s=error.retry_after_s or 1.0
+            ) from None
         except VaultUnreachable as error:
             raise SecretUnavailable("", f"Vault cannot be reached: {error}") from None
         self._take(answer["auth"])

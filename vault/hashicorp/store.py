@@ -79,7 +79,7 @@ class VaultStore:
             if first.status != 403:
                 raise self._mapped(ref, first) from None
         # Perhaps the token has died: one new login, shared by all who met this, and one more try.
-        await self._login.again(generation if generation else self._login.generation)
+        await self._login.again(generation or self._login.generation)
         try:
             return await self._once(ref, work)
         except VaultAnswer as second:
@@ -109,7 +109,11 @@ class VaultStore:
         """Vault's status as a store error."""
         match answer.status:
             case 403:
-                _log.warning("Vault denies %s: %s (does the policy allow read on it, and on its mount if kv is not given?)", ref.name, answer.reason)
+                _log.warning(
+                    "Vault denies %s: %s (does the policy allow read on it, and on its mount if kv is not given?)",
+                    ref.name,
+                    answer.reason,
+                )
                 return SecretDenied(ref.name, "Vault denies reading it")
             case 404:
                 return SecretMissing(ref.name, "is deleted or destroyed" if answer.reasons else "does not exist")
@@ -118,6 +122,6 @@ class VaultStore:
                 return SecretMissing(ref.name, "cannot be read there: is the path right, and the KV version?")
             case _:
                 self._observer.store_up(up=False)
-                return SecretUnavailable(ref.name, f"Vault answered {answer.status}", retry_after_s=answer.retry_after_s or 1.0)
-
-
+                return SecretUnavailable(
+                    ref.name, f"Vault answered {answer.status}", retry_after_s=answer.retry_after_s or 1.0
+                )

@@ -1,6 +1,8 @@
-"""Dials vetted addresses, and carries the reason of a failed dial through mitmproxy's layers, which pass on nothing but text.
+"""Dials vetted addresses, and carries the reason of a failed dial through mitmproxy's layers, which pass on nothing but
+text.
 
-Failures of ours travel as `ostiary|code|sentence`; any other text at that point is mitmproxy telling that TLS with the upstream failed.
+Failures of ours travel as `ostiary|code|sentence`; any other text at that point is mitmproxy telling that TLS with the
+upstream failed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mitmproxy import flow as mitm_flow, hooks
+from mitmproxy import flow as mitm_flow
+from mitmproxy import hooks
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.tls import ClientHelloData, TlsData
@@ -59,7 +60,8 @@ class MitmEngine:
         self.registry = Registry()
         self.master = LeanMaster(asyncio.get_running_loop())
         self.dispatcher: Dispatcher = self.master.addons
-        # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter deadlines of their own.
+        # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter
+        # deadlines of their own.
         self.options = snapshot(self.master.options, idle_s=max(limits.idle_s, limits.first_byte_s) + 30.0)
         self.header_timeout_s = limits.header_timeout_s
         self._limits = limits
@@ -83,9 +85,15 @@ class MitmEngine:
 
     async def _accepted(self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _facts(listener, writer)
-        if self._draining or self.registry.live() >= self._limits.connections or self._sources[connection.source] >= self._limits.per_source:
+        if (
+            self._draining
+            or self.registry.live() >= self._limits.connections
+            or self._sources[connection.source] >= self._limits.per_source
+        ):
             code = Code.DRAINING if self._draining else Code.OVERLOADED
-            self.parts.boundary.refuse_unparsed(connection, Refusal(code, "No more connections are accepted right now.", retry_after_s=1.0))
+            self.parts.boundary.refuse_unparsed(
+                connection, Refusal(code, "No more connections are accepted right now.", retry_after_s=1.0)
+            )
             writer.close()
             return
         client = Client(
@@ -122,7 +130,9 @@ class MitmEngine:
         for started in self._servers:
             started.close()
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while asyncio.get_running_loop().time() < deadline and any(connection.exchanges for connection in self.registry):
+        while asyncio.get_running_loop().time() < deadline and any(
+            connection.exchanges for connection in self.registry
+        ):
             self._close(idle_only=True)
             await asyncio.sleep(0.02)
         self._close(idle_only=False)

@@ -1,7 +1,9 @@
-"""One caller's connection: moves bytes between sockets and mitmproxy's layers, runs hooks inline, dials what was vetted.
+"""One caller's connection: moves bytes between sockets and mitmproxy's layers, runs hooks inline, dials what was
+vetted.
 
-Differs from mitmproxy's handler in three ways. Hooks run at once in an eager task instead of being scheduled (half the cost of a request). A crash in a layer closes the
-connection instead of leaving it hanging. An upstream connection can only be opened for a destination that a stage has vetted: there is no other way to dial.
+Differs from mitmproxy's handler in three ways. Hooks run at once in an eager task instead of being scheduled (half the
+cost of a request). A crash in a layer closes the connection instead of leaving it hanging. An upstream connection can
+only be opened for a destination that a stage has vetted: there is no other way to dial.
 """
 
 from __future__ import annotations
@@ -32,13 +34,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ostiary.engine")
 
 PIPELINE_DEADLINE_S: Final = 30.0
-"""A hook that is still waiting after this is cancelled, and its request refused. Every wait inside has a shorter deadline of its own; this one catches the unforeseen."""
+"""A hook that is still waiting after this is cancelled, and its request refused. Every wait inside has a shorter
+deadline of its own; this one catches the unforeseen."""
 
 
 class ClientHandler(server.ConnectionHandler):
     """Handles one connection from accept to close."""
 
-    def __init__(self, engine: MitmEngine, connection: Connection, client: Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        engine: MitmEngine,
+        connection: Connection,
+        client: Client,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         context = Context(client, engine.options)  # type: ignore[arg-type]  # a snapshot with the same attributes
         super().__init__(context)
         self.engine = engine
@@ -72,7 +82,9 @@ class ClientHandler(server.ConnectionHandler):
     def pool_key_for(self, exchange: Exchange) -> PoolKey:
         destination = exchange.ask(Destination)
         route = exchange.ask(Grant).route
-        return PoolKey(exchange.ask(WorkloadIdentity).workload, destination.authority, destination.addresses, route.ca_file)
+        return PoolKey(
+            exchange.ask(WorkloadIdentity).workload, destination.authority, destination.addresses, route.ca_file
+        )
 
     def times_of(self, exchange: Exchange) -> Deadlines:
         """The route's deadlines over those of the process."""
@@ -92,7 +104,9 @@ class ClientHandler(server.ConnectionHandler):
         self._timers.add(handle)
 
     def _wake(self, event: events.Event) -> None:
-        self._timers = {handle for handle in self._timers if handle.when() > self.loop.time() and not handle.cancelled()}
+        self._timers = {
+            handle for handle in self._timers if handle.when() > self.loop.time() and not handle.cancelled()
+        }
         self.post(event)
 
     # --- the pump ---
@@ -176,8 +190,8 @@ class ClientHandler(server.ConnectionHandler):
         """Life-cycle hooks that mitmproxy's base class awaits."""
         await self.engine.dispatcher.run(hook)
 
-    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
-        """mitmproxy's texts may quote hosts, errors and data; the type of an exception is all that is kept."""
+    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:  # noqa: ARG002 - mitmproxy's signature
+        """Mitmproxy's texts may quote hosts, errors and data; the type of an exception is all that is kept."""
         if exc_info and isinstance(exc_info, tuple):
             _log.error("connection %s failed: %s", self.connection.id, exc_info[0].__name__)
 
@@ -197,7 +211,9 @@ class ClientHandler(server.ConnectionHandler):
         bound = self._bound.get(connection)
         if bound is None:
             # Nothing has vetted it. Reached only by a mistake in a layer; refused all the same.
-            _log.error("connection %s: an upstream connection without a vetted destination was refused", self.connection.id)
+            _log.error(
+                "connection %s: an upstream connection without a vetted destination was refused", self.connection.id
+            )
             self._failed(command, "ostiary|internal|The proxy failed; nothing was sent upstream.")
             return
         try:
@@ -216,7 +232,11 @@ class ClientHandler(server.ConnectionHandler):
         host = bound.destination.authority.host
         self.parts.metrics.upstream_connection(host, "open", 1)
         try:
-            await self.handle_hook(server_hooks.ServerConnectedHook(server_hooks.ServerConnectionHookData(client=self.client, server=connection)))
+            await self.handle_hook(
+                server_hooks.ServerConnectedHook(
+                    server_hooks.ServerConnectionHookData(client=self.client, server=connection)
+                )
+            )
             self.post(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(connection)
         finally:

@@ -1,8 +1,10 @@
 """mitmproxy's HTTP layers, closed where they are open by default.
 
-- `GuardedHttpLayer` is the gate: a request head reaches an upstream only as the `HeadersToSend` that the stages built, and is taken off the exchange as it passes. A flow
-  whose stages did not finish has none, so nothing can be sent for it, whatever a hook did.
-- `GuardedStream` answers a refusal at once, before a body is read, before `100 Continue`; what a caller still sends is discarded up to a cap.
+- `GuardedHttpLayer` is the gate: a request head reaches an upstream only as the `HeadersToSend` that the stages built,
+  and is taken off the exchange as it passes. A flow whose stages did not finish has none, so nothing can be sent for
+  it, whatever a hook did.
+- `GuardedStream` answers a refusal at once, before a body is read, before `100 Continue`; what a caller still sends is
+  discarded up to a cap.
 - `StrictHttp1Server` lets the edge judge the raw head before mitmproxy parses it.
 - `TunnelEntrance` lets only TLS into a tunnel.
 """
@@ -18,7 +20,7 @@ from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HTTPMode, HttpLayer, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
@@ -50,7 +52,8 @@ type Commands = layer.CommandGenerator[None]
 MAX_DISCARDED_BYTES: Final = 64 * 1024
 """What a refused caller may still send before its connection is closed."""
 LINGER_S: Final = 2.0
-"""How long a refused caller may take to send it: closing at once would reset the connection before the answer is read."""
+"""How long a refused caller may take to send it: closing at once would reset the connection before the answer is
+read."""
 
 
 def response_of(answer: Answer, *, http2: bool) -> http.Response:
@@ -61,7 +64,14 @@ def response_of(answer: Answer, *, http2: bool) -> http.Response:
         if not (http2 and name == "Connection")
     ]
     return http.Response(
-        b"HTTP/2.0" if http2 else b"HTTP/1.1", answer.status, b"" if http2 else _reason(answer.status), http.Headers(fields), answer.body, None, 0.0, 0.0
+        b"HTTP/2.0" if http2 else b"HTTP/1.1",
+        answer.status,
+        b"" if http2 else _reason(answer.status),
+        http.Headers(fields),
+        answer.body,
+        None,
+        0.0,
+        0.0,
     )
 
 
@@ -78,7 +88,9 @@ class ClosedLayer(layer.Layer):
 
 
 class TunnelEntrance(layer.Layer):
-    """The first layer inside an accepted CONNECT: TLS goes on, anything else is closed (raw bytes, plain HTTP on a TLS route)."""
+    """The first layer inside an accepted CONNECT: TLS goes on, anything else is closed (raw bytes, plain HTTP on a TLS
+    route).
+    """
 
     def __init__(self, context: Context, handler: ClientHandler) -> None:
         super().__init__(context)
@@ -132,7 +144,9 @@ class StrictHttp1Server(Http1Server):
 
     def _late(self, event: events.Wakeup) -> Commands:
         if event.command is self._deadline and self.state == self.read_headers and len(self.buf):
-            yield from self._refuse(Refusal(Code.REQUEST_TIMEOUT, "The request head did not arrive in time.", close=True))
+            yield from self._refuse(
+                Refusal(Code.REQUEST_TIMEOUT, "The request head did not arrive in time.", close=True)
+            )
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
@@ -161,7 +175,9 @@ class StrictHttp1Server(Http1Server):
 
     def _refuse(self, refusal: Refusal) -> Commands:
         answer = self.handler.boundary.refuse_unparsed(self.handler.connection, refusal)
-        head = f"HTTP/1.1 {answer.status} {_reason(answer.status).decode()}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+        head = f"HTTP/1.1 {answer.status} {_reason(answer.status).decode()}\r\n" + "".join(
+            f"{name}: {value}\r\n" for name, value in answer.headers
+        )
         yield commands.SendData(self.conn, head.encode() + b"\r\n" + answer.body)
         yield commands.CloseConnection(self.conn)
         self.state = self.done
@@ -179,7 +195,9 @@ class GuardedHttpLayer(HttpLayer):
             return self._expired(event)
         if isinstance(event, events.Start) and self.context.client.alpn != b"h2":
             tunnelled = self.mode is HTTPMode.transparent
-            self.connections[self.context.client] = StrictHttp1Server(self.context.fork(), self.handler, tunnelled=tunnelled)
+            self.connections[self.context.client] = StrictHttp1Server(
+                self.context.fork(), self.handler, tunnelled=tunnelled
+            )
         return cast("Commands", super()._handle_event(event))
 
     def _expired(self, event: Expired) -> Commands:
@@ -300,9 +318,10 @@ class GuardedStream(HttpStream):
         if self.flow.response is not None and not 200 <= self.flow.response.status_code < 300:
             yield from self._drop()
 
-    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request:
-            # The edge has judged HTTP/1 heads, the first stage judges HTTP/2 heads: what mitmproxy would refuse is refused there, with our answer.
+            # The edge has judged HTTP/1 heads, the first stage judges HTTP/2 heads: what mitmproxy would refuse is
+            # refused there, with our answer.
             return (yield from super().check_invalid(request=True))
         error = _invalid_answer(self.flow)
         if error is None:
@@ -310,7 +329,7 @@ class GuardedStream(HttpStream):
         self._refuse(Refusal(Code.UPSTREAM_PROTOCOL, "The upstream's answer is not valid HTTP."))
         return (yield from self.check_killed(emit_error_hook=False))
 
-    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Asked by mitmproxy after every hook: the place where a refusal is answered at once."""
         exchange = self._exchange()
         if exchange is None or exchange.refused is None or exchange.connect or exchange.streaming:
@@ -380,7 +399,11 @@ class GuardedStream(HttpStream):
     def _abandon_upstream(self) -> Commands:
         """Closes the upstream connection (HTTP/1) or resets the stream (HTTP/2), if this request ever reached one."""
         exchange = self._exchange()
-        if exchange is not None and exchange.dialled_s is not None and self.context.server in self.http_layer.connections:
+        if (
+            exchange is not None
+            and exchange.dialled_s is not None
+            and self.context.server in self.http_layer.connections
+        ):
             yield SendHttp(RequestProtocolError(self.stream_id, "abandoned", ErrorCode.CANCEL), self.context.server)
 
     def _drop(self) -> Commands:
@@ -405,7 +428,9 @@ class GuardedStream(HttpStream):
             yield from self._answer(cast("Answer", exchange.refused))
             return False
         self.context.server = self.flow.server_conn = connection
-        self.watch = Watch(self.handler.loop, times, lambda kind: self.handler.post(Expired(self.http_layer, self.stream_id, kind)))
+        self.watch = Watch(
+            self.handler.loop, times, lambda kind: self.handler.post(Expired(self.http_layer, self.stream_id, kind))
+        )
         if not self._body_pending:
             self.watch.request_sent()
         return True
@@ -427,7 +452,7 @@ class GuardedStream(HttpStream):
                 self.handler.boundary.settle(exchange, "client_gone")
         elif exchange is not None and not exchange.streaming and not exchange.settled and not exchange.connect:
             # The upstream failed before it answered: ours is the answer.
-            self._refuse(parse_failure(event.message) if event.code is ErrorCode.CONNECT_FAILED else _broken(event))
+            self._refuse(parse_failure(event.message) if event.code is ErrorCode.CONNECT_FAILED else _broken())
             exchange_answer = exchange.refused
             if exchange_answer is not None:
                 yield from self._answer(exchange_answer)
@@ -452,7 +477,7 @@ class GuardedStream(HttpStream):
             yield from self._answer(exchange.refused)
 
 
-def _broken(event: ResponseProtocolError) -> Refusal:
+def _broken() -> Refusal:
     return Refusal(Code.UPSTREAM_PROTOCOL, "The upstream broke off before it answered.")
 
 
@@ -464,4 +489,3 @@ def _invalid_answer(flow: http.HTTPFlow) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-

@@ -1,7 +1,8 @@
 """The options of mitmproxy that Ostiary forces, and the snapshot its layers read.
 
-mitmproxy copies an option at every read, which is a fifteenth of a request's cost, so layers get a frozen snapshot instead of the live object. A start with an option that
-says otherwise is refused: each of these defaults has been a way around the hooks.
+mitmproxy copies an option at every read, which is a fifteenth of a request's cost, so layers get a frozen snapshot
+instead of the live object. A start with an option that says otherwise is refused: each of these defaults has been a way
+around the hooks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLS towards callers (with leaves of our CA) and towards upstreams (verified, always).
 
-An upstream is verified against the bound authority, never against what the caller put into its ClientHello. Contexts are cached: one a host towards callers, one a set of roots
-towards upstreams.
+An upstream is verified against the bound authority, never against what the caller put into its ClientHello. Contexts
+are cached: one a host towards callers, one a set of roots towards upstreams.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class UpstreamContexts:
 
 
 def verify_name(session: SSL.Connection, host: str) -> None:
-    """Makes the handshake prove this very host (RFC 9525), and sends it as SNI unless it is an address (RFC 6066 section 3)."""
+    """Makes the handshake prove this very host (RFC 9525), and sends it as SNI unless it is an address (RFC 6066
+    section 3).
+    """
     parameters = _lib.SSL_get0_param(session._ssl)  # noqa: SLF001 - as above
     _lib.X509_VERIFY_PARAM_set_hostflags(parameters, _HOSTFLAGS)
     try:
@@ -122,7 +124,8 @@ class TlsStage:
         tunnel = self._engine.registry.connection(start.context.client).tunnel
         if tunnel is None:
             raise RuntimeError("TLS outside a tunnel")
-        # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate that does not fit and, if it goes on, 421.
+        # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate that
+        # does not fit and, if it goes on, 421.
         start.ssl_conn = SSL.Connection(self._callers.of(tunnel.authority.host))
         start.ssl_conn.set_accept_state()
 

@@ -1,7 +1,8 @@
 """The deadlines of one request, kept by one timer.
 
-mitmproxy has a single inactivity timeout that any byte resets. Here: `idle` while bytes should move, `first_byte` from the end of the request to the head of the answer, `total`
-from the moment the upstream is reached. Activity is a timestamp; the timer is re-armed only when it fires, so a chunk costs one store.
+mitmproxy has a single inactivity timeout that any byte resets. Here: `idle` while bytes should move, `first_byte` from
+the end of the request to the head of the answer, `total` from the moment the upstream is reached. Activity is a
+timestamp; the timer is re-armed only when it fires, so a chunk costs one store.
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ import pytest
 from addons.credentials import Credential
 from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
-from addons.injection import applicable, build_forward, build_with_credential, plan_for, references, reject_caller_credentials
+from addons.injection import (
+    applicable,
+    build_forward,
+    build_with_credential,
+    plan_for,
+    references,
+    reject_caller_credentials,
+)
 from addons.injection.places import CREDENTIAL_HEADERS
 from addons.refusal import Code, Refusal
 from policies.faults import Place
@@ -63,12 +70,16 @@ def built(chosen: Route, request: RequestHead, values: Credential) -> HeadersToS
 
 def test_header_replaces_every_spelling_of_its_name() -> None:
     chosen = route(HeaderInjector("X-Custom", parse_template("Key {secret}")))
-    sent = built(chosen, head(((b"x-custom", b"mine"), (b"X-CUSTOM", b"mine too"), (b"Accept", b"*/*"))), credential(key="s3"))
+    sent = built(
+        chosen, head(((b"x-custom", b"mine"), (b"X-CUSTOM", b"mine too"), (b"Accept", b"*/*"))), credential(key="s3")
+    )
     assert sent.fields == ((b"Host", b"api.test"), (b"Accept", b"*/*"), (b"X-Custom", b"Key s3"))
 
 
 def test_bearer_and_basic() -> None:
-    assert (b"Authorization", b"Bearer s3") in built(route(BearerInjector(parse_template("{secret}"))), head(), credential(key="s3")).fields
+    assert (b"Authorization", b"Bearer s3") in built(
+        route(BearerInjector(parse_template("{secret}"))), head(), credential(key="s3")
+    ).fields
     basic = route(BasicInjector(parse_template("{secret.user}"), parse_template("{secret}")))
     sent = built(basic, head(), credential(user="bob", key="pä:ss"))
     assert (b"Authorization", b"Basic " + base64.b64encode("bob:pä:ss".encode())) in sent.fields
@@ -76,7 +87,11 @@ def test_bearer_and_basic() -> None:
 
 def test_basic_user_with_a_colon_is_malformed() -> None:
     with pytest.raises(Refusal) as refused:
-        built(route(BasicInjector(parse_template("{secret.user}"), parse_template(""))), head(), credential(user="a:b", key="x"))
+        built(
+            route(BasicInjector(parse_template("{secret.user}"), parse_template(""))),
+            head(),
+            credential(user="a:b", key="x"),
+        )
     assert refused.value.code is Code.SECRET_MALFORMED
 
 
@@ -95,7 +110,18 @@ def test_every_known_place_is_stripped_on_a_credentialed_route(name: bytes) -> N
 
 
 def test_overrides_and_hop_by_hop_fields_never_travel() -> None:
-    names = (b"Connection", b"Keep-Alive", b"TE", b"Upgrade", b"Proxy-Authorization", b"Proxy-Connection", b"X-HTTP-Method-Override", b"X-Original-URL", b"X-Ostiary-Trace", b"Expect")
+    names = (
+        b"Connection",
+        b"Keep-Alive",
+        b"TE",
+        b"Upgrade",
+        b"Proxy-Authorization",
+        b"Proxy-Connection",
+        b"X-HTTP-Method-Override",
+        b"X-Original-URL",
+        b"X-Ostiary-Trace",
+        b"Expect",
+    )
     for chosen in (route(), route(BearerInjector(parse_template("{secret}")))):
         request = head(tuple((name, b"x") for name in names))
         plan = plan_for(chosen)
@@ -104,7 +130,9 @@ def test_overrides_and_hop_by_hop_fields_never_travel() -> None:
 
 
 def test_connection_cannot_remove_the_credential_or_the_framing() -> None:
-    request = head(((b"Connection", b"authorization, content-length, X-Hop"), (b"Content-Length", b"3"), (b"X-Hop", b"1")))
+    request = head(
+        ((b"Connection", b"authorization, content-length, X-Hop"), (b"Content-Length", b"3"), (b"X-Hop", b"1"))
+    )
     sent = built(route(BearerInjector(parse_template("{secret}"))), request, credential(key="s3"))
     assert sent.fields == ((b"Host", b"api.test"), (b"Content-Length", b"3"), (b"Authorization", b"Bearer s3"))
 
@@ -134,7 +162,10 @@ def test_swap_replaces_a_whole_value(value: bytes, becomes: bytes) -> None:
     assert (b"authorization", becomes) in sent.fields
 
 
-@pytest.mark.parametrize("value", [b"xsk-placeholder", b"sk-placeholder2", b"Bearer sk-placeholder x", b"Token sk-placeholder", b"Basic !!", b"mine"])
+@pytest.mark.parametrize(
+    "value",
+    [b"xsk-placeholder", b"sk-placeholder2", b"Bearer sk-placeholder x", b"Token sk-placeholder", b"Basic !!", b"mine"],
+)
 def test_without_the_whole_placeholder_nothing_is_swapped_and_nothing_of_the_caller_passes(value: bytes) -> None:
     request = head(((b"Authorization", value),))
     plan = plan_for(route(SWAP))
@@ -168,7 +199,12 @@ def test_reject_names_the_place_and_not_the_value() -> None:
 
 
 def test_references_are_told_once() -> None:
-    assert references((BasicInjector(parse_template("{secret.user}"), parse_template("{secret}")), BearerInjector(parse_template("{secret}")))) == (
+    assert references(
+        (
+            BasicInjector(parse_template("{secret.user}"), parse_template("{secret}")),
+            BearerInjector(parse_template("{secret}")),
+        )
+    ) == (
         FieldRef("secret", "user"),
         FieldRef("secret"),
     )
