@@ -1,0 +1,1 @@
+"""Benchmarks: scenarios, peers and the report. Run and read, never asserted."""

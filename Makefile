@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PY := .venv/bin/python
+JOBS ?= 2
+.PHONY: help setup run demo-vault test test-slow check lint types imports bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## make .venv/ with the locked packages and .venv/bin/ostiary
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
+
+run: setup ## show a keyless request being served on the embedded store (ONCE=1: then end)
+	@$(PY) -m tools.demo
+
+demo-vault: setup ## the same on a real OpenBao, with a rotation
+	@$(PY) -m tools.demo --vault
+
+test: setup ## run the test suite
+	@$(PY) -m pytest -n $(JOBS) -m "not slow"
+
+test-slow: setup ## run what is too slow for every day
+	@$(PY) -m pytest -n $(JOBS) -m slow --timeout=900
+
+check: setup lint types imports ## lint, format, types, import contracts, wheel contents, docs
+	@$(PY) -m pytest -q tests/architecture tests/docs
+
+lint:
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+types:
+	@.venv/bin/mypy
+
+imports:
+	@.venv/bin/lint-imports
+
+bench: setup ## measure against stock mitmdump; writes bench/RESULTS.md
+	@$(PY) -m bench.run
+
+clean: ## remove what was built
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
