@@ -130,6 +130,8 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         if left_s <= 0:
             raise VaultUnreachable("the deadline passed")
         sent = dict(headers or {})
+        if (wrap_ttl := kwargs.pop("wrap_ttl", None)) is not None:
+            sent["X-Vault-Wrap-TTL"] = str(wrap_ttl)
         if self.token:
             sent["X-Vault-Token"] = self.token
         if self.namespace:

@@ -13,7 +13,7 @@ from vault.hashicorp.client import VaultAnswer, VaultCalls, VaultUnreachable
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.observer import Silent, StoreObserver
-from vault.store import SecretDenied, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
+from vault.store import SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
 
 _log = logging.getLogger("ostiary.vault")
 
@@ -101,6 +101,9 @@ class VaultStore:
         except VaultUnreachable as error:
             self._observer.store_up(up=False)
             raise SecretUnavailable(ref.name, str(error)) from None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # JSON of another shape than any secret has; the exception's text may quote it.
+            raise SecretMalformed(ref.name, "came in a shape that no secret has") from None
         self._observer.store_up(up=True)
         self._mounts[mount] = found
         return result

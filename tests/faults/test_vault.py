@@ -1,0 +1,200 @@
+"""V1, V4, V5, V7-V9, G13, G27: the secret store fails, and the caller gets a typed answer while the upstream sees nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.harness.canaries import canary
+from tests.harness.client import get, tunnel
+from tests.harness.openbao import OpenBao, openbao_server
+from tests.harness.ostiary_process import Ostiary
+from tests.harness.upstream import Upstream
+
+POLICY = """
+workloads: {billing: {proofs: {any: true}}}
+routes:
+  api:
+    match: {host: api.test}
+    allow: billing
+    secret: {path: secret/egress/api, field: key, ttl: TTL, max_stale: STALE}
+    inject: {bearer: "{secret}"}
+"""
+
+
+@pytest.fixture
+def bao(tmp_path: Path) -> Iterator[OpenBao]:
+    with openbao_server(tmp_path / "bao", sealable=True) as server:
+        yield server
+
+
+def start(ostiary: Callable[..., Ostiary], bao: OpenBao, api: Upstream, *, ttl: str = "0", stale: str = "0") -> Ostiary:
+    store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
+    proxy = ostiary(POLICY.replace("TTL", ttl).replace("STALE", stale), start=False, upstreams={"api.test:443": api.port}, store=store)
+    (proxy.folder / "vault-token").write_text(bao.token)
+    proxy.canaries.append(bao.token)
+    return proxy.run()
+
+
+def test_a_secret_from_a_real_vault(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api, key = upstream(), canary()
+    bao.put("egress/api", key=key)
+    proxy = start(ostiary, bao, api)
+    proxy.canaries.append(key)
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert api.requests[0].get("Authorization") == f"Bearer {key}"
+    # V7: a rotation between two requests; each carries one version, told in the audit.
+    new = canary("new")
+    bao.put("egress/api", key=new)
+    proxy.canaries.append(new)
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert api.requests[1].get("Authorization") == f"Bearer {new}"
+    assert [record["secret_version"] for record in proxy.wait_audit("credential.opened", 2)] == ["1", "2"]
+    assert "ostiary_vault_up 1.0" in proxy.get("/metrics")[1].decode()
+
+
+def test_v7_rotation_in_flight_never_mixes_versions(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api = upstream()
+    bao.put("egress/api", key="user-1:pass-1", user="user-1")
+    policy = POLICY.replace('{bearer: "{secret}"}', '[{header: X-User, value: "{secret.user}"}, {header: X-Pair, value: "{secret}"}]')
+    store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
+    proxy = ostiary(policy.replace("TTL", "50ms").replace("STALE", "0"), start=False, upstreams={"api.test:443": api.port}, store=store)
+    (proxy.folder / "vault-token").write_text(bao.token)
+    proxy.run()
+    done = threading.Event()
+
+    def rotate() -> None:
+        number = 1
+        while not done.is_set():
+            number += 1
+            bao.put("egress/api", key=f"user-{number}:pass-{number}", user=f"user-{number}")
+            time.sleep(0.01)
+
+    rotating = threading.Thread(target=rotate)
+    rotating.start()
+    try:
+        with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+            for _ in range(150):
+                assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
+    finally:
+        done.set()
+        rotating.join()
+    pairs = [(seen.get("X-User"), seen.get("X-Pair")) for seen in api.requests]
+    assert len({user for user, _ in pairs}) > 3
+    for user, pair in pairs:
+        assert pair is not None
+        assert pair.split(":")[0] == user
+    opened = proxy.wait_audit("credential.opened", 150)
+    assert [f"user-{record['secret_version']}" for record in opened] == [user for user, _ in pairs]
+
+
+def test_v1_sealed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api = upstream()
+    bao.put("egress/api", key=canary())
+    proxy = start(ostiary, bao, api)
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    bao.seal()
+    for _ in range(3):
+        answer = get(proxy.address("sidecar"), proxy.ca)
+        assert (answer.status, answer.code) == (503, "secret_unavailable")
+        assert int(answer.get("Retry-After") or 0) >= 1
+    assert len(api.requests) == 1
+    assert proxy.wait_audit("request.refused")[0]["code"] == "secret_unavailable"
+    bao.unseal()
+    deadline = time.monotonic() + 10
+    while get(proxy.address("sidecar"), proxy.ca).status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_v1_stale_within_its_bound(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api, key = upstream(), canary()
+    bao.put("egress/api", key=key)
+    proxy = start(ostiary, bao, api, ttl="200ms", stale="3s")
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    bao.seal()
+    time.sleep(0.5)
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert proxy.wait_audit("credential.opened", 2)[1]["cache"] == "stale"
+    assert 'ostiary_secret_cache_total{result="stale"} 1.0' in proxy.get("/metrics")[1].decode()
+    time.sleep(3)
+    assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
+
+
+def test_v4_down(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api = upstream()
+    proxy = start(ostiary, bao, api)
+    bao.stop()
+    assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
+    assert api.connections == 0
+    status, body = proxy.get("/readyz")
+    assert status == 503 or json.loads(body)["status"] == "ready"  # ready for as long as stale secrets may serve
+    assert "ostiary_vault_up 0.0" in proxy.get("/metrics")[1].decode()
+
+
+def test_v4_down_at_the_start(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    api = upstream()
+    store = 'vault:\n  addresses: ["http://127.0.0.1:9"]\n  auth: {method: token_file, file: vault-token}'
+    proxy = ostiary(POLICY.replace("TTL", "0").replace("STALE", "0"), start=False, upstreams={"api.test:443": api.port}, store=store)
+    (proxy.folder / "vault-token").write_text(canary())
+    proxy.run()
+    assert proxy.get("/readyz")[0] == 503
+    assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
+    assert api.connections == 0
+
+
+def test_v5_denied(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api = upstream()
+    bao.put("egress/api", key=canary())
+    bao.policy("nothing", 'path "secret/data/other" { capabilities = ["read"] }')
+    proxy = start(ostiary, bao, api, ttl="100ms", stale="10m")
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    (proxy.folder / "vault-token").write_text(bao.new_token("nothing"))
+    time.sleep(0.2)
+    # Never stale after 403.
+    for _ in range(3):
+        answer = get(proxy.address("sidecar"), proxy.ca)
+        assert (answer.status, answer.code) == (502, "secret_denied")
+    assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["missing", "field", "deleted", "destroyed"])
+def test_v8_not_there(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, how: str) -> None:
+    api = upstream()
+    if how != "missing":
+        bao.put("egress/api", **{"other" if how == "field" else "key": canary()})
+    if how == "deleted":
+        bao.delete("egress/api")
+    if how == "destroyed":
+        bao.destroy("egress/api", 1)
+    proxy = start(ostiary, bao, api)
+    answer = get(proxy.address("sidecar"), proxy.ca)
+    assert (answer.status, answer.code) == (502, "secret_missing")
+    assert api.connections == 0
+    assert not proxy.audit("credential.opened")
+
+
+@pytest.mark.parametrize("value", ["", "a\r\nb", "a\x00b"])
+def test_v9_malformed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, value: str) -> None:
+    api = upstream()
+    bao.put("egress/api", key=value)
+    proxy = start(ostiary, bao, api)
+    answer = get(proxy.address("sidecar"), proxy.ca)
+    assert (answer.status, answer.code) == (502, "secret_malformed")
+    assert api.connections == 0
+
+
+def test_g27_a_hundred_cold_requests_cost_one_read(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    api = upstream()
+    bao.put("egress/api", key=canary())
+    proxy = start(ostiary, bao, api, ttl="1m")
+    with ThreadPoolExecutor(50) as pool:
+        statuses = list(pool.map(lambda _: get(proxy.address("sidecar"), proxy.ca).status, range(100)))
+    assert set(statuses) == {200}
+    assert 'ostiary_secret_reads_total{result="ok",store="vault"} 1.0' in proxy.get("/metrics")[1].decode()
