@@ -1,7 +1,8 @@
 """Metrics: every name of docs/reference/metrics.md, on a registry of this process.
 
-Label values come from policies and fixed lists, never from callers; children are looked up once and kept, and past a
-bound they become `other`.
+Label values come from policies, settings and fixed lists; the one that callers may choose (a host under a wildcard
+route) is bounded like all others. Children are looked up once and kept; past a metric's bound a value that is not from
+a fixed list becomes `other`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 MAX_CHILDREN: Final = 10_000
+MAX_HOSTS: Final = 1000
+OTHER: Final = "other"
+_FIXED: Final = frozenset({"outcome", "stage", "code", "store", "result", "event", "reason", "side", "state"})
+"""Labels whose values come from lists in the code: they survive the bound."""
 _LATENCY_S: Final = (
     0.0005,
     0.001,
@@ -38,15 +43,25 @@ _OVERHEAD_S: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001
 class _Children:
     """Children of one metric by label values, bounded."""
 
-    def __init__(self, metric: Any) -> None:
+    def __init__(self, metric: Any, labels: tuple[str, ...], bound: int = MAX_CHILDREN) -> None:
         self._metric = metric
+        self._labels = labels
+        self._bound = bound
         self._known: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, *values: str) -> Any:
         child = self._known.get(values)
+        return child if child is not None else self._look_up(values)
+
+    def _look_up(self, values: tuple[str, ...]) -> Any:
+        if len(self._known) >= self._bound:
+            # Not cached under its own name: the cache is what is bounded. What was counted up as `other` is counted
+            # down as `other`, for nothing ever leaves the cache.
+            values = tuple(
+                value if label in _FIXED else OTHER for label, value in zip(self._labels, values, strict=True)
+            )
+        child = self._known.get(values)
         if child is None:
-            if len(self._known) >= MAX_CHILDREN:
-                values = ("other",) * len(values)
             child = self._known[values] = self._metric.labels(*values)
         return child
 
@@ -62,13 +77,15 @@ class Metrics:
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> _Children:
-            return _Children(Counter(f"ostiary_{name}", text, labels, registry=self.registry))
+            return _Children(Counter(f"ostiary_{name}", text, labels, registry=self.registry), labels)
 
-        def gauge(name: str, text: str, *labels: str) -> _Children:
-            return _Children(Gauge(f"ostiary_{name}", text, labels, registry=self.registry))
+        def gauge(name: str, text: str, *labels: str, bound: int = MAX_CHILDREN) -> _Children:
+            return _Children(Gauge(f"ostiary_{name}", text, labels, registry=self.registry), labels, bound)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
-            return _Children(Histogram(f"ostiary_{name}", text, labels, registry=self.registry, buckets=buckets))
+            return _Children(
+                Histogram(f"ostiary_{name}", text, labels, registry=self.registry, buckets=buckets), labels
+            )
 
         self._requests = counter("requests", "Requests that ended.", "route", "workload", "outcome")
         self._duration = histogram(
@@ -80,10 +97,15 @@ class Metrics:
         self._cache = counter("secret_cache", "Reads by how they were answered.", "result")
         self._version = gauge("secret_version", "Version of a secret in use, where it is a number.", "secret")
         self._age = gauge("secret_age_seconds", "Age of the secret that was handed out last.", "secret")
-        self._audit = counter("audit_records", "Audit records written.", "event")
+        self._audit = counter("audit_records", "Audit records that a sink has taken.", "event")
+        self._audit_lost = counter(
+            "audit_lost", "Audit lines that a sink did not get, by sink and reason.", "sink", "reason"
+        )
         self._connections = gauge("connections", "Open connections.", "side")
-        self._upstream = gauge("upstream_connections", "Open connections to upstreams.", "host", "state")
-        self._policy = gauge("policy_info", "The policy in force.", "version")
+        self._upstream = gauge(
+            "upstream_connections", "Open connections to upstreams.", "host", "state", bound=MAX_HOSTS
+        )
+        self._policy = Gauge("ostiary_policy_info", "The policy in force.", ["version"], registry=self.registry)
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
         self._vault_up = Gauge(
             "ostiary_vault_up", "Whether the last contact with the secret store succeeded.", registry=self.registry
@@ -93,7 +115,7 @@ class Metrics:
         )
         self._audit_lag = Gauge(
             "ostiary_audit_lag_seconds",
-            "How long the last opened record took to become durable.",
+            "How long the last `credential.opened` took to become durable, or to fail.",
             registry=self.registry,
         )
         Gauge("ostiary_build_info", "Version of Ostiary.", ["version"], registry=self.registry).labels(version).set(1)
@@ -123,13 +145,19 @@ class Metrics:
     def audit_record(self, event: str) -> None:
         self._audit(event).inc()
 
+    def audit_lost(self, sink: str, reason: str) -> None:
+        """`reason`: an `addons.audit.sinks.Loss`."""
+        self._audit_lost(sink, reason).inc()
+
     def audit_lag(self, seconds: float) -> None:
         self._audit_lag.set(seconds)
 
     # --- policy ---
 
     def policy_loaded(self, version: str) -> None:
-        self._policy(version).set(1)
+        # One child at a time: two versions in force would be a lie.
+        self._policy.clear()
+        self._policy.labels(version).set(1)
 
     def policy_reload(self, result: str) -> None:
         self._reloads(result).inc()

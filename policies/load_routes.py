@@ -288,7 +288,7 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
     if specs and not route.inject:
         place = keys.place_of("secret") if own else keys.place
         faults.add(place, f"route {route.name} has a secret and puts it nowhere", 'add inject: {bearer: "{secret}"}')
-    if route.inject and route.credential is None:
+    if route.inject and specs and route.credential is None:
         for entry in route.allow:
             if entry.credential is None:
                 faults.add(
@@ -331,7 +331,7 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
                 f"write {{{reference.entry}.NAME}} or give the secret a field",
             )
     for entry in spec.secrets:
-        if entry not in named:
+        if route.inject and entry not in named:
             context.faults.add(
                 keys.place_of("inject"),
                 f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}",

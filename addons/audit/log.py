@@ -2,38 +2,41 @@
 
 Rules:
 - `open` returns only once one sink has made the record durable; else it raises and no credential is used.
-- `close`, `refused` and `note` never raise and never wait. A `closed` that cannot be written is kept (bounded) and
-  tried again; what is lost all the same is closed as `interrupted` at the next start.
-- Refusals of callers that have proven nothing are coalesced per source, and stop when free space is short: nobody can
-  fill the disk from outside.
+- `close`, `refused` and `note` never raise and never wait. A closing that cannot be written is kept (bounded) and tried
+  again; what is lost all the same is closed as `interrupted` at the next start.
+- Refusals of callers that have proven nothing are coalesced, and below the space reserve only `credential.*` records
+  are written: nobody can fill the disk from outside.
+- Everything here runs on the event loop but the watchdog and the writer threads of `threaded.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import sys
 import threading
 import time
-from collections import deque
-from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
+from addons.audit.coalesce import Coalescer
 from addons.audit.config import AuditConfig, FileSink
+from addons.audit.files import SinkError, is_regular, open_file, sync_folder
 from addons.audit.record import AuditUnavailable, Encoder, Fields, OpenRecord, make_open
 from addons.audit.recovery import recover
-from addons.audit.sinks import InlineFile, Sink, Stopwatch, ThreadedSink, is_regular, open_file
+from addons.audit.sinks import InlineFile, Sink, Stopwatch
+from addons.audit.threaded import Entry, ThreadedSink
 from addons.clock import Clock
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
 
 _log = logging.getLogger("ostiary.audit")
 
-WINDOW_S: Final = 10.0
-"""Refusals of one unproven source inside this window after the first become one record with a count."""
-MAX_SOURCES: Final = 1000
-MAX_PENDING: Final = 1000
 HUNG_S: Final = 2.0
+"""A write of the event loop that takes longer makes the process not ready."""
+TICK_S: Final = 1.0
+"""How often files are inspected and what failed is tried again."""
 
 
 class AuditLog:
@@ -50,15 +53,21 @@ class AuditLog:
         self._metrics = metrics
         self._clock = clock
         self._encoder = Encoder(clock)
+        self._inline: list[InlineFile] = []
+        self._threaded: list[ThreadedSink] = []
         self._sinks: list[Sink] = []
         self._failed: dict[str, str] = {}
-        self._open: dict[str, float] = {}
-        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING)
-        self._sources: dict[str, tuple[float, int, Fields]] = {}
+        self._probes: dict[str, Entry] = {}
+        self._open: set[str] = set()
+        self._refusals = Coalescer()
         self._stopwatch = Stopwatch()
         self._hung = False
         self._stopping = threading.Event()
+        self._hurry = asyncio.Event()
+        self._inspecting = asyncio.Lock()
         self._tick: asyncio.Task[None] | None = None
+        self.ignored_closes = 0
+        """Calls of `close` for a record that was closed before: a programming error, counted and without effect."""
 
     # --- life ---
 
@@ -69,51 +78,80 @@ class AuditLog:
             SinkError: a sink cannot be opened.
         """
         for sink in self._config.sinks:
-            self._sinks.append(await self._opened(sink) if isinstance(sink, FileSink) else self._stdout())
-        self._tick = asyncio.get_running_loop().create_task(self._every_second())
+            if isinstance(sink, FileSink):
+                await self._open_file(sink)
+            else:
+                self._add(self._thread_for("stdout", os.dup(sys.stdout.fileno())))
+        self._tick = asyncio.get_running_loop().create_task(self._keep_ticking())
         threading.Thread(target=self._watch, name="audit watchdog", daemon=True).start()
 
-    async def _opened(self, config: FileSink) -> Sink:
+    async def _open_file(self, config: FileSink) -> None:
         descriptor = open_file(config.path)
-        if is_regular(descriptor):
-            for event, fields in await asyncio.to_thread(recover, descriptor, config.path):
-                line = self._encoder.line(event, fields.pop("id"), cast("Fields", fields))
-                await asyncio.to_thread(_append_now, descriptor, line)
-                self._metrics.audit_record(event)
-            if self._config.durability == "written":
-                return InlineFile(config.path, descriptor, self._stopwatch)
+        if not is_regular(descriptor):
+            self._add(self._thread_for(str(config.path), descriptor, config))
+            return
+        try:
+            left_open = await asyncio.to_thread(recover, descriptor, config.path)
+            if self._config.durability == "fsync":
+                await asyncio.to_thread(sync_folder, config.path)
+        except OSError as error:
+            os.close(descriptor)
+            reason = os.strerror(error.errno or errno.EIO)
+            raise SinkError(error.errno, f"audit file {config.path} cannot be recovered: {reason}") from None
+        sink: InlineFile | ThreadedSink = (
+            InlineFile(config.path, descriptor, self._stopwatch, self._reported, self._metrics.audit_lost)
+            if self._config.durability == "written"
+            else self._thread_for(str(config.path), descriptor, config)
+        )
+        self._add(sink)
+        for record_id, fields in left_open:
+            if sink.append(self._encoder.line("credential.closed", record_id, fields), keep=True):
+                self._metrics.audit_record("credential.closed")
+
+    def _thread_for(self, name: str, descriptor: int, config: FileSink | None = None) -> ThreadedSink:
         return ThreadedSink(
-            str(config.path),
+            name,
             descriptor,
-            config.path,
+            config.path if config else None,
             sync=self._config.durability == "fsync" and is_regular(descriptor),
             capacity=self._config.queue,
             report=self._reported,
+            lost=self._metrics.audit_lost,
         )
 
-    def _stdout(self) -> Sink:
-        import os
+    def _add(self, sink: InlineFile | ThreadedSink) -> None:
+        self._sinks.append(sink)
+        if isinstance(sink, InlineFile):
+            self._inline.append(sink)
+        else:
+            self._threaded.append(sink)
 
-        return ThreadedSink(
-            "stdout", os.dup(sys.stdout.fileno()), None, sync=False, capacity=self._config.queue, report=self._reported
-        )
+    async def reopen(self) -> None:
+        """Looks at once whether the files were rotated (which is done every second in any case)."""
+        await self._inspect()
 
     async def stop(self) -> None:
-        """Writes what waits, then lets go."""
+        """Writes what waits, for at most `wait_s` a sink, then lets go. Later calls of `open` raise."""
         self._stopping.set()
+        self._hurry.set()
         if self._tick is not None:
+            # Not cancelled at once: an inspection under way may hold a new descriptor.
+            await asyncio.wait([self._tick], timeout=self._config.wait_s)
             self._tick.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._tick
-        self._flush_sources(everything=True)
-        self._retry_pending()
-        for sink in self._sinks:
+        for fields in self._refusals.due(self._clock.monotonic_s(), everything=True):
+            self._emit("request.refused", uuid7(), fields)
+        sinks = tuple(self._sinks)
+        for sink in sinks:
+            sink.retry()
+        for held in (self._sinks, self._inline, self._threaded):
+            held.clear()
+        for sink in sinks:
             await asyncio.to_thread(sink.close, self._config.wait_s)
 
     # --- records ---
 
     async def open(self, fields: Fields) -> OpenRecord:
-        """Makes `credential.opened` durable.
+        """Makes `credential.opened` durable. With a regular file and `written` this does not suspend.
 
         Raises:
             AuditUnavailable: no sink took it in time.
@@ -122,48 +160,77 @@ class AuditLog:
         line = self._encoder.line("credential.opened", record_id, fields)
         began_s = self._clock.monotonic_s()
         done = False
-        try:
-            if len(self._sinks) == 1:
-                done = await self._commit(self._sinks[0], line)
-            else:
-                done = any(await asyncio.gather(*(self._commit(sink, line) for sink in self._sinks)))
-        finally:
-            if not done:
-                # It may still arrive in a slow sink, or the caller has gone: it must not look as if the credential had
-                # been used without end.
-                self._keep(
-                    self._encoder.line(
-                        "credential.closed", record_id, {**fields, "outcome": "refused", "code": "audit_unavailable"}
-                    )
-                )
-        self._metrics.audit_lag(self._clock.monotonic_s() - began_s)
+        for file in self._inline:
+            done = self._write(file, line) or done
+        if done:
+            for sink in self._threaded:
+                sink.append(line)
+        elif self._threaded:
+            done = await self._wait_for(line, record_id, fields)
+        now_s = self._clock.monotonic_s()
+        self._metrics.audit_lag(now_s - began_s)
         if not done:
             raise AuditUnavailable
         self._metrics.audit_record("credential.opened")
-        self._open[record_id] = began_s
-        return make_open(record_id, fields)
+        self._open.add(record_id)
+        return make_open(record_id, fields, now_s)
 
-    async def _commit(self, sink: Sink, line: bytes) -> bool:
+    def _write(self, file: InlineFile, line: bytes) -> bool:
         try:
-            await sink.commit(line, self._config.wait_s)
-        except (OSError, TimeoutError) as error:
-            self._sink_failed(sink, error)
+            file.write(line)
+        except OSError as error:
+            self._reported(file, error)
             return False
-        self._sink_works(sink)
+        if self._failed:
+            self._reported(file, None)
         return True
 
-    def _reported(self, sink: Sink, failure: OSError | None) -> None:
-        """How a batch of a threaded sink ended, whether or not anybody waited for it."""
-        if failure is None:
-            self._sink_works(sink)
-        else:
-            self._sink_failed(sink, failure)
+    async def _wait_for(self, line: bytes, record_id: str, fields: Fields) -> bool:
+        """Whether one of the threaded sinks has made the line durable in time."""
+        waiting: dict[asyncio.Future[OSError | None], tuple[ThreadedSink, Entry]] = {}
+        for sink in self._threaded:
+            entry = sink.submit(line)
+            if entry is None or entry.waiter is None:
+                self._reported(sink, OSError(errno.EAGAIN, "its queue is full"))
+            else:
+                waiting[entry.waiter] = (sink, entry)
+        in_doubt: list[ThreadedSink] = []
+        ending: Fields = {"outcome": "interrupted"}
+        deadline_s = time.monotonic() + self._config.wait_s
+        done = False
+        try:
+            while waiting and not done:
+                left_s = deadline_s - time.monotonic()
+                ended, late = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not ended:
+                    for waiter in late:
+                        self._reported(waiting[waiter][0], OSError(errno.ETIMEDOUT, "it takes too long"))
+                    break
+                for waiter in ended:
+                    sink, entry = waiting.pop(waiter)
+                    if waiter.result() is None:
+                        done = True
+                    elif entry.arrived:
+                        in_doubt.append(sink)
+            ending = {"outcome": "refused", "code": "audit_unavailable"}
+        finally:
+            if not done:
+                # What may still arrive, or stands there unsynced, must not look as if the credential had been used
+                # without end. The caller may also have gone while it waited.
+                in_doubt += [sink for sink, entry in waiting.values() if not sink.withdraw(entry)]
+                closing = self._encoder.line("credential.closed", record_id, {**fields, **ending})
+                for sink in in_doubt:
+                    if sink.append(closing, keep=True):
+                        self._metrics.audit_record("credential.closed")
+        return done
 
     def close(self, record: OpenRecord, ended: Fields) -> None:
         """Closes a record with its outcome; a second call for the same record does nothing."""
-        if self._open.pop(record.id, None) is None:
+        if record.id not in self._open:
+            self.ignored_closes += 1
             return
-        self._emit("credential.closed", record.id, {**record.fields, **ended})
+        self._open.remove(record.id)
+        self._emit("credential.closed", record.id, {**record.fields, **ended}, keep=True)
 
     def note(self, event: str, fields: Fields) -> None:
         """Records an event that opens nothing."""
@@ -171,113 +238,88 @@ class AuditLog:
 
     def refused(self, fields: Fields) -> None:
         """Records a refusal; those of a source that has proven nothing are coalesced."""
-        if "workload" in fields:
-            self._emit("request.refused", uuid7(), fields)
-            return
-        source = fields.get("source", "unknown")
-        if source not in self._sources and len(self._sources) >= MAX_SOURCES:
-            source = "other"
-        now_s = self._clock.monotonic_s()
-        known = self._sources.get(source)
-        if known is None:
-            self._sources[source] = (now_s, 0, fields)
-            self._emit("request.refused", uuid7(), fields)
-        else:
-            self._sources[source] = (known[0], known[1] + 1, fields)
+        written = fields if "workload" in fields else self._refusals.take(fields, self._clock.monotonic_s())
+        if written is not None:
+            self._emit("request.refused", uuid7(), written)
 
-    def _emit(self, event: str, record_id: str, fields: Fields) -> None:
+    def _emit(self, event: str, record_id: str, fields: Fields, *, keep: bool = False) -> None:
         line = self._encoder.line(event, record_id, fields)
-        credential = event.startswith("credential.")
         taken = False
         for sink in self._sinks:
-            if not credential and sink.scarce(self._config.reserve_bytes):
-                continue
-            if sink.append(line):
+            if not keep and sink.scarce(self._config.reserve_bytes):
+                self._metrics.audit_lost(sink.name, "reserve")
+            elif sink.append(line, keep=keep):
                 taken = True
-            else:
-                self._sink_failed(sink, OSError("not taken"))
         if taken:
             self._metrics.audit_record(event)
-        elif credential:
-            self._keep(line)
-
-    def _keep(self, line: bytes) -> None:
-        self._pending.append(line)
 
     # --- health ---
 
     @property
     def healthy(self) -> bool:
         """Whether a record could be opened now, as far as the last attempts tell."""
-        return not self._hung and len(self._failed) < max(1, len(self._sinks))
+        return not self._hung and len(self._failed) < len(self._sinks)
 
     @property
     def why(self) -> str:
         """What is wrong, in words; empty while nothing is."""
         if self._hung:
             return "a write to an audit file hangs"
+        if not self._sinks:
+            return "no sink is open"
         return "; ".join(f"{name}: {reason}" for name, reason in self._failed.items())
 
     @property
     def lag_s(self) -> float:
-        """Age of the write that is under way."""
+        """Age of the event loop's write that is under way; 0 while there is none."""
         since_s = self._stopwatch.since_s
         return time.monotonic() - since_s if since_s else 0.0
 
-    def _sink_failed(self, sink: Sink, error: Exception) -> None:
-        if sink.name not in self._failed:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            self._failed[sink.name] = reason
+    def _reported(self, sink: Sink, failure: OSError | None) -> None:
+        """How an attempt to write ended. A failure is logged once, until the sink works again."""
+        if failure is None:
+            if self._failed and self._failed.pop(sink.name, None) is not None:
+                _log.warning("audit sink %s takes records again", sink.name)
+        elif sink.name not in self._failed:
+            self._failed[sink.name] = reason = failure.strerror or type(failure).__name__
             _log.error("audit sink %s takes no records: %s", sink.name, reason)
-
-    def _sink_works(self, sink: Sink) -> None:
-        if self._failed and self._failed.pop(sink.name, None) is not None:
-            _log.warning("audit sink %s takes records again", sink.name)
 
     def _watch(self) -> None:
         """The watchdog thread: a disk that hangs stops the loop, so only another thread can say so."""
-        while not self._stopping.wait(0.25):
+        while not self._stopping.wait(HUNG_S / 8):
             hung = self.lag_s > HUNG_S
             if hung and not self._hung:
                 _log.critical("a write to an audit file has been hanging for %.0f s; nothing is sent meanwhile", HUNG_S)
             self._hung = hung
 
-    async def _every_second(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            for sink in self._sinks:
-                sink.refresh()
-            self._flush_sources(everything=False)
-            self._retry_pending()
-            if self._failed and not self._pending:
-                # Nothing is asked of a process that is not ready, so it must find out for itself that the disk has room
-                # again.
-                for sink in self._sinks:
-                    if sink.name in self._failed:
-                        await self._commit(sink, self._encoder.line("audit.restored", uuid7(), {}))
+    async def _keep_ticking(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._hurry.wait()
+            except TimeoutError:
+                await self._inspect()
+                self._try_again()
+                for fields in self._refusals.due(self._clock.monotonic_s()):
+                    self._emit("request.refused", uuid7(), fields)
 
-    def _flush_sources(self, *, everything: bool) -> None:
-        now_s = self._clock.monotonic_s()
-        for source, (since_s, count, fields) in tuple(self._sources.items()):
-            if everything or now_s - since_s >= WINDOW_S:
-                del self._sources[source]
-                if count:
-                    self._emit("request.refused", uuid7(), {**fields, "count": count})
+    async def _inspect(self) -> None:
+        # One at a time: two would both open the new file, and its lock would refuse the second.
+        async with self._inspecting:
+            for file in tuple(self._inline):
+                file.adopt(await asyncio.to_thread(file.inspect))
 
-    def _retry_pending(self) -> None:
-        for _ in range(len(self._pending)):
-            line = self._pending.popleft()
-            taken = [sink.append(line) for sink in self._sinks]
-            if not any(taken):
-                self._pending.appendleft(line)
-                return
-            self._metrics.audit_record("credential.closed")
-            for sink in self._sinks:
-                if sink.immediate:
-                    self._sink_works(sink)
-
-
-def _append_now(descriptor: int, line: bytes) -> None:
-    import os
-
-    os.write(descriptor, line)
+    def _try_again(self) -> None:
+        for sink in self._sinks:
+            sink.retry()
+        # Nothing is asked of a process that is not ready, so it must find out for itself that there is room again.
+        for file in self._inline:
+            if file.name in self._failed:
+                self._write(file, self._encoder.line("audit.restored", uuid7(), {}))
+        for sink in self._threaded:
+            probe = self._probes.get(sink.name)
+            under_way = probe is not None and probe.waiter is not None and not probe.waiter.done()
+            if sink.name in self._failed and not under_way:
+                entry = sink.submit(self._encoder.line("audit.restored", uuid7(), {}))
+                if entry is not None:
+                    self._probes[sink.name] = entry

@@ -6,8 +6,10 @@ No key can hold a secret value: values are names, numbers and what the caller se
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, TypedDict, cast
 
 from addons.clock import Clock
@@ -51,6 +53,7 @@ class Fields(TypedDict, total=False):
 
 
 ORDER: Final = tuple(Fields.__annotations__)
+_KEYS: Final = tuple((key, f',"{key}":') for key in ORDER)
 MAX_TEXT: Final = 2048
 """Characters of a text value; a longer one ends in …"""
 
@@ -62,30 +65,45 @@ class AuditUnavailable(Exception):
 _PRIVATE: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OpenRecord:
-    """Proof that `credential.opened` is durable. Only the audit log makes one."""
+    """Proof that `credential.opened` is durable, and for which secret and version. Only the audit log makes one: the
+    constructor wants a token that nobody else has. Satisfies `vault.store.Opening`.
+    """
 
     id: str
-    fields: Fields
-    token: object
+    fields: Fields = field(repr=False)
+    opened_s: float
+    """Monotonic seconds."""
+    token: InitVar[object]
+    request_id: str | None = field(init=False)
+    secret: str | None = field(init=False)
+    secret_version: str | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.token is not _PRIVATE:
+    def __post_init__(self, token: object) -> None:
+        if token is not _PRIVATE:
             raise TypeError("open records are made by the audit log alone")
-
-    @property
-    def secret(self) -> str | None:
-        return self.fields.get("secret")
-
-    @property
-    def secret_version(self) -> str | None:
-        return self.fields.get("secret_version")
+        # Read once: what the record proves does not change with the fields that were handed over.
+        object.__setattr__(self, "fields", self.fields.copy())
+        object.__setattr__(self, "request_id", self.fields.get("request_id"))
+        object.__setattr__(self, "secret", self.fields.get("secret"))
+        object.__setattr__(self, "secret_version", self.fields.get("secret_version"))
 
 
-def make_open(record_id: str, fields: Fields) -> OpenRecord:
+def make_open(record_id: str, fields: Fields, opened_s: float) -> OpenRecord:
     """For the audit log only: the record is durable."""
-    return OpenRecord(record_id, fields, _PRIVATE)
+    return OpenRecord(record_id, fields, opened_s, _PRIVATE)
+
+
+def text(value: str) -> str:
+    """A text value as a record holds it: capped, and with lone surrogates (which strict readers refuse) spelled out."""
+    if not value.isascii():
+        value = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
+
+
+_quoted: Final = json.encoder.encode_basestring_ascii
+"""Escapes U+2028, controls and everything else outside ASCII: a line is one line for every reader."""
 
 
 class Encoder:
@@ -102,8 +120,6 @@ class Encoder:
 
     def time(self) -> str:
         """RFC 3339 in UTC with milliseconds."""
-        import datetime as dt
-
         now_s = self._clock.wall_s()
         second = int(now_s)
         if second != self._second:
@@ -112,15 +128,21 @@ class Encoder:
         return f"{self._prefix}{int((now_s - second) * 1000):03d}Z"
 
     def line(self, event: str, record_id: str, fields: Fields) -> bytes:
-        """One line, its line feed included."""
-        record: dict[str, Any] = {"v": 1, "time": self.time(), "event": event, "id": record_id}
+        """One line, its line feed included. Built by hand: `json.dumps` takes three times as long."""
+        parts = [f'{{"v":1,"time":"{self.time()}","event":{_quoted(event)},"id":{_quoted(record_id)}']
         given = cast("dict[str, Any]", fields)
-        for key in ORDER:
+        for key, prefix in _KEYS:
             value = given.get(key)
             if value is None:
                 continue
-            if isinstance(value, str) and len(value) > MAX_TEXT:
-                value = value[: MAX_TEXT - 1] + "…"
-            record[key] = value
-        # ensure_ascii escapes U+2028, controls and lone surrogates alike: a line is a line for every reader.
-        return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+            if isinstance(value, str):
+                if key == "path":
+                    # Callers give it without a query; here it is made sure of (G30).
+                    value = value.partition("?")[0]
+                parts.append(prefix + _quoted(value if value.isascii() and len(value) <= MAX_TEXT else text(value)))
+            elif isinstance(value, int):
+                parts.append(prefix + int.__repr__(value))
+            elif isinstance(value, float) and math.isfinite(value):
+                parts.append(prefix + float.__repr__(value))
+        parts.append("}\n")
+        return "".join(parts).encode("ascii")

@@ -35,6 +35,8 @@ def test_a1_a_disk_that_fills_up(ostiary: Callable[..., Ostiary], upstream: Call
         upstreams={"api.test:443": api.port},
         secrets={"secret/egress/api": {"key": canary()}},
         preexec=limit,
+        # Under the limit Python would cut its own bytecode files short, and leave them to everybody else.
+        environ={"PYTHONDONTWRITEBYTECODE": "1"},
     )
     proxy.run()
     answers: list[Answer] = []
