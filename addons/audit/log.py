@@ -139,7 +139,7 @@ class AuditLog:
             await asyncio.wait([self._tick], timeout=self._config.wait_s)
             self._tick.cancel()
         for fields in self._refusals.due(self._clock.monotonic_s(), everything=True):
-            self._emit("request.refused", uuid7(), fields)
+            self._emit("request.refused", fields)
         sinks = tuple(self._sinks)
         for sink in sinks:
             sink.retry()
@@ -157,7 +157,8 @@ class AuditLog:
             AuditUnavailable: no sink took it in time.
         """
         record_id = uuid7()
-        line = self._encoder.line("credential.opened", record_id, fields)
+        body = self._encoder.body(fields)
+        line = self._encoder.join("credential.opened", record_id, body)
         began_s = self._clock.monotonic_s()
         done = False
         for file in self._inline:
@@ -173,7 +174,7 @@ class AuditLog:
             raise AuditUnavailable
         self._metrics.audit_record("credential.opened")
         self._open.add(record_id)
-        return make_open(record_id, fields, now_s)
+        return make_open(record_id, fields, now_s, body)
 
     def _write(self, file: InlineFile, line: bytes) -> bool:
         try:
@@ -230,20 +231,26 @@ class AuditLog:
             self.ignored_closes += 1
             return
         self._open.remove(record.id)
-        self._emit("credential.closed", record.id, {**record.fields, **ended}, keep=True)
+        if record.fields.keys().isdisjoint(ended):
+            line = self._encoder.join("credential.closed", record.id, record.body, self._encoder.body(ended))
+        else:
+            line = self._encoder.line("credential.closed", record.id, {**record.fields, **ended})
+        self._hand_over("credential.closed", line, keep=True)
 
     def note(self, event: str, fields: Fields) -> None:
         """Records an event that opens nothing."""
-        self._emit(event, uuid7(), fields)
+        self._emit(event, fields)
 
     def refused(self, fields: Fields) -> None:
         """Records a refusal; those of a source that has proven nothing are coalesced."""
         written = fields if "workload" in fields else self._refusals.take(fields, self._clock.monotonic_s())
         if written is not None:
-            self._emit("request.refused", uuid7(), written)
+            self._emit("request.refused", written)
 
-    def _emit(self, event: str, record_id: str, fields: Fields, *, keep: bool = False) -> None:
-        line = self._encoder.line(event, record_id, fields)
+    def _emit(self, event: str, fields: Fields) -> None:
+        self._hand_over(event, self._encoder.line(event, uuid7(), fields))
+
+    def _hand_over(self, event: str, line: bytes, *, keep: bool = False) -> None:
         taken = False
         for sink in self._sinks:
             if not keep and sink.scarce(self._config.reserve_bytes):
@@ -301,7 +308,7 @@ class AuditLog:
                 await self._inspect()
                 self._try_again()
                 for fields in self._refusals.due(self._clock.monotonic_s()):
-                    self._emit("request.refused", uuid7(), fields)
+                    self._emit("request.refused", fields)
 
     async def _inspect(self) -> None:
         # One at a time: two would both open the new file, and its lock would refuse the second.

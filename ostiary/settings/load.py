@@ -278,7 +278,7 @@ def _audit(keys: Fields, context: Context) -> AuditConfig:
                     context.faults.add(
                         sink.place_of("stdout"), "stdout must be true", "remove the sink if it should not be used"
                     )
-            elif item.entries and not any(entry.key in LATER["sink"] for entry in item):
+            elif not any(entry.key in LATER["sink"] for entry in item):
                 sink.require("file")
     durability = inner.choice("durability", {"written", "fsync"}, "written") or "written"
     wait_s, reserve = inner.duration("wait", 2.0), inner.size("reserve", 64 * 1024 * 1024)

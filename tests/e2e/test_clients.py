@@ -34,13 +34,25 @@ def chat(seen: Seen, wire: Wire) -> None:
     if b'"stream":true' in seen.body.replace(b" ", b""):
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for word in ("hel", "lo"):
-            delta = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [{"index": 0, "delta": {"content": word}}]}
+            delta = {
+                "id": "1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0, "delta": {"content": word}}],
+            }
             wire.chunk(f"data: {json.dumps(delta)}\n\n".encode())
         wire.chunk(b"data: [DONE]\n\n")
         wire.chunk(b"")
         return
     message = {"role": "assistant", "content": "hello"}
-    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+    }
     wire.answer(200, json.dumps(body).encode(), (("Content-Type", "application/json"),))
 
 
@@ -62,7 +74,11 @@ def repository(tmp_path: Path) -> Path:
     """A bare repository, ready for a plain web server."""
     work, served = tmp_path / "work", tmp_path / "served"
     git = ["git", "-c", "user.name=T", "-c", "user.email=t@example.test", "-c", "init.defaultBranch=main"]
-    for step in (["init", "-q", str(work)], ["-C", str(work), "commit", "-q", "--allow-empty", "-m", "first"], ["clone", "-q", "--bare", str(work), str(served / "r.git")]):
+    for step in (
+        ["init", "-q", str(work)],
+        ["-C", str(work), "commit", "-q", "--allow-empty", "-m", "first"],
+        ["clone", "-q", "--bare", str(work), str(served / "r.git")],
+    ):
         subprocess.run([*git, *step], check=True, env=clean_environment(), timeout=30)
     subprocess.run(["git", "-C", str(served / "r.git"), "update-server-info"], check=True, timeout=30)
     return served
@@ -85,11 +101,24 @@ class Set:
     def by_environment(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """Through the running proxy, with what `ostiary env` prints and nothing else."""
         printed = command(
-            "env", "--shell", "docker", "--proxy", f"http://{self.proxy.address('sidecar')}", cwd=self.proxy.folder, environ={"OSTIARY_KEY": self.caller}
+            "env",
+            "--shell",
+            "docker",
+            "--proxy",
+            f"http://{self.proxy.address('sidecar')}",
+            cwd=self.proxy.folder,
+            environ={"OSTIARY_KEY": self.caller},
         )
         assert printed.returncode == 0, printed.stderr
         variables = dict(line.split("=", 1) for line in printed.stdout.decode().splitlines())
-        return subprocess.run(arguments, cwd=self.proxy.folder, capture_output=True, timeout=60, check=False, env=clean_environment(**variables))
+        return subprocess.run(
+            arguments,
+            cwd=self.proxy.folder,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            env=clean_environment(**variables),
+        )
 
 
 @pytest.fixture
@@ -142,7 +171,12 @@ def test_git_clone(served: Callable[..., Set], repository: Path, way: str) -> No
     one = served(files(repository))
     done = (one.exec if way == "exec" else one.by_environment)("git", "clone", "-q", "https://git.test/r.git", "cloned")
     assert done.returncode == 0, done.stderr
-    log = subprocess.run(["git", "-C", str(one.proxy.folder / "cloned"), "log", "--format=%s"], capture_output=True, check=True, timeout=30)
+    log = subprocess.run(
+        ["git", "-C", str(one.proxy.folder / "cloned"), "log", "--format=%s"],
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
     assert log.stdout == b"first\n"
     assert {(seen.get("Authorization") or "")[:6] for seen in one.api.requests} == {"Basic "}
 
@@ -186,7 +220,10 @@ def test_exec_keeps_its_own_audit_and_ends_its_proxy(served: Callable[..., Set])
     assert one.exec(*CLIENTS["curl"]).returncode == 0
     (path,) = one.proxy.folder.glob("audit.exec-*.jsonl")
     events = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [event["event"] for event in events if event["event"].startswith("credential.")] == ["credential.opened", "credential.closed"]
+    assert [event["event"] for event in events if event["event"].startswith("credential.")] == [
+        "credential.opened",
+        "credential.closed",
+    ]
     assert {event.get("listener") for event in events if "workload" in event} == {"private"}
     pid = int(path.stem.rpartition("-")[2])
     deadline = time.monotonic() + 5

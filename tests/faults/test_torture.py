@@ -122,7 +122,9 @@ def engine(folder: Path, pki: Pki, port: int, key: str, trip: Trip) -> Iterator[
             resolver=wrapped(SystemResolver(clock)),
             egress=EgressRules(networks(["127.0.0.0/8"]), {"api.test:443": ("127.0.0.1", port)}),
         )
-        one = MitmEngine(parts, wrapped(LeafStore(authority, lambda: dt.datetime.now(dt.UTC))), pki.ca_file, ConnectionLimits())
+        one = MitmEngine(
+            parts, wrapped(LeafStore(authority, lambda: dt.datetime.now(dt.UTC))), pki.ca_file, ConnectionLimits()
+        )
         bound = open_socket("sidecar", Bound("127.0.0.1", 0))
         bound.setblocking(False)
         await one.listen(Listener("sidecar", "billing"), bound)
@@ -155,10 +157,16 @@ def attempt(address: str, ca: Path) -> Answer | None:
 
 
 def opened(folder: Path) -> list[dict[str, Any]]:
-    return [record for record in map(json.loads, (folder / "audit.jsonl").read_text().splitlines()) if record["event"] == "credential.opened"]
+    return [
+        record
+        for record in map(json.loads, (folder / "audit.jsonl").read_text().splitlines())
+        if record["event"] == "credential.opened"
+    ]
 
 
-def test_f3_every_call_fails_once(tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream], capfd: pytest.CaptureFixture[str]) -> None:
+def test_f3_every_call_fails_once(
+    tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream], capfd: pytest.CaptureFixture[str]
+) -> None:
     key, api, trip = canary(), upstream(), Trip()
     with engine(tmp_path, pki, api.port, key, trip) as (address, ca):
         trip.arm(0)
@@ -190,7 +198,9 @@ def test_f3_every_call_fails_once(tmp_path: Path, pki: Pki, upstream: Callable[.
     assert "cnry" not in (tmp_path / "audit.jsonl").read_text()
 
 
-def test_g12_a_hook_that_raises_after_the_credential_was_put(tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream]) -> None:
+def test_g12_a_hook_that_raises_after_the_credential_was_put(
+    tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream]
+) -> None:
     """An addon behind every stage fails: the head is ready, and still nothing may leave."""
     key, api, trip = canary(), upstream(), Trip()
 

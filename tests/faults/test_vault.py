@@ -36,13 +36,20 @@ def bao(tmp_path: Path) -> Iterator[OpenBao]:
 
 def start(ostiary: Callable[..., Ostiary], bao: OpenBao, api: Upstream, *, ttl: str = "0", stale: str = "0") -> Ostiary:
     store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
-    proxy = ostiary(POLICY.replace("TTL", ttl).replace("STALE", stale), start=False, upstreams={"api.test:443": api.port}, store=store)
+    proxy = ostiary(
+        POLICY.replace("TTL", ttl).replace("STALE", stale),
+        start=False,
+        upstreams={"api.test:443": api.port},
+        store=store,
+    )
     (proxy.folder / "vault-token").write_text(bao.token)
     proxy.canaries.append(bao.token)
     return proxy.run()
 
 
-def test_a_secret_from_a_real_vault(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+def test_a_secret_from_a_real_vault(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
     api, key = upstream(), canary()
     bao.put("egress/api", key=key)
     proxy = start(ostiary, bao, api)
@@ -59,12 +66,21 @@ def test_a_secret_from_a_real_vault(ostiary: Callable[..., Ostiary], upstream: C
     assert "ostiary_vault_up 1.0" in proxy.get("/metrics")[1].decode()
 
 
-def test_v7_rotation_in_flight_never_mixes_versions(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+def test_v7_rotation_in_flight_never_mixes_versions(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
     api = upstream()
     bao.put("egress/api", key="user-1:pass-1", user="user-1")
-    policy = POLICY.replace('{bearer: "{secret}"}', '[{header: X-User, value: "{secret.user}"}, {header: X-Pair, value: "{secret}"}]')
+    policy = POLICY.replace(
+        '{bearer: "{secret}"}', '[{header: X-User, value: "{secret.user}"}, {header: X-Pair, value: "{secret}"}]'
+    )
     store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
-    proxy = ostiary(policy.replace("TTL", "50ms").replace("STALE", "0"), start=False, upstreams={"api.test:443": api.port}, store=store)
+    proxy = ostiary(
+        policy.replace("TTL", "50ms").replace("STALE", "0"),
+        start=False,
+        upstreams={"api.test:443": api.port},
+        store=store,
+    )
     (proxy.folder / "vault-token").write_text(bao.token)
     proxy.run()
     done = threading.Event()
@@ -113,7 +129,9 @@ def test_v1_sealed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upst
         time.sleep(0.2)
 
 
-def test_v1_stale_within_its_bound(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+def test_v1_stale_within_its_bound(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
     api, key = upstream(), canary()
     bao.put("egress/api", key=key)
     proxy = start(ostiary, bao, api, ttl="200ms", stale="3s")
@@ -141,7 +159,9 @@ def test_v4_down(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstre
 def test_v4_down_at_the_start(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     api = upstream()
     store = 'vault:\n  addresses: ["http://127.0.0.1:9"]\n  auth: {method: token_file, file: vault-token}'
-    proxy = ostiary(POLICY.replace("TTL", "0").replace("STALE", "0"), start=False, upstreams={"api.test:443": api.port}, store=store)
+    proxy = ostiary(
+        POLICY.replace("TTL", "0").replace("STALE", "0"), start=False, upstreams={"api.test:443": api.port}, store=store
+    )
     (proxy.folder / "vault-token").write_text(canary())
     proxy.run()
     assert proxy.get("/readyz")[0] == 503
@@ -165,7 +185,9 @@ def test_v5_denied(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upst
 
 
 @pytest.mark.parametrize("how", ["missing", "field", "deleted", "destroyed"])
-def test_v8_not_there(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, how: str) -> None:
+def test_v8_not_there(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, how: str
+) -> None:
     api = upstream()
     if how != "missing":
         bao.put("egress/api", **{"other" if how == "field" else "key": canary()})
@@ -181,7 +203,9 @@ def test_v8_not_there(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
 
 
 @pytest.mark.parametrize("value", ["", "a\r\nb", "a\x00b"])
-def test_v9_malformed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, value: str) -> None:
+def test_v9_malformed(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, value: str
+) -> None:
     api = upstream()
     bao.put("egress/api", key=value)
     proxy = start(ostiary, bao, api)
@@ -190,7 +214,9 @@ def test_v9_malformed(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
     assert api.connections == 0
 
 
-def test_g27_a_hundred_cold_requests_cost_one_read(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+def test_g27_a_hundred_cold_requests_cost_one_read(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
     api = upstream()
     bao.put("egress/api", key=canary())
     proxy = start(ostiary, bao, api, ttl="1m")

@@ -46,12 +46,22 @@ class OpenBao:
         binary = shutil.which("bao", path=str(Path(sys.executable).parent))
         assert binary is not None, "the bao binary is missing: run make setup"
         if self._sealable:
-            config = {"storage": {"inmem": {}}, "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}}, "disable_mlock": True}
+            config = {
+                "storage": {"inmem": {}},
+                "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
+                "disable_mlock": True,
+            }
             path = self.folder / "bao.json"
             path.write_text(json.dumps(config))
             arguments = [binary, "server", f"-config={path}"]
         else:
-            arguments = [binary, "server", "-dev", f"-dev-root-token-id={self.token}", f"-dev-listen-address=127.0.0.1:{self.port}"]
+            arguments = [
+                binary,
+                "server",
+                "-dev",
+                f"-dev-root-token-id={self.token}",
+                f"-dev-listen-address=127.0.0.1:{self.port}",
+            ]
         log = (self.folder / "bao.log").open("ab")
         return subprocess.Popen(arguments, stdout=log, stderr=log, env=clean_environment(HOME=str(self.folder)))
 
@@ -69,7 +79,9 @@ class OpenBao:
         if token != "":
             headers["X-Vault-Token"] = token or self.token
         data = json.dumps(body).encode() if body is not None else None
-        with _OPENER.open(urllib.request.Request(f"{self.address}/v1/{path}", data, headers, method=method), timeout=10) as answer:
+        with _OPENER.open(
+            urllib.request.Request(f"{self.address}/v1/{path}", data, headers, method=method), timeout=10
+        ) as answer:
             raw = answer.read()
         return json.loads(raw) if raw else None
 
@@ -87,7 +99,11 @@ class OpenBao:
         self.api("PUT", f"sys/policies/acl/{name}", {"policy": text})
 
     def new_token(self, *policies: str, **options: Any) -> str:
-        return str(self.api("POST", "auth/token/create", {"policies": list(policies), "no_default_policy": True, **options})["auth"]["client_token"])
+        return str(
+            self.api("POST", "auth/token/create", {"policies": list(policies), "no_default_policy": True, **options})[
+                "auth"
+            ]["client_token"]
+        )
 
     def approle(self, name: str, *policies: str, **options: Any) -> tuple[str, str]:
         """Role id and secret id of a new role."""

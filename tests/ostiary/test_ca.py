@@ -70,7 +70,16 @@ def test_a_certificate_that_is_no_ca(tmp_path: Path) -> None:
     folder = tmp_path / "ca"
     authority = load_or_create(folder, NOW)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
-    cert = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(authority.key.public_key()).serial_number(1).not_valid_before(NOW).not_valid_after(NOW + dt.timedelta(days=1)).sign(authority.key, hashes.SHA256())
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(authority.key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + dt.timedelta(days=1))
+        .sign(authority.key, hashes.SHA256())
+    )
     (folder / "ca.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
     with pytest.raises(CaError, match="no CA certificate"):
         load(folder, NOW)
@@ -79,7 +88,9 @@ def test_a_certificate_that_is_no_ca(tmp_path: Path) -> None:
 def handshake(store: LeafStore, ca: bytes, host: str, tmp_path: Path) -> None:
     leaf = store.leaf(host)
     pem = tmp_path / "leaf.pem"
-    key = leaf.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key = leaf.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     pem.write_bytes(key + leaf.cert.public_bytes(serialization.Encoding.PEM))
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(pem)

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from policies import Denial, Grant, Policy, Question, load_policy
 from policies.faults import Place
@@ -51,7 +52,15 @@ def naive(routes: list[Route], question: Question) -> str:
                 mine.append((exact, route))
     if not mine:
         return "route_denied"
-    by_method = [(exact, route) for exact, route in mine if (question.method in route.methods if route.methods is not None else question.method not in {"TRACE", "CONNECT"})]
+    by_method = [
+        (exact, route)
+        for exact, route in mine
+        if (
+            question.method in route.methods
+            if route.methods is not None
+            else question.method not in {"TRACE", "CONNECT"}
+        )
+    ]
     if not by_method:
         return "method_denied"
     best: tuple[tuple[bool, tuple[int, ...], bool], Route] | None = None
@@ -71,7 +80,9 @@ def naive(routes: list[Route], question: Question) -> str:
     every = [*(route.paths or ()), *(path for deny in route.deny for path in deny.paths or ())]
     canonical = read_path(question.path, encoded_slash=any(pattern.encoded_slash for pattern in every))
     for deny in route.deny:
-        if canonical is None or any(pattern.matches(canonical) or pattern.matches(canonical.rstrip("/") or "/") for pattern in deny.paths or ()):
+        if canonical is None or any(
+            pattern.matches(canonical) or pattern.matches(canonical.rstrip("/") or "/") for pattern in deny.paths or ()
+        ):
             return "path_denied"
     return route.name
 
@@ -81,7 +92,10 @@ def naive(routes: list[Route], question: Question) -> str:
 def test_against_a_naive_reading(candidates: list[Route]) -> None:
     routes: list[Route] = []
     for candidate in candidates:
-        if not any({host.text for host in candidate.hosts} & {host.text for host in other.hosts} and _tie(candidate, other) for other in routes):
+        if not any(
+            {host.text for host in candidate.hosts} & {host.text for host in other.hosts} and _tie(candidate, other)
+            for other in routes
+        ):
             routes.append(candidate)
     policy = Policy("v", {}, {route.name: route for route in routes})
     for host in ("x.test", "y.test", "z.test", "other"):
@@ -97,7 +111,10 @@ def test_against_a_naive_reading(candidates: list[Route]) -> None:
 def test_ten_thousand_routes_match_in_the_time_of_ten(tmp_path: Path) -> None:
     def policy(count: int) -> Policy:
         path = tmp_path / f"{count}.yaml"
-        routes = "".join(f'  r{index}: {{match: {{host: api.test, paths: ["/v1/things/{index}/**"]}}, allow: w}}\n' for index in range(count))
+        routes = "".join(
+            f'  r{index}: {{match: {{host: api.test, paths: ["/v1/things/{index}/**"]}}, allow: w}}\n'
+            for index in range(count)
+        )
         path.write_text("workloads: {w: {proofs: {any: true}}}\nroutes:\n" + routes)
         return load_policy([path])
 
@@ -120,7 +137,9 @@ def test_ten_thousand_routes_match_in_the_time_of_ten(tmp_path: Path) -> None:
 def test_serving_and_proofs(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(
-        "workloads:\n  a: {proofs: [{any: true}]}\n  b: {proofs: [{peer: {uid: 5}}, {key_hash: 'sha256:" + "1" * 64 + "'}]}\n"
+        "workloads:\n  a: {proofs: [{any: true}]}\n  b: {proofs: [{peer: {uid: 5}}, {key_hash: 'sha256:"
+        + "1" * 64
+        + "'}]}\n"
         "routes:\n  r: {match: {host: ['*.x.test', y.test]}, allow: b}\n"
     )
     policy = load_policy([path])

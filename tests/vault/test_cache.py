@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vault.cache import NEGATIVE_TTL_S, SecretCache
 from vault.secret import Secret
@@ -159,7 +160,9 @@ async def test_stale_only_during_an_outage_and_only_so_long(parts: tuple[Fake, C
     assert (await read(cache)).cache == "miss"
 
 
-@pytest.mark.parametrize("failure", [SecretDenied("secret/a", "403"), SecretMissing("secret/a", "404"), SecretMalformed("secret/a", "x")])
+@pytest.mark.parametrize(
+    "failure", [SecretDenied("secret/a", "403"), SecretMissing("secret/a", "404"), SecretMalformed("secret/a", "x")]
+)
 async def test_revocation_beats_caching(parts: tuple[Fake, Clock, SecretCache], failure: StoreError) -> None:
     store, clock, cache = parts
     await read(cache)
@@ -249,7 +252,11 @@ def test_against_a_model(steps: list[tuple[str, float]]) -> None:
                     for result in results:
                         if isinstance(result, SealedSecret):
                             assert result.age_s <= 70.0
-                            assert result.cache != "stale" or isinstance(store.failure, SecretUnavailable) or store.failure is None
+                            assert (
+                                result.cache != "stale"
+                                or isinstance(store.failure, SecretUnavailable)
+                                or store.failure is None
+                            )
                             if result.cache == "hit":
                                 assert result.age_s < 10.0
                             if revoked_s is not None and store.failure is not None:

@@ -45,7 +45,11 @@ async def test_kv2_versions_and_metadata(openbao: OpenBao) -> None:
         assert (newest.version, newest.fields["key"].reveal()) == ("2", "two")
         assert newest.created_at
         pinned = await vault.fetch(SecretRef("egress/kv2", mount="secret", version=1, kv=2))
-        assert {name: value.reveal() for name, value in pinned.fields.items()} == {"key": "one", "other": "7", "flag": "true"}
+        assert {name: value.reveal() for name, value in pinned.fields.items()} == {
+            "key": "one",
+            "other": "7",
+            "flag": "true",
+        }
         assert await vault.fields_of(SecretRef("secret/egress/kv2")) == {"key"}
         await vault.probe()
 
@@ -70,7 +74,11 @@ async def test_v8_missing_deleted_and_destroyed(openbao: OpenBao) -> None:
         with pytest.raises(SecretMissing, match="deleted or destroyed"):
             await vault.fetch(SecretRef("secret/egress/gone"))
         openbao.destroy("egress/gone", 1)
-        for ref in (SecretRef("secret/egress/gone", version=1), SecretRef("secret/egress/never"), SecretRef("secret/egress/gone", version=9)):
+        for ref in (
+            SecretRef("secret/egress/gone", version=1),
+            SecretRef("secret/egress/never"),
+            SecretRef("secret/egress/gone", version=9),
+        ):
             with pytest.raises(SecretMissing):
                 await vault.fetch(ref)
 
@@ -161,7 +169,9 @@ async def test_v1_sealed(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def scripted(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+def scripted(
+    answer: Callable[[http.server.BaseHTTPRequestHandler], None],
+) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
     """An HTTP server whose every GET is answered by a script; what it saw."""
     seen: list[tuple[str, dict[str, str]]] = []
 
@@ -171,7 +181,7 @@ def scripted(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> It
             with contextlib.suppress(OSError):
                 answer(self)
 
-        do_POST = do_PUT = do_GET
+        do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
 
         def log_message(self, *_: object) -> None: ...
 
@@ -184,7 +194,9 @@ def scripted(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> It
         server.server_close()
 
 
-def send(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes | dict[str, Any], **headers: str) -> None:
+def send(
+    handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes | dict[str, Any], **headers: str
+) -> None:
     raw = json.dumps(body).encode() if isinstance(body, dict) else body
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(raw)))
@@ -199,7 +211,9 @@ TOKEN = TokenAuth(Secret("cnry-token"))
 GOOD = {"data": {"data": {"key": "x"}, "metadata": {"version": 4}}, "auth": None}
 
 
-def lookup_or(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+def lookup_or(
+    answer: Callable[[http.server.BaseHTTPRequestHandler], None],
+) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
     def script(handler: http.server.BaseHTTPRequestHandler) -> None:
         if handler.path.endswith("lookup-self"):
             send(handler, 200, {"data": {"ttl": 0}})
@@ -211,10 +225,22 @@ def lookup_or(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> C
 
 @pytest.mark.parametrize(
     ("status", "headers", "retry_after"),
-    [(429, {"Retry_After": "7"}, 7.0), (500, {}, 1.0), (503, {}, 1.0), (412, {}, 1.0), (472, {}, 1.0), (473, {}, 1.0), (530, {}, 1.0), (502, {}, 1.0)],
+    [
+        (429, {"Retry_After": "7"}, 7.0),
+        (500, {}, 1.0),
+        (503, {}, 1.0),
+        (412, {}, 1.0),
+        (472, {}, 1.0),
+        (473, {}, 1.0),
+        (530, {}, 1.0),
+        (502, {}, 1.0),
+    ],
 )
 async def test_outages_by_status(status: int, headers: dict[str, str], retry_after: float) -> None:
-    with scripted(lookup_or(lambda handler: send(handler, status, {"errors": ["cnry-server-text"]}, **headers))) as (address, _):
+    with scripted(lookup_or(lambda handler: send(handler, status, {"errors": ["cnry-server-text"]}, **headers))) as (
+        address,
+        _,
+    ):
         async with store(address, TOKEN) as vault:
             with pytest.raises(SecretUnavailable) as error:
                 await vault.fetch(REF)
@@ -270,7 +296,9 @@ async def test_an_answer_over_the_cap() -> None:
 
 async def test_v2_a_redirect_does_not_take_the_token_along() -> None:
     with scripted(lambda handler: send(handler, 200, GOOD)) as (elsewhere, stolen):
-        with scripted(lookup_or(lambda handler: send(handler, 307, b"", Location=f"{elsewhere}/v1/secret/data/egress/a"))) as (standby, _):
+        with scripted(
+            lookup_or(lambda handler: send(handler, 307, b"", Location=f"{elsewhere}/v1/secret/data/egress/a"))
+        ) as (standby, _):
             async with store(standby, TOKEN) as vault:
                 with pytest.raises(SecretUnavailable):
                     await vault.fetch(REF)
@@ -320,8 +348,16 @@ async def test_namespaces(openbao: OpenBao) -> None:
     opener = SecretRef("secret/egress/ns", namespace="team-a", kv=2)
     import urllib.request
 
-    for path, body in (("sys/mounts/secret", {"type": "kv", "options": {"version": "2"}}), ("secret/data/egress/ns", {"data": {"key": "in-a"}})):
-        request = urllib.request.Request(f"{openbao.address}/v1/{path}", json.dumps(body).encode(), {"X-Vault-Token": openbao.token, "X-Vault-Namespace": "team-a"}, method="POST")
+    for path, body in (
+        ("sys/mounts/secret", {"type": "kv", "options": {"version": "2"}}),
+        ("secret/data/egress/ns", {"data": {"key": "in-a"}}),
+    ):
+        request = urllib.request.Request(
+            f"{openbao.address}/v1/{path}",
+            json.dumps(body).encode(),
+            {"X-Vault-Token": openbao.token, "X-Vault-Namespace": "team-a"},
+            method="POST",
+        )
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5).close()
     async with store(openbao.address, root(openbao)) as vault:
         assert (await vault.fetch(opener)).fields["key"].reveal() == "in-a"

@@ -102,7 +102,12 @@ def test_keys(tmp_path: Path) -> None:
     assert read_key(KeyEnv("K"), {"K": text}).reveal_bytes() == bytes(32)
     (tmp_path / "cred").write_text(text)
     assert read_key(KeyCredential("cred"), {"CREDENTIALS_DIRECTORY": str(tmp_path)}).reveal_bytes() == bytes(32)
-    for source, environ in ((KeyEnv("K"), {}), (KeyEnv("K"), {"K": "short"}), (KeyCredential("x"), {}), (KeyFile(tmp_path / "no"), {})):
+    for source, environ in (
+        (KeyEnv("K"), {}),
+        (KeyEnv("K"), {"K": "short"}),
+        (KeyCredential("x"), {}),
+        (KeyFile(tmp_path / "no"), {}),
+    ):
         with pytest.raises(SealedFileError):
             read_key(source, environ)
 
@@ -123,7 +128,10 @@ def test_a_crash_at_any_step_leaves_a_whole_file(file: SealedFile, monkeypatch: 
     monkeypatch.setattr("vault.sealed.os.fsync", fsync)
     if step == "open":
         real = os.open
-        monkeypatch.setattr("vault.sealed.os.open", lambda path, flags, *mode: fail() if str(path).endswith(".tmp") else real(path, flags, *mode))
+        monkeypatch.setattr(
+            "vault.sealed.os.open",
+            lambda path, flags, *mode: fail() if str(path).endswith(".tmp") else real(path, flags, *mode),
+        )
     if step == "replace":
         monkeypatch.setattr("vault.sealed.Path.replace", fail)
     with pytest.raises(SealedFileError, match="cannot be written"):

