@@ -177,12 +177,21 @@ def vet(
     return tuple(vetted)
 
 
+MAX_VETTED: Final = 1024
+"""Answers remembered for a route."""
+
+type Vetted = dict[tuple[Authority, tuple[str, ...]], Destination]
+"""Destinations by authority and the addresses they were vetted from: the same question has the same answer for as long
+as policy and settings are what they are."""
+
+
 async def destination(
     authority: Authority,
     rules: EgressRules,
     route: EgressSpec | None,
     allow: Collection[Network],
     resolver: Resolver,
+    vetted: Vetted,
     *,
     deadline_s: float,
 ) -> Destination:
@@ -194,6 +203,7 @@ async def destination(
         route: of the route; its fixed targets win.
         allow: exceptions of process and route together.
         resolver: asked only where no fixed target and no literal address says it.
+        vetted: what this route's questions were answered before; added to.
         deadline_s: for the resolver, seconds.
 
     Raises:
@@ -201,20 +211,34 @@ async def destination(
     """
     key = f"{authority.host}:{authority.port}"
     fixed = (route.resolve.get(key) if route is not None else None) or rules.resolve.get(key)
-    if fixed is not None:
-        return Destination(authority, vet([fixed[0]], fixed[1], allow=allow, forbidden=rules.forbidden))
+    port = authority.port if fixed is None else fixed[1]
+    found = (fixed[0],) if fixed is not None else await _addresses(authority, rules, resolver, deadline_s)
+    known = vetted.get((authority, found))
+    if known is None:
+        known = Destination(authority, vet(found, port, allow=allow, forbidden=rules.forbidden))
+        if len(vetted) >= MAX_VETTED:
+            vetted.clear()
+        vetted[authority, found] = known
+    return known
+
+
+async def _addresses(
+    authority: Authority, rules: EgressRules, resolver: Resolver, deadline_s: float
+) -> tuple[str, ...]:
+    """The addresses of an authority that no rule fixes."""
     if (authority.host, authority.port) in rules.forbidden.hosts:
         raise Refusal(Code.EGRESS_DENIED, "The destination is an address of Ostiary or of its stores.")
     try:
-        found: Sequence[str] = (str(ipaddress.ip_address(authority.host)),)
+        return (str(ipaddress.ip_address(authority.host)),)
     except ValueError:
-        try:
-            async with asyncio.timeout(deadline_s):
-                found = await resolver.resolve(authority.host)
-        except TimeoutError:
-            raise Refusal(Code.UPSTREAM_TIMEOUT, f"The name {authority.host} was not resolved in time.") from None
-        except (OSError, UnicodeError):
-            raise Refusal(Code.UPSTREAM_UNREACHABLE, f"The name {authority.host} cannot be resolved.") from None
+        pass
+    try:
+        async with asyncio.timeout(deadline_s):
+            found = await resolver.resolve(authority.host)
+    except TimeoutError:
+        raise Refusal(Code.UPSTREAM_TIMEOUT, f"The name {authority.host} was not resolved in time.") from None
+    except (OSError, UnicodeError):
+        raise Refusal(Code.UPSTREAM_UNREACHABLE, f"The name {authority.host} cannot be resolved.") from None
     if not found:
         raise Refusal(Code.UPSTREAM_UNREACHABLE, f"The name {authority.host} has no address.")
-    return Destination(authority, vet(found, authority.port, allow=allow, forbidden=rules.forbidden))
+    return tuple(found)

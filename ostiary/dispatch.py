@@ -35,20 +35,25 @@ class Dispatcher(addonmanager.AddonManager):
 
     def __init__(self, master: Master) -> None:
         self._callables: dict[str, tuple[Callable[..., Any], ...]] = {}
+        self._suspending: set[str] = set()
         self.on_failure: Failed = _propagate
         super().__init__(master)
 
     def register(self, addon: Any) -> Any:
-        self._callables.clear()
+        self._forget()
         return super().register(addon)
 
     def remove(self, addon: Any) -> None:
         super().remove(addon)
-        self._callables.clear()
+        self._forget()
 
     def add(self, *addons: Any) -> None:
         super().add(*addons)
+        self._forget()
+
+    def _forget(self) -> None:
         self._callables.clear()
+        self._suspending.clear()
 
     def callables(self, name: str) -> tuple[Callable[..., Any], ...]:
         """Hook functions of this name in the order they run."""
@@ -61,8 +66,32 @@ class Dispatcher(addonmanager.AddonManager):
         ]
         if name in _REVERSED:
             found.reverse()
+        if any(inspect.iscoroutinefunction(function) for function in found):
+            self._suspending.add(name)
         self._callables[name] = tuple(found)
         return self._callables[name]
+
+    def run_now(self, hook: hooks.Hook) -> bool:
+        """Runs a hook at once if all its functions are plain ones; False, with nothing done, where one is a coroutine.
+
+        Most hooks of a request are plain: a task for each would cost as much as the hook.
+        """
+        found = self.callables(hook.name)
+        if not found:
+            return True
+        if hook.name in self._suspending:
+            return False
+        (subject,) = hook.args()
+        try:
+            for function in found:
+                result = function(subject)
+                if result is not None and inspect.isawaitable(result):
+                    raise TypeError(f"{function!r} gave an awaitable without being a coroutine function")  # noqa: TRY301 - as any other failure
+        except BaseException as error:
+            self.on_failure(hook, error)
+            if not isinstance(error, Exception) and not _is_cancellation(error):
+                raise
+        return True
 
     async def run(self, hook: hooks.Hook) -> None:
         """Runs one hook through every addon. Never raises: a failure, cancellation included, goes to `on_failure`."""

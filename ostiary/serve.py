@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import gc
 import ipaddress
 import json
 import logging
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+import uvloop
 
 from addons.audit import AuditConfig, AuditLog, FileSink, SinkError
 from addons.boundary import Boundary
@@ -90,7 +93,8 @@ class Opened:
 def main(settings: Settings, policy: Policy, *, environ: Mapping[str, str], private: Private | None = None) -> int:
     """Runs until a signal; returns the exit code."""
     try:
-        return asyncio.run(_run(private_settings(settings, private) if private else settings, policy, environ, private))
+        chosen = private_settings(settings, private) if private else settings
+        return asyncio.run(_run(chosen, policy, environ, private), loop_factory=uvloop.new_event_loop)
     except (CaError, StoreFailed) as error:
         sys.stderr.write(f"ostiary: {error}\n")
         return EXIT_SETTINGS
@@ -287,6 +291,9 @@ async def _serve(settings: Settings, parts: Parts, engine: MitmEngine, opened: O
     sys.stdout.write(json.dumps(ready, separators=(",", ":")) + "\n")
     sys.stdout.flush()
     _loaded(parts, parts.in_force.policy)
+    # What lives now lives to the end: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
     await ended.wait()
     health.draining = True
     await engine.drain(settings.limits.drain_timeout)
@@ -303,7 +310,9 @@ def _loaded(parts: Parts, policy: Policy) -> None:
 
 
 async def _reload(settings: Settings, parts: Parts) -> None:
-    """SIGHUP: the policy files anew. A broken one changes nothing but a metric, a record and the log."""
+    """SIGHUP: the policy files anew, and the audit files for whoever rotates them. A broken policy changes nothing but a
+    metric, a record and the log."""
+    await parts.audit.reopen()
     try:
         policy = await asyncio.to_thread(
             lambda: load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd())

@@ -6,7 +6,7 @@ Rules:
   again; what is lost all the same is closed as `interrupted` at the next start.
 - Refusals of callers that have proven nothing are coalesced, and below the space reserve only `credential.*` records
   are written: nobody can fill the disk from outside.
-- Everything here runs on the event loop but the watchdog and the writer threads of `threaded.py`.
+- Everything here runs on the event loop but the watchdog, and the writer threads of `threaded.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import errno
 import logging
 import os
 import sys
-import threading
 import time
 from typing import Final
 
@@ -27,14 +26,13 @@ from addons.audit.record import AuditUnavailable, Encoder, Fields, OpenRecord, m
 from addons.audit.recovery import recover
 from addons.audit.sinks import InlineFile, Sink, Stopwatch
 from addons.audit.threaded import Entry, ThreadedSink
+from addons.audit.watchdog import Watchdog
 from addons.clock import Clock
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
 
 _log = logging.getLogger("ostiary.audit")
 
-HUNG_S: Final = 2.0
-"""A write of the event loop that takes longer makes the process not ready."""
 TICK_S: Final = 1.0
 """How often files are inspected and what failed is tried again."""
 
@@ -61,9 +59,8 @@ class AuditLog:
         self._open: set[str] = set()
         self._refusals = Coalescer()
         self._stopwatch = Stopwatch()
-        self._hung = False
-        self._stopping = threading.Event()
-        self._hurry = asyncio.Event()
+        self._watchdog = Watchdog(self._stopwatch)
+        self._stopping = asyncio.Event()
         self._inspecting = asyncio.Lock()
         self._tick: asyncio.Task[None] | None = None
         self.ignored_closes = 0
@@ -83,7 +80,7 @@ class AuditLog:
             else:
                 self._add(self._thread_for("stdout", os.dup(sys.stdout.fileno())))
         self._tick = asyncio.get_running_loop().create_task(self._keep_ticking())
-        threading.Thread(target=self._watch, name="audit watchdog", daemon=True).start()
+        self._watchdog.start()
 
     async def _open_file(self, config: FileSink) -> None:
         descriptor = open_file(config.path)
@@ -132,8 +129,8 @@ class AuditLog:
 
     async def stop(self) -> None:
         """Writes what waits, for at most `wait_s` a sink, then lets go. Later calls of `open` raise."""
+        self._watchdog.stop()
         self._stopping.set()
-        self._hurry.set()
         if self._tick is not None:
             # Not cancelled at once: an inspection under way may hold a new descriptor.
             await asyncio.wait([self._tick], timeout=self._config.wait_s)
@@ -265,12 +262,12 @@ class AuditLog:
     @property
     def healthy(self) -> bool:
         """Whether a record could be opened now, as far as the last attempts tell."""
-        return not self._hung and len(self._failed) < len(self._sinks)
+        return not self._watchdog.hung and len(self._failed) < len(self._sinks)
 
     @property
     def why(self) -> str:
         """What is wrong, in words; empty while nothing is."""
-        if self._hung:
+        if self._watchdog.hung:
             return "a write to an audit file hangs"
         if not self._sinks:
             return "no sink is open"
@@ -279,8 +276,7 @@ class AuditLog:
     @property
     def lag_s(self) -> float:
         """Age of the event loop's write that is under way; 0 while there is none."""
-        since_s = self._stopwatch.since_s
-        return time.monotonic() - since_s if since_s else 0.0
+        return self._watchdog.lag_s
 
     def _reported(self, sink: Sink, failure: OSError | None) -> None:
         """How an attempt to write ended. A failure is logged once, until the sink works again."""
@@ -291,19 +287,11 @@ class AuditLog:
             self._failed[sink.name] = reason = failure.strerror or type(failure).__name__
             _log.error("audit sink %s takes no records: %s", sink.name, reason)
 
-    def _watch(self) -> None:
-        """The watchdog thread: a disk that hangs stops the loop, so only another thread can say so."""
-        while not self._stopping.wait(HUNG_S / 8):
-            hung = self.lag_s > HUNG_S
-            if hung and not self._hung:
-                _log.critical("a write to an audit file has been hanging for %.0f s; nothing is sent meanwhile", HUNG_S)
-            self._hung = hung
-
     async def _keep_ticking(self) -> None:
         while not self._stopping.is_set():
             try:
                 async with asyncio.timeout(TICK_S):
-                    await self._hurry.wait()
+                    await self._stopping.wait()
             except TimeoutError:
                 await self._inspect()
                 self._try_again()

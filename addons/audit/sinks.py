@@ -117,13 +117,16 @@ class InlineFile:
         return self._free_bytes < reserve_bytes
 
     def retry(self) -> None:
-        while self._backlog:
-            try:
+        if not self._backlog:
+            return
+        failure: OSError | None = None
+        try:
+            while self._backlog:
                 self.write(self._backlog[0])
-            except OSError:
-                return
-            self._backlog.popleft()
-            self._report(self, None)
+                self._backlog.popleft()
+        except OSError as error:
+            failure = error
+        self._report(self, failure)
 
     def inspect(self) -> Inspection:
         """Looks after rotation and free space. Blocks; for a thread."""

@@ -22,17 +22,20 @@ class EgressStage:
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
+        authority = exchange.ask(Authority)
         route = exchange.ask(Grant).route
+        plan = self._plans.of(exchange.policy, route)
         deadline_s = (
             route.timeouts.connect_s if route.timeouts.connect_s is not None else self._parts.deadlines.connect_s
         )
         exchange.put(
             await destination(
-                exchange.ask(Authority),
+                authority,
                 self._parts.egress,
                 route.egress,
-                self._plans.of(exchange.policy, route).allow,
+                plan.allow,
                 self._parts.resolver,
+                plan.vetted,
                 deadline_s=deadline_s or self._parts.deadlines.connect_s,
             )
         )

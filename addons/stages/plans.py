@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from addons.egress import Network, networks
+from addons.egress import Network, Vetted, networks
 from addons.injection import Plan, plan_for
 from addons.parts import Parts
 from policies import Policy
@@ -17,6 +17,8 @@ class RoutePlan:
 
     plan: Plan
     allow: tuple[Network, ...]
+    vetted: Vetted = field(default_factory=dict)
+    """Destinations vetted before."""
 
 
 class Plans:

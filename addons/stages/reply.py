@@ -42,7 +42,9 @@ class ReplyStage:
         self._registry = registry
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        flow.request.stream = request_meter(self._registry.exchange(flow))
+        exchange = self._registry.exchange(flow)
+        self._parts.metrics.stage_overhead("request", self._parts.clock.monotonic_s() - exchange.started_s)
+        flow.request.stream = request_meter(exchange)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)

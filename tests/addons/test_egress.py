@@ -112,7 +112,7 @@ async def resolved(
     resolver: Scripted, rules: EgressRules | None = None, route: EgressSpec | None = None, host: str = "api.test"
 ) -> Destination:
     rules = rules or EgressRules()
-    return await destination(Authority(host, 443), rules, route, rules.allow, resolver, deadline_s=0.2)
+    return await destination(Authority(host, 443), rules, route, rules.allow, resolver, {}, deadline_s=0.2)
 
 
 async def test_names_are_resolved_once_and_pinned() -> None:

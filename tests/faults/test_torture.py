@@ -192,7 +192,7 @@ def test_f3_every_call_fails_once(
             # And the process goes on.
             assert (again := attempt(address, ca)) is not None, calls[at - 1]
             assert again.status == 200
-        assert refused > 3
+        assert refused >= 3
     output = capfd.readouterr()
     assert "cnry" not in output.out + output.err
     assert "cnry" not in (tmp_path / "audit.jsonl").read_text()

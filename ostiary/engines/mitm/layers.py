@@ -11,16 +11,27 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mitmproxy import http
+from mitmproxy.connection import Server
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    RegisterHttpConnection,
+    SendHttp,
+)
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
@@ -33,15 +44,16 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 
 from addons.edge import judge_head, judge_partial
 from addons.egress import Destination
 from addons.exchange import Exchange
 from addons.head import HeadersToSend
+from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
-from ostiary.engines.mitm.dialling import Bound, parse_failure
+from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.watch import Expired, Watch
 
 if TYPE_CHECKING:
@@ -83,7 +95,7 @@ class ClosedLayer(layer.Layer):
     """Closes the caller's connection and swallows the rest."""
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Start | events.DataReceived):
+        if isinstance(event, events.DataReceived):
             yield commands.CloseConnection(self.context.client)
 
 
@@ -148,6 +160,16 @@ class StrictHttp1Server(Http1Server):
                 Refusal(Code.REQUEST_TIMEOUT, "The request head did not arrive in time.", close=True)
             )
 
+    def make_pipe(self) -> Commands:
+        """After an accepted CONNECT: hands the connection to the tunnel, with what has already been read of it."""
+        held = self.buf.maybe_extract_at_most(len(self.buf)) if len(self.buf) else b""
+        self.state = self.done
+        if self.handler.entrance is None:
+            yield commands.CloseConnection(self.conn)
+            return
+        # Some clients send superfluous line ends after CONNECT.
+        self.handler.splice(self.handler.entrance, bytes(held or b"").lstrip(b"\r\n"))
+
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
             raw = bytes(self.buf)
@@ -171,7 +193,24 @@ class StrictHttp1Server(Http1Server):
             if lead:
                 self.buf.maybe_extract_at_most(lead)
             self._deadline = None
+            if self._tunnelled:
+                self.buf.maybe_extract_at_most(end + 4 - lead)
+                yield from self._begin(raw[lead:end], event)
+                return
         yield from super().read_headers(event)
+
+    def _begin(self, head: bytes, event: events.ConnectionEvent) -> Commands:
+        """Begins a request inside a tunnel. The edge has judged its head, so nothing is left to doubt or to look up."""
+        request, size = parse_head(head)
+        self.request = request
+        yield ReceiveHttp(RequestHeaders(self.stream_id, request, size == 0))
+        if size == 0:
+            yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
+            yield from self.mark_done(request=True)
+        else:
+            self.body_reader = make_body_reader(size)
+            self.state = self.read_body
+            yield from self.state(event)
 
     def _refuse(self, refusal: Refusal) -> Commands:
         answer = self.handler.boundary.refuse_unparsed(self.handler.connection, refusal)
@@ -183,12 +222,70 @@ class StrictHttp1Server(Http1Server):
         self.state = self.done
 
 
+_BLANK: Final = http.Request(
+    "", 0, b"GET", b"", b"", b"/", b"HTTP/1.1", http.Headers(), None, None, timestamp_start=0.0, timestamp_end=None
+)
+
+
+def blank_request() -> http.Request:
+    """A request to fill in. mitmproxy's constructor would check the type of every field, which costs as much as parsing."""
+    return request_like(_BLANK.data)
+
+
+def request_like(data: http.RequestData) -> http.Request:
+    """A request with a shallow copy of these parts."""
+    request = http.Request.__new__(http.Request)
+    request.data = http.RequestData.__new__(http.RequestData)
+    request.data.__dict__.update(data.__dict__)
+    return request
+
+
+def parse_head(head: bytes) -> tuple[http.Request, int | None]:
+    """Takes apart a head that the edge has accepted.
+
+    Returns:
+        The request, and the size of its body: None where it is chunked.
+    """
+    lines = head.split(b"\r\n")
+    method, target, version = lines[0].split(b" ")
+    fields: list[tuple[bytes, bytes]] = []
+    size: int | None = 0
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        value = value.strip(b" \t")
+        fields.append((name, value))
+        if len(name) in _FRAMING_LENGTHS:
+            match name.lower():
+                case b"content-length":
+                    size = int(value)
+                case b"transfer-encoding":
+                    size = None
+    request = blank_request()
+    data = request.data
+    data.method, data.path, data.http_version = method, target, version
+    data.headers = http.Headers(fields)
+    data.timestamp_start = data.timestamp_end = time.time()  # noqa: TID251 - mitmproxy's own record
+    return request, size
+
+
+_FRAMING_LENGTHS: Final = frozenset({len(b"content-length"), len(b"transfer-encoding")})
+
+
 class GuardedHttpLayer(HttpLayer):
     """mitmproxy's HTTP layer with the gate in it."""
 
     def __init__(self, context: Context, mode: HTTPMode, handler: ClientHandler) -> None:
         super().__init__(context, mode)
         self.handler = handler
+        self.latest: Server | None = None
+        """The upstream connection used last."""
+
+    def idle(self, key: PoolKey) -> Server | None:
+        """The connection used last, if it is open and of this kind. An HTTP/1 caller has one request at a time."""
+        latest = self.latest
+        if latest is None or not latest.connected or self.context.client.alpn == b"h2":
+            return None
+        return latest if self.handler.pool_key(latest) == key else None
 
     def _handle_event(self, event: events.Event) -> Commands:
         if type(event) is Expired:
@@ -201,25 +298,53 @@ class GuardedHttpLayer(HttpLayer):
         return cast("Commands", super()._handle_event(event))
 
     def _expired(self, event: Expired) -> Commands:
-        if event.layer is self:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                yield from self.event_to_child(stream, event)
-            return
-        # Meant for the layer inside a tunnel: pass it down through the CONNECT that carries it.
-        for stream in tuple(self.streams.values()):
-            if stream.child_layer is not None:
-                yield from self.event_to_child(stream, event)
+        stream = self.streams.get(event.stream_id) if event.layer is self else None
+        if stream is not None:
+            yield from self.event_to_child(stream, event)
 
     def make_stream(self, stream_id: int) -> Commands:
         self.streams[stream_id] = GuardedStream(self.context.fork(), stream_id, self)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def event_to_child(self, child: layer.Layer | HttpStream, event: events.Event) -> Commands:
+        """Passes an event down and routes what comes back, as the base class does, with two differences.
+
+        A head on its way to an upstream is replaced by the one that the stages built. A hook that completes at once is
+        answered here: on its way out and back it would pass every layer twice, four times a request.
+        """
         if type(event) is RequestHeaders and type(child) is not GuardedStream:
-            # On its way to an upstream: this is the last step before the wire.
             event = RequestHeaders(event.stream_id, self._outgoing(event, child), event.end_stream)
-        return super().event_to_child(child, event)
+        for command in child.handle_event(event):
+            if isinstance(command, commands.StartHook) and self.handler.hook_now(command):
+                if command.blocking:
+                    yield from self.event_to_child(child, events.HookCompleted(command))
+                continue
+            if command.blocking or isinstance(command, commands.RequestWakeup):
+                self.command_sources[command] = child
+            match command:
+                case ReceiveHttp(event=received):
+                    yield from self._received(received)
+                case SendHttp():
+                    yield from self.event_to_child(self.connections[command.connection], command.event)
+                case DropStream():
+                    self.streams.pop(command.stream_id, None)
+                case GetHttpConnection():
+                    yield from self.get_connection(command)
+                case RegisterHttpConnection():
+                    yield from self.register_connection(command)
+                case commands.OpenConnection():
+                    self.connections[command.connection] = child
+                    yield command
+                case _:
+                    yield command
+
+    def _received(self, received: HttpEvent) -> Commands:
+        """To the stream it is for; what comes for a stream that is done goes nowhere."""
+        if isinstance(received, RequestHeaders):
+            yield from self.make_stream(received.stream_id)
+        stream = self.streams.get(received.stream_id)
+        if stream is not None:
+            yield from self.event_to_child(stream, received)
 
     def _outgoing(self, event: RequestHeaders, child: layer.Layer | HttpStream) -> http.Request:
         flow = self.streams[event.stream_id].flow
@@ -237,20 +362,12 @@ class GuardedHttpLayer(HttpLayer):
             fields = tuple(field for field in fields if field[0] != b"host")
         authority = exchange.ask(Destination).authority.host_header if seen.http_version == b"HTTP/2.0" else b""
         exchange.dialled_s = self.handler.parts.clock.monotonic_s()
-        return http.Request(
-            seen.host,
-            seen.port,
-            seen.method,
-            seen.scheme,
-            authority,
-            ready.target,
-            seen.http_version,
-            http.Headers(fields),
-            seen.content,
-            seen.trailers,
-            seen.timestamp_start,
-            seen.timestamp_end,
-        )
+        # A shallow copy with four things changed. The constructor would check the type of every field anew.
+        wire = request_like(seen)
+        wire.data.authority = authority
+        wire.data.path = ready.target
+        wire.data.headers = http.Headers(fields)
+        return wire
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
         for command in super().get_connection(event, reuse=reuse):
@@ -284,7 +401,6 @@ class GuardedStream(HttpStream):
         self.watch: Watch | None = None
         self._discarded = 0
         self._body_pending = False
-        self._answer_begun = False
 
     # --- events ---
 
@@ -313,15 +429,17 @@ class GuardedStream(HttpStream):
     # --- the caller's side ---
 
     def handle_connect_regular(self) -> Commands:
-        self.child_layer = TunnelEntrance(self.context, self.handler)
+        # Not given to this stream to carry: the handler splices it in once the answer is out.
+        self.child_layer = ClosedLayer(self.context.fork())
+        self.handler.entrance = TunnelEntrance(self.context.fork(), self.handler)
         yield from self.handle_connect_finish()
         if self.flow.response is not None and not 200 <= self.flow.response.status_code < 300:
             yield from self._drop()
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request:
-            # The edge has judged HTTP/1 heads, the first stage judges HTTP/2 heads: what mitmproxy would refuse is
-            # refused there, with our answer.
+            if self.mode is HTTPMode.transparent and self.flow.request.data.http_version != b"HTTP/2.0":
+                return False  # the edge has judged it, and more strictly
             return (yield from super().check_invalid(request=True))
         error = _invalid_answer(self.flow)
         if error is None:
@@ -415,25 +533,33 @@ class GuardedStream(HttpStream):
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         exchange = self.handler.registry.exchange(self.flow)
         times = self.handler.times_of(exchange)
+        bound = Bound(exchange.ask(Destination), self.handler.pool_key_for(exchange), times.connect_s)
+        if (known := self.http_layer.idle(bound.pool_key)) is not None:
+            self._reached(known, times)
+            return True
         connection, failure = yield BoundConnection(
             (self.flow.request.data.host, self.flow.request.data.port),
             tls=True,
             via=None,
             transport_protocol="tcp",
-            bound=Bound(exchange.ask(Destination), self.handler.pool_key_for(exchange), times.connect_s),
+            bound=bound,
             handler=self.handler,
         )
         if failure is not None:
             self._refuse(parse_failure(failure))
             yield from self._answer(cast("Answer", exchange.refused))
             return False
+        self.http_layer.latest = connection
+        self._reached(connection, times)
+        return True
+
+    def _reached(self, connection: Server, times: Deadlines) -> None:
         self.context.server = self.flow.server_conn = connection
         self.watch = Watch(
             self.handler.loop, times, lambda kind: self.handler.post(Expired(self.http_layer, self.stream_id, kind))
         )
         if not self._body_pending:
             self.watch.request_sent()
-        return True
 
     def state_wait_for_response_headers(self, event: HttpEvent) -> Commands:
         if self.watch is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -53,6 +54,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def events(path: Path) -> list[str]:
     return [record["event"] for record in read(path)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits until it holds; five seconds at most."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_closing_waits_for_the_disk(
     assert told.losses == ["failed"]
     sink.retry()
     assert path.read_bytes() == b"closing\n"
-    assert told.reports == ["No space left on device"] * 2 + ["works"]
+    assert told.reports == ["No space left on device"] * 3 + ["works"]
     sink.retry()
     assert path.read_bytes() == b"closing\n"
 

@@ -1,0 +1,109 @@
+"""Documents are tested: examples load, tables agree with the code, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from addons.refusal import TABLE, Code
+from ostiary.cli import parser
+from ostiary.environment import ADDING, REPLACING
+from ostiary.settings import load_settings
+from ostiary.settings.keys import KNOWN
+from ostiary.settings.model import Limits
+from policies import load_policy, run_tests
+from policies.keys import TABLES
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench" / "RESULTS.md"])
+FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str, str]]:
+    found = []
+    for path in DOCS:
+        for number, match in enumerate(FENCE.finditer(path.read_text())):
+            if match[1] == language:
+                found.append((f"{path.relative_to(ROOT)}#{number}", match[2] or "", match[3]))
+    return found
+
+
+@pytest.mark.parametrize(("where", "kind", "text"), blocks("yaml"), ids=lambda value: value if isinstance(value, str) and "#" in value and "\n" not in value else "")
+def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path) -> None:
+    """Blocks are marked `policy`, `settings`, or `fragment` for what is neither."""
+    assert kind in {"policy", "settings", "fragment"}, f"{where} says not what it is"
+    path = tmp_path / "example.yaml"
+    path.write_text(text)
+    (tmp_path / "corp-roots.pem").write_text("x")
+    if kind == "policy":
+        policy = load_policy([path], variables={"env": "prod"})
+        assert policy.routes
+        assert run_tests(policy).ok
+    elif kind == "settings":
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "a.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
+        (tmp_path / "policy.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
+        load_settings(path, {"VAULT_TOKEN": "x"})
+
+
+def test_every_link_leads_somewhere() -> None:
+    for path in DOCS:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_error_codes() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([0-9]{3}) \| `([a-z_]+)` \|", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE)
+    assert {name: (int(status), kind) for name, status, kind in rows} == {code.value: (TABLE[code].status, TABLE[code].proxy_error) for code in Code}
+
+
+def test_settings_keys() -> None:
+    text = (ROOT / "docs/reference/settings.md").read_text()
+    for section, keys in KNOWN.items():
+        for key in keys:
+            assert f"`{key}`" in text, f"{section}.{key}"
+
+
+def test_policy_keys() -> None:
+    text = (ROOT / "docs/reference/policy.md").read_text()
+    for name, keys in TABLES.items():
+        for key in keys:
+            assert f"`{key}`" in text or f"{key}:" in text, f"{name}.{key}"
+
+
+def test_limits() -> None:
+    text = (ROOT / "docs/reference/limits.md").read_text()
+    for key in Limits.__dataclass_fields__:
+        assert f"| `{key}` |" in text
+
+
+def test_commands() -> None:
+    text = (ROOT / "docs/reference/cli.md").read_text()
+    actions = next(action for action in parser()._actions if action.dest == "command" or hasattr(action, "choices") and action.choices)
+    assert actions.choices
+    for name in actions.choices:
+        assert f"`ostiary {name}" in text, name
+
+
+def test_client_variables() -> None:
+    text = (ROOT / "docs/guides/clients.md").read_text()
+    for name in (*REPLACING, *ADDING):
+        assert f"`{name}`" in text, name
+
+
+def test_the_readme_names_the_two_commands_of_ci() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "make run" in readme
+    assert "make test" in readme
+    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert "make check" in (ROOT / ".ci/run").read_text()
+
+
+def test_attacks_and_faults_are_in_the_threat_model() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text()
+    tests = "".join(path.read_text() for folder in ("attacks", "e2e", "faults", "addons", "ostiary") for path in (ROOT / "tests" / folder).rglob("test_*.py"))
+    for row in re.findall(r"^\| (G\d\d) \|", text, re.MULTILINE):
+        assert row.lower() in tests.lower(), row
