@@ -311,7 +311,8 @@ def _loaded(parts: Parts, policy: Policy) -> None:
 
 async def _reload(settings: Settings, parts: Parts) -> None:
     """SIGHUP: the policy files anew, and the audit files for whoever rotates them. A broken policy changes nothing but a
-    metric, a record and the log."""
+    metric, a record and the log.
+    """
     await parts.audit.reopen()
     try:
         policy = await asyncio.to_thread(

@@ -25,8 +25,8 @@ from addons.stages.registry import Registry
 from addons.uuid7 import uuid7
 from ostiary.ca import LeafStore
 from ostiary.dispatch import Dispatcher
+from ostiary.engines.mitm.answers import response_of
 from ostiary.engines.mitm.handler import ClientHandler
-from ostiary.engines.mitm.layers import response_of
 from ostiary.engines.mitm.master import LeanMaster
 from ostiary.engines.mitm.options import snapshot
 from ostiary.engines.mitm.tls import TlsStage, UpstreamContexts

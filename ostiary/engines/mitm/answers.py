@@ -1,0 +1,32 @@
+"""Our own answers, as mitmproxy has them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mitmproxy import http
+
+from addons.refusal import Answer
+
+
+def response_of(answer: Answer, *, http2: bool) -> http.Response:
+    """One of our own answers as mitmproxy has it."""
+    fields = [
+        (name.lower().encode() if http2 else name.encode(), value.encode())
+        for name, value in answer.headers
+        if not (http2 and name == "Connection")
+    ]
+    return http.Response(
+        b"HTTP/2.0" if http2 else b"HTTP/1.1",
+        answer.status,
+        b"" if http2 else phrase(answer.status),
+        http.Headers(fields),
+        answer.body,
+        None,
+        0.0,
+        0.0,
+    )
+
+
+def phrase(status: int) -> bytes:
+    return HTTPStatus(status).phrase.encode()

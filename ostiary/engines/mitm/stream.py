@@ -1,0 +1,305 @@
+"""One request: refuses early, reaches upstreams through vetted destinations alone, and watches the clock.
+
+A refusal is answered at once, before a body is read and before `100 Continue`; what a caller still sends is discarded up
+to a cap. Once an answer has begun no second one can be given: then the exchange is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from mitmproxy import http
+from mitmproxy.connection import Server
+from mitmproxy.net.http.validate import validate_headers
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    HTTPMode,
+    HttpStream,
+    SendHttp,
+)
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+
+from addons.egress import Destination
+from addons.exchange import Exchange
+from addons.parts import Deadlines
+from addons.refusal import Answer, Code, Refusal
+from ostiary.engines.mitm.dialling import Bound, parse_failure
+from ostiary.engines.mitm.watch import Expired, Watch
+
+if TYPE_CHECKING:
+    from ostiary.engines.mitm.handler import ClientHandler
+    from ostiary.engines.mitm.layers import GuardedHttpLayer
+
+from ostiary.engines.mitm.answers import response_of
+
+type Commands = layer.CommandGenerator[None]
+
+MAX_DISCARDED_BYTES: Final = 64 * 1024
+"""What a refused caller may still send before its connection is closed."""
+LINGER_S: Final = 2.0
+"""How long a refused caller may take to send it: closing at once would reset the connection before the answer is
+read."""
+
+
+class ClosedLayer(layer.Layer):
+    """Closes the caller's connection and swallows the rest."""
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.DataReceived):
+            yield commands.CloseConnection(self.context.client)
+
+
+@dataclass
+class BoundConnection(GetHttpConnection):
+    """A connection to a vetted destination, shared only by requests with the same pool key."""
+
+    bound: Bound = field(kw_only=True)
+    handler: ClientHandler = field(kw_only=True)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def connection_spec_matches(self, connection: Any) -> bool:
+        # The context's own placeholder connection was never bound, so it never matches and is never dialled.
+        return super().connection_spec_matches(connection) and self.handler.pool_key(connection) == self.bound.pool_key
+
+
+class GuardedStream(HttpStream):
+    """One request: refuses early, and watches the clock."""
+
+    def __init__(self, context: Context, stream_id: int, http_layer: GuardedHttpLayer) -> None:
+        super().__init__(context, stream_id)
+        self.http_layer = http_layer
+        self.handler = http_layer.handler
+        self.watch: Watch | None = None
+        self._discarded = 0
+        self._body_pending = False
+
+    # --- events ---
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if type(event) is Expired:
+            return self._expired(event)
+        if self.watch is not None:
+            self.watch.touch()
+        if type(event) is RequestHeaders:
+            self._body_pending = not event.end_stream
+        elif type(event) is RequestEndOfMessage:
+            self._body_pending = False
+            if self.watch is not None:
+                self.watch.request_sent()
+        return cast("Commands", super()._handle_event(event))
+
+    def _exchange(self) -> Exchange | None:
+        flow = getattr(self, "flow", None)
+        return None if flow is None else self.handler.registry.find(flow)
+
+    def _end_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+
+    # --- the caller's side ---
+
+    def handle_connect_regular(self) -> Commands:
+        # Not given to this stream to carry: the handler splices it in once the answer is out.
+        self.child_layer = ClosedLayer(self.context.fork())
+        self.handler.entrance = self.http_layer.entrance()
+        yield from self.handle_connect_finish()
+        if self.flow.response is not None and not 200 <= self.flow.response.status_code < 300:
+            yield from self._drop()
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        if request:
+            if self.mode is HTTPMode.transparent and self.flow.request.data.http_version != b"HTTP/2.0":
+                return False  # the edge has judged it, and more strictly
+            return (yield from super().check_invalid(request=True))
+        error = _invalid_answer(self.flow)
+        if error is None:
+            return False
+        self._refuse(Refusal(Code.UPSTREAM_PROTOCOL, "The upstream's answer is not valid HTTP."))
+        return (yield from self.check_killed(emit_error_hook=False))
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        """Asked by mitmproxy after every hook: the place where a refusal is answered at once."""
+        exchange = self._exchange()
+        if exchange is None or exchange.refused is None or exchange.connect or exchange.streaming:
+            if exchange is not None and exchange.refused is not None and exchange.streaming:
+                yield from self._cut()
+                return True
+            return (yield from super().check_killed(emit_error_hook))
+        yield from self._answer(exchange.refused)
+        return True
+
+    def _refuse(self, refusal: Refusal) -> None:
+        exchange = self._exchange()
+        if exchange is not None:
+            self.handler.boundary.refuse(exchange, refusal)
+
+    def _answer(self, answer: Answer) -> Commands:
+        """Gives our own answer now, whatever the caller has still to send and the upstream to say."""
+        self._end_watch()
+        http2 = self.flow.request.data.http_version == b"HTTP/2.0"
+        pending = self._body_pending
+        if pending and not http2 and not any(name == "Connection" for name, _ in answer.headers):
+            answer = Answer(answer.status, (*answer.headers, ("Connection", "close")), answer.body)
+        response = response_of(answer, http2=http2)
+        self.flow.response = response
+        yield from self._abandon_upstream()
+        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
+        if self.flow.request.data.method != b"HEAD":
+            yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
+        self.flow.live = False
+        self.server_state = self.state_errored
+        if pending:
+            self.client_state = self.state_discard
+            self.handler.later(LINGER_S, Expired(self.http_layer, self.stream_id, "linger"))
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            self.client_state = self.state_errored
+            yield from self._drop()
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def state_discard(self, event: events.Event) -> Commands:
+        """Swallows the rest of a refused body, up to a cap."""
+        if isinstance(event, RequestData):
+            self._discarded += len(event.data)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                yield from self._hang_up()
+        elif isinstance(event, RequestEndOfMessage):
+            self.client_state = self.state_errored
+            yield from self._drop()
+
+    def _hang_up(self) -> Commands:
+        if self.flow.request.data.http_version == b"HTTP/2.0":
+            yield SendHttp(ResponseProtocolError(self.stream_id, "refused", ErrorCode.CANCEL), self.context.client)
+        else:
+            yield commands.CloseConnection(self.context.client)
+        self.client_state = self.state_errored
+        yield from self._drop()
+
+    def _cut(self) -> Commands:
+        """Ends an exchange whose answer has begun: no second answer can be given."""
+        self._end_watch()
+        yield from self._abandon_upstream()
+        yield SendHttp(ResponseProtocolError(self.stream_id, "cut", ErrorCode.CANCEL), self.context.client)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        yield from self._drop()
+
+    def _abandon_upstream(self) -> Commands:
+        """Closes the upstream connection (HTTP/1) or resets the stream (HTTP/2), if this request ever reached one."""
+        exchange = self._exchange()
+        if (
+            exchange is not None
+            and exchange.dialled_s is not None
+            and self.context.server in self.http_layer.connections
+        ):
+            yield SendHttp(RequestProtocolError(self.stream_id, "abandoned", ErrorCode.CANCEL), self.context.server)
+
+    def _drop(self) -> Commands:
+        self._end_watch()
+        yield DropStream(self.stream_id)
+
+    # --- the upstream's side ---
+
+    def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        exchange = self.handler.registry.exchange(self.flow)
+        times = self.handler.times_of(exchange)
+        bound = Bound(exchange.ask(Destination), self.handler.pool_key_for(exchange), times.connect_s)
+        if (known := self.http_layer.idle(bound.pool_key)) is not None:
+            self._reached(known, times)
+            return True
+        connection, failure = yield BoundConnection(
+            (self.flow.request.data.host, self.flow.request.data.port),
+            tls=True,
+            via=None,
+            transport_protocol="tcp",
+            bound=bound,
+            handler=self.handler,
+        )
+        if failure is not None:
+            self._refuse(parse_failure(failure))
+            yield from self._answer(cast("Answer", exchange.refused))
+            return False
+        self.http_layer.latest = connection
+        self._reached(connection, times)
+        return True
+
+    def _reached(self, connection: Server, times: Deadlines) -> None:
+        self.context.server = self.flow.server_conn = connection
+        self.watch = Watch(
+            self.handler.loop, times, lambda kind: self.handler.post(Expired(self.http_layer, self.stream_id, kind))
+        )
+        if not self._body_pending:
+            self.watch.request_sent()
+
+    def state_wait_for_response_headers(self, event: HttpEvent) -> Commands:
+        if self.watch is not None:
+            self.watch.answered()
+        return cast("Commands", super().state_wait_for_response_headers(event))
+
+    def flow_done(self) -> Commands:
+        self._end_watch()
+        return super().flow_done()
+
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
+        exchange = self._exchange()
+        if isinstance(event, RequestProtocolError):
+            self._end_watch()
+            if exchange is not None and not exchange.connect:
+                self.handler.boundary.settle(exchange, "client_gone")
+        elif exchange is not None and not exchange.streaming and not exchange.settled and not exchange.connect:
+            # The upstream failed before it answered: ours is the answer.
+            self._refuse(parse_failure(event.message) if event.code is ErrorCode.CONNECT_FAILED else _broken())
+            exchange_answer = exchange.refused
+            if exchange_answer is not None:
+                yield from self._answer(exchange_answer)
+                return
+        else:
+            self._end_watch()
+        yield from super().handle_protocol_error(event)
+
+    def _expired(self, event: Expired) -> Commands:
+        exchange = self._exchange()
+        if event.kind == "linger":
+            if self.client_state == self.state_discard:
+                yield from self._hang_up()
+            return
+        if exchange is None or exchange.settled:
+            return
+        what = {"first_byte": "did not begin to answer", "idle": "fell silent", "total": "did not finish"}[event.kind]
+        self._refuse(Refusal(Code.UPSTREAM_TIMEOUT, f"The upstream {what} in time."))
+        if exchange.streaming:
+            yield from self._cut()
+        elif exchange.refused is not None:
+            yield from self._answer(exchange.refused)
+
+
+def _broken() -> Refusal:
+    return Refusal(Code.UPSTREAM_PROTOCOL, "The upstream broke off before it answered.")
+
+
+def _invalid_answer(flow: http.HTTPFlow) -> str | None:
+    if flow.response is None:
+        return "no answer"
+    try:
+        validate_headers(flow.response)
+    except ValueError as error:
+        return str(error)
+    return None
