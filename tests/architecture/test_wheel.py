@@ -13,7 +13,9 @@ ROOMS = ("addons", "ostiary", "policies", "vault")
 
 
 def packages_in_the_tree() -> set[str]:
-    return {".".join(path.parent.relative_to(ROOT).parts) for room in ROOMS for path in (ROOT / room).rglob("__init__.py")}
+    return {
+        ".".join(path.parent.relative_to(ROOT).parts) for room in ROOMS for path in (ROOT / room).rglob("__init__.py")
+    }
 
 
 def test_the_list_is_the_tree() -> None:
@@ -23,7 +25,19 @@ def test_the_list_is_the_tree() -> None:
 
 def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w", str(tmp_path), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+            "-w",
+            str(tmp_path),
+            str(ROOT),
+        ],
         check=True,
         timeout=120,
     )

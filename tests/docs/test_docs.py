@@ -30,7 +30,11 @@ def blocks(language: str) -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("where", "kind", "text"), blocks("yaml"), ids=lambda value: value if isinstance(value, str) and "#" in value and "\n" not in value else "")
+@pytest.mark.parametrize(
+    ("where", "kind", "text"),
+    blocks("yaml"),
+    ids=lambda value: value if isinstance(value, str) and "#" in value and "\n" not in value else "",
+)
 def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path) -> None:
     """Blocks are marked `policy`, `settings`, or `fragment` for what is neither."""
     assert kind in {"policy", "settings", "fragment"}, f"{where} says not what it is"
@@ -56,8 +60,14 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_error_codes() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| ([0-9]{3}) \| `([a-z_]+)` \|", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE)
-    assert {name: (int(status), kind) for name, status, kind in rows} == {code.value: (TABLE[code].status, TABLE[code].proxy_error) for code in Code}
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| ([0-9]{3}) \| `([a-z_]+)` \|",
+        (ROOT / "docs/reference/errors.md").read_text(),
+        re.MULTILINE,
+    )
+    assert {name: (int(status), kind) for name, status, kind in rows} == {
+        code.value: (TABLE[code].status, TABLE[code].proxy_error) for code in Code
+    }
 
 
 def test_settings_keys() -> None:
@@ -82,7 +92,11 @@ def test_limits() -> None:
 
 def test_commands() -> None:
     text = (ROOT / "docs/reference/cli.md").read_text()
-    actions = next(action for action in parser()._actions if action.dest == "command" or hasattr(action, "choices") and action.choices)
+    actions = next(
+        action
+        for action in parser()._actions
+        if action.dest == "command" or (hasattr(action, "choices") and action.choices)
+    )
     assert actions.choices
     for name in actions.choices:
         assert f"`ostiary {name}" in text, name
@@ -104,6 +118,10 @@ def test_the_readme_names_the_two_commands_of_ci() -> None:
 
 def test_attacks_and_faults_are_in_the_threat_model() -> None:
     text = (ROOT / "docs/threat-model.md").read_text()
-    tests = "".join(path.read_text() for folder in ("attacks", "e2e", "faults", "addons", "ostiary") for path in (ROOT / "tests" / folder).rglob("test_*.py"))
+    tests = "".join(
+        path.read_text()
+        for folder in ("attacks", "e2e", "faults", "addons", "ostiary")
+        for path in (ROOT / "tests" / folder).rglob("test_*.py")
+    )
     for row in re.findall(r"^\| (G\d\d) \|", text, re.MULTILINE):
         assert row.lower() in tests.lower(), row
