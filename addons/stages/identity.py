@@ -6,6 +6,7 @@ from mitmproxy import http
 
 from addons.exchange import Authority, Tunnel, WorkloadIdentity
 from addons.identity import prove, still_proven
+from addons.identity.budget import FailureBudget
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
@@ -17,10 +18,17 @@ class IdentityStage:
     def __init__(self, parts: Parts, registry: Registry) -> None:
         self._parts = parts
         self._registry = registry
+        self._budget = FailureBudget(parts.clock)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
-        exchange.put(prove(exchange.connection, exchange.policy, exchange.head, extra_keys=self._parts.extra_keys))
+        try:
+            identity = prove(exchange.connection, exchange.policy, exchange.head, extra_keys=self._parts.extra_keys)
+        except Refusal as refusal:
+            if refusal.code is Code.PROOF_INVALID and not self._budget.spend(exchange.connection.source):
+                refusal.close = True
+            raise
+        exchange.put(identity)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)

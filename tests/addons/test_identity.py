@@ -11,6 +11,7 @@ import pytest
 from addons.exchange import Connection, Listener, WorkloadIdentity
 from addons.head import RequestHead
 from addons.identity import prove, still_proven
+from addons.identity.budget import FailureBudget
 from addons.refusal import Code, Refusal
 from policies import Policy, load_policy
 
@@ -84,3 +85,23 @@ def test_still_proven(policy: Policy, tmp_path: Path) -> None:
     ):
         assert still_proven(identity, connection, policy, extra_keys={})
         assert not still_proven(identity, connection, empty, extra_keys={})
+
+
+def test_the_failure_budget() -> None:
+    class Moves:
+        now = 0.0
+
+        def monotonic_s(self) -> float:
+            return self.now
+
+        def wall_s(self) -> float:
+            return self.now
+
+    clock = Moves()
+    budget = FailureBudget(clock, allowed=2, window_s=10, capacity=2)
+    assert [budget.spend("a") for _ in range(4)] == [True, True, False, False]
+    assert budget.spend("b")
+    clock.now = 11
+    assert budget.spend("a")
+    assert budget.spend("c")
+    assert len(budget._failed) == 2

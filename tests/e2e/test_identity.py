@@ -87,6 +87,18 @@ def test_c3_a_wrong_proof_is_challenged_again(keyed: tuple[Ostiary, Upstream, st
     assert proxy.wait_audit("request.refused")[0]["code"] == answer.code
 
 
+def test_c3_beyond_the_budget_each_guess_costs_a_connection(keyed: tuple[Ostiary, Upstream, str]) -> None:
+    proxy, _, key = keyed
+    with Raw(proxy.address("sidecar")) as raw:
+        for _ in range(20):
+            assert raw.connect("api.test:443", basic("x", "guess")).status == 407
+        last = raw.connect("api.test:443", basic("x", "guess"))
+        assert (last.status, last.get("Connection")) == (407, "close")
+        assert raw.closed()
+    # The right key still works from the same address.
+    assert get(proxy.address("sidecar"), proxy.ca, proof=basic("x", key)).status == 200
+
+
 def test_two_proofs_in_one_request_are_refused(keyed: tuple[Ostiary, Upstream, str]) -> None:
     proxy, _, key = keyed
     with Raw(proxy.address("sidecar")) as raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ from tests.harness.canaries import canary
 from tests.harness.client import get, tunnel
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary
+from tests.harness.scripted_vault import scripted, send
 from tests.harness.upstream import Upstream
 
 POLICY = """
@@ -224,3 +226,41 @@ def test_g27_a_hundred_cold_requests_cost_one_read(
         statuses = list(pool.map(lambda _: get(proxy.address("sidecar"), proxy.ca).status, range(100)))
     assert set(statuses) == {200}
     assert 'ostiary_secret_reads_total{result="ok",store="vault"} 1.0' in proxy.get("/metrics")[1].decode()
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "code"),
+    [
+        ("not json", 503, "secret_unavailable"),
+        ('{"data": 5}', 502, "secret_malformed"),
+        ('{"data": {"data": {"key": ["a"]}, "metadata": {"version": 1}}}', 502, "secret_malformed"),
+        ('{"data": {"data": {"key": "x"}, "metadata": {}}}', 502, "secret_malformed"),
+        ("silence", 503, "secret_unavailable"),
+    ],
+)
+def test_g13_a_vault_that_answers_nonsense(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], how: str, status: int, code: str
+) -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("lookup-self"):
+            send(handler, 200, {"data": {"ttl": 0}})
+        elif "mounts" in handler.path:
+            send(handler, 200, {"data": {"options": {"version": "2"}}})
+        elif how == "silence":
+            time.sleep(4)
+        else:
+            send(handler, 200, how.encode())
+
+    api = upstream()
+    with scripted(answer) as (address, _):
+        store = f'vault:\n  addresses: ["{address}"]\n  auth: {{method: token_file, file: vault-token}}'
+        policy = POLICY.replace("TTL", "0").replace("STALE", "10m")
+        proxy = ostiary(policy, start=False, upstreams={"api.test:443": api.port}, store=store)
+        (proxy.folder / "vault-token").write_text(canary())
+        proxy.run()
+        began = time.monotonic()
+        found = get(proxy.address("sidecar"), proxy.ca)
+        assert (found.status, found.code) == (status, code)
+        assert time.monotonic() - began < 3.5
+    assert api.connections == 0
+    assert proxy.wait_audit("request.refused")[0]["code"] == code

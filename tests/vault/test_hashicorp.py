@@ -7,15 +7,15 @@ import contextlib
 import http.server
 import json
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.openbao import OpenBao, openbao_server
+from tests.harness.scripted_vault import scripted, send
 from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth, VaultAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
 from vault.secret import Secret
@@ -166,44 +166,6 @@ async def test_v1_sealed(tmp_path: Path) -> None:
 
 
 # --- servers that misbehave -------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def scripted(
-    answer: Callable[[http.server.BaseHTTPRequestHandler], None],
-) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
-    """An HTTP server whose every GET is answered by a script; what it saw."""
-    seen: list[tuple[str, dict[str, str]]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append((self.path, dict(self.headers)))
-            with contextlib.suppress(OSError):
-                answer(self)
-
-        do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def send(
-    handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes | dict[str, Any], **headers: str
-) -> None:
-    raw = json.dumps(body).encode() if isinstance(body, dict) else body
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(raw)))
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(raw)
 
 
 REF = SecretRef("secret/egress/a", kv=2)
