@@ -11,6 +11,7 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.client import get, tunnel
 from tests.harness.ostiary_process import Ostiary
+from tests.harness.pki import Pki
 from tests.harness.upstream import Seen, Upstream, Wire
 
 POLICY = """
@@ -184,3 +185,60 @@ def test_the_next_request_gets_a_new_connection(
             assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").body == b"one"
             time.sleep(0.1)
     assert api.connections == 3
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 300_000 + b"\r\n\r\n",
+    ],
+)
+def test_answers_that_two_parsers_read_in_two_ways(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], head: bytes
+) -> None:
+    def script(seen: Seen, wire: Wire) -> None:
+        wire.send(head)
+
+    proxy = start(ostiary, upstream(script).port)
+    answer = get(proxy.address("sidecar"), proxy.ca)
+    assert (answer.status, answer.code) == (502, "upstream_protocol")
+    closed_as(proxy, "upstream_error", "upstream_protocol", 502)
+
+
+def test_interim_answers_are_passed_over(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    def script(seen: Seen, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        time.sleep(0.05)
+        wire.answer(200, b"final")
+
+    proxy = start(ostiary, upstream(script).port)
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        for _ in range(2):
+            assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").body == b"final"
+
+
+def test_a_tunnel_recovers_with_its_upstream(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], pki: Pki
+) -> None:
+    """A dial that failed does not spoil the connection of the caller."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    proxy = start(ostiary, port)
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").code == "upstream_unreachable"
+        late = Upstream(pki.context("api.test"), port=port)
+        try:
+            assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").body == b"hello"
+        finally:
+            late.stop()

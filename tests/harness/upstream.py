@@ -122,6 +122,7 @@ class Upstream:
     context: ssl.SSLContext
     script: Script = _hello
     early: bool = False
+    port: int = 0
     requests: list[Seen] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
     connections: int = 0
@@ -129,8 +130,8 @@ class Upstream:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._live: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:

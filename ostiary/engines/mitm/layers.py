@@ -18,6 +18,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
+    GetHttpConnectionCompleted,
     HttpLayer,
     HTTPMode,
     HttpStream,
@@ -29,7 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
 )
-from mitmproxy.proxy.layers.tls import ClientTLSLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from addons.egress import Destination
 from addons.head import HeadersToSend
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 from ostiary.engines.mitm.http1 import StrictHttp1Server, request_like
 from ostiary.engines.mitm.stream import BoundConnection, ClosedLayer, GuardedStream
+from ostiary.engines.mitm.upstream import UpstreamClient
 
 type Commands = layer.CommandGenerator[None]
 
@@ -186,7 +188,29 @@ class GuardedHttpLayer(HttpLayer):
         return wire
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
-        for command in super().get_connection(event, reuse=reuse):
-            if isinstance(command, commands.OpenConnection) and isinstance(event, BoundConnection):
-                self.handler.bind(command.connection, event.bound)
-            yield command
+        """An open or opening connection for the same caller, destination and TLS identity, else a new one.
+
+        A connection that failed is not asked again: the next request of the tunnel dials anew.
+        """
+        if not isinstance(event, BoundConnection):
+            raise Refusal(Code.INTERNAL, "A connection was asked for without a vetted destination.")
+        for connection in tuple(self.connections) if reuse else ():
+            if not event.connection_spec_matches(connection):
+                continue
+            if connection in self.waiting_for_establishment:
+                self.waiting_for_establishment[connection].append(event)
+                return
+            # An HTTP/2 caller has several requests at once, an HTTP/1 upstream takes one.
+            if connection.connected and not (self.context.client.alpn == b"h2" and connection.alpn != b"h2"):
+                stream = self.command_sources.pop(event)
+                yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (connection, None)))
+                return
+        context = self.context.fork()
+        context.server = Server(address=event.address, transport_protocol="tcp")
+        context.server.sni = event.bound.destination.authority.host
+        self.handler.bind(context.server, event.bound)
+        tls = ServerTLSLayer(context)
+        tls.child_layer = UpstreamClient(context)
+        self.connections[context.server] = tls
+        self.waiting_for_establishment[context.server].append(event)
+        yield from self.event_to_child(tls, events.Start())

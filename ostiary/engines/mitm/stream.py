@@ -129,9 +129,9 @@ class GuardedStream(HttpStream):
             if self.mode is HTTPMode.transparent and self.flow.request.data.http_version != b"HTTP/2.0":
                 return False  # the edge has judged it, and more strictly
             return (yield from super().check_invalid(request=True))
-        error = _invalid_answer(self.flow)
-        if error is None:
-            return False
+        response = self.flow.response
+        if response is not None and (response.data.http_version != b"HTTP/2.0" or _invalid_answer(self.flow) is None):
+            return False  # an HTTP/1 answer has been read strictly
         self._refuse(Refusal(Code.UPSTREAM_PROTOCOL, "The upstream's answer is not valid HTTP."))
         return (yield from self.check_killed(emit_error_hook=False))
 

@@ -1,0 +1,135 @@
+"""The upstream's side: one TLS connection, and HTTP/1 answers read strictly.
+
+An answer that is not HTTP in the narrow reading of RFC 9112 section 4 is refused: what a lenient parser would guess, the caller's
+parser might guess otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from http import HTTPStatus
+from typing import Final
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import RegisterHttpConnection
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseHeaders, ResponseProtocolError
+from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
+from mitmproxy.proxy.layers.http._http2 import Http2Client
+
+type Commands = layer.CommandGenerator[None]
+
+MAX_HEAD_BYTES: Final = 256 * 1024
+"""Of an answer; some APIs send large cookies and policies."""
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+_BLANK: Final = http.Response(
+    b"HTTP/1.1", 200, b"", http.Headers(), None, None, timestamp_start=0.0, timestamp_end=None
+)
+
+
+class NotHttp(ValueError):
+    """The bytes are no answer."""
+
+
+def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | None]:
+    """Takes apart the head of an answer.
+
+    Args:
+        head: without the final empty line.
+        to_head: whether the request was HEAD.
+
+    Returns:
+        The answer and the size of its body: None where it is chunked, -1 where it ends with the connection.
+
+    Raises:
+        NotHttp: something in it can be read in two ways.
+    """
+    lines = head.split(b"\r\n")
+    status_line = _STATUS_LINE.fullmatch(lines[0])
+    if status_line is None:
+        raise NotHttp
+    status = int(status_line[2])
+    fields: list[tuple[bytes, bytes]] = []
+    length: bytes | None = None
+    chunked = False
+    for line in lines[1:]:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise NotHttp
+        name, value = field.groups()
+        fields.append((name, value))
+        match name.lower():
+            case b"content-length":
+                if length is not None or not _LENGTH.fullmatch(value):
+                    raise NotHttp
+                length = value
+            case b"transfer-encoding":
+                if value.lower() != b"chunked" or chunked or status_line[1] == b"0":
+                    raise NotHttp
+                chunked = True
+    if chunked and length is not None:
+        raise NotHttp
+    response = http.Response.__new__(http.Response)
+    response.data = http.ResponseData.__new__(http.ResponseData)
+    response.data.__dict__.update(_BLANK.data.__dict__)
+    response.data.http_version = b"HTTP/1." + status_line[1]
+    response.data.status_code = status
+    response.data.reason = status_line[3] or b""
+    response.data.headers = http.Headers(fields)
+    response.data.timestamp_start = time.time()  # noqa: TID251 - mitmproxy's own record
+    if to_head or status < 200 or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        return response, 0
+    return response, None if chunked else -1 if length is None else int(length)
+
+
+class StrictHttp1Client(Http1Client):
+    """HTTP/1 towards an upstream."""
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        if not isinstance(event, events.DataReceived) or self.request is None or self.stream_id is None:
+            yield from super().read_headers(event)
+            return
+        raw = bytes(self.buf)
+        end = raw.find(b"\r\n\r\n")
+        if end < 0 and len(raw) <= MAX_HEAD_BYTES:
+            return
+        end = end if end <= MAX_HEAD_BYTES else -1
+        try:
+            # A head over the cap has no end worth looking for: what is cut off of it is no HTTP.
+            response, size = parse_answer(raw[: max(end, 0)], to_head=self.request.data.method == b"HEAD")
+        except NotHttp:
+            yield commands.CloseConnection(self.conn)
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, "malformed", ErrorCode.GENERIC_SERVER_ERROR))
+            return
+        self.buf.maybe_extract_at_most(end + 4)
+        if 100 <= response.data.status_code < 200:
+            # The engine has answered `Expect` itself; other interim answers carry nothing a caller needs.
+            if response.data.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+                yield commands.CloseConnection(self.conn)
+                yield ReceiveHttp(
+                    ResponseProtocolError(self.stream_id, "unasked upgrade", ErrorCode.GENERIC_SERVER_ERROR)
+                )
+            elif self.buf:
+                yield from self.read_headers(event)
+            return
+        self.response = response
+        yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
+        self.body_reader = make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
+
+
+class UpstreamClient(layer.Layer):
+    """Opens a connection, then speaks what was negotiated on it."""
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        failure = yield commands.OpenConnection(self.context.server)
+        if not failure:
+            child = Http2Client(self.context) if self.context.server.alpn == b"h2" else StrictHttp1Client(self.context)
+            self._handle_event = child.handle_event  # type: ignore[method-assign]  # as mitmproxy's own client layer does
+            yield from child.handle_event(event)
+        yield RegisterHttpConnection(self.context.server, failure)
