@@ -108,7 +108,8 @@ class Boundary:
         if openings is not None:
             for record in openings.records:
                 self._audit.close(record, ended)
-        elif code is not None:
+        elif code is not None or (outcome == "client_gone" and exchange.dialled_s is None and not exchange.connect):
+            # Refused, or given up by the caller before anything was sent.
             self._audit.refused({**facts_of(exchange), **ended})
         elif not exchange.connect:
             self._audit.note("request.forwarded", {**facts_of(exchange), **ended})

@@ -168,11 +168,14 @@ def open_sockets(settings: Settings) -> Opened:
 async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
     """What may never be dialled: our own sockets, and Vault by name and by every address it has now."""
     sockets = {address for one in opened.all() if (address := forbidden_of(one)) is not None}
+    own = frozenset(sockets)
     hosts: set[tuple[str, int]] = set()
     for url in settings.vault.addresses if settings.vault is not None else ():
         split = urlsplit(url)
         host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
         hosts.add((host, port))
+        if (host, port) in own or ((None, port) in own and host in {"127.0.0.1", "::1", "localhost"}):
+            raise StoreFailed(f"the Vault address {host}:{port} is one of our own listeners")
         try:
             sockets.add((str(ipaddress.ip_address(host)), port))
         except ValueError:

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, get, tunnel
 from tests.harness.ostiary_process import Ostiary
-from tests.harness.upstream import Upstream, plain
+from tests.harness.upstream import Seen, Upstream, Wire, plain
 
 KNOWN = (
     "Authorization",
@@ -202,3 +202,52 @@ def test_g29_g30_nothing_printed_holds_a_canary(
     time.sleep(0.1)
     get(proxy.address("sidecar"), proxy.ca)
     assert proxy.leaks() == []
+
+
+def test_a_flood_behind_a_request_is_cut(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    """While an answer is awaited, what the caller sends ahead is bounded."""
+
+    def slow(seen: Seen, wire: Wire) -> None:
+        time.sleep(3)
+        wire.answer(200, b"late")
+
+    proxy = start(ostiary, upstream(slow), canary())
+    before = proxy.rss_bytes()
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        with pytest.raises(OSError):
+            for _ in range(64):
+                raw.send(b"x" * (1 << 20))
+    assert proxy.rss_bytes() - before < 16 << 20
+    deadline = time.monotonic() + 5
+    while (
+        not (ends := [record["outcome"] for record in proxy.audit() if "outcome" in record])
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.02)
+    assert ends == ["client_gone"]
+
+
+def test_requests_sent_ahead_are_answered_in_order(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    api = upstream()
+    proxy = start(ostiary, api, canary())
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        raw.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: api.test\r\n\r\n" % index for index in range(5)))
+        for _ in range(5):
+            assert raw.answer().body == b"hello"
+    assert [seen.target for seen in api.requests] == [f"/{index}" for index in range(5)]
+
+
+def test_a_client_hello_that_does_not_end(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    proxy = start(ostiary, upstream(), canary())
+    with Raw(proxy.address("sidecar")) as raw:
+        assert raw.connect("api.test:443").status == 200
+        # A handshake of sixteen megabytes, announced in the first record.
+        record = b"\x16\x03\x01\x40\x00" + b"\x01\xff\xff\xff" + b"\x03\x03" + b"x" * (0x4000 - 6)
+        with pytest.raises(OSError):
+            for _ in range(200):
+                raw.send(record)
+                record = b"\x16\x03\x01\x40\x00" + b"x" * 0x4000
+                time.sleep(0.001)

@@ -74,6 +74,19 @@ def test_two_processes_never_share_an_audit_file(ostiary: Callable[..., Ostiary]
     assert "another process" in text
 
 
+def test_a_vault_address_that_is_our_own_listener(ostiary: Callable[..., Ostiary]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = f'vault: {{addresses: ["http://127.0.0.1:{port}"], auth: {{method: token_file, file: token}}}}'
+    proxy = ostiary(
+        start=False, store=store, listen=f'[{{name: sidecar, bind: "127.0.0.1:{port}", workload: billing}}]'
+    )
+    code, text = run(proxy)
+    assert code == 78
+    assert "is one of our own listeners" in text
+
+
 def test_a_wrong_secrets_key(ostiary: Callable[..., Ostiary]) -> None:
     proxy = ostiary(start=False)
     (proxy.folder / "secrets.key").write_text("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")

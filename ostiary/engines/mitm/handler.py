@@ -256,6 +256,9 @@ class ClientHandler(server.ConnectionHandler):
             self._failed(command, failure_text(refusal))
             return
         except asyncio.CancelledError:
+            # Dials are given up when the caller has gone: that is what the records must say, not that the upstream failed.
+            for exchange in tuple(self.connection.exchanges):
+                self.boundary.settle(exchange, "client_gone")
             self._failed(command, "ostiary|upstream_unreachable|The connection was given up.")
             raise
         connection.timestamp_start = connection.timestamp_tcp_setup = time.time()  # noqa: TID251 - mitmproxy's own record

@@ -14,8 +14,10 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestEndOfMessage,
     RequestHeaders,
+    RequestProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 from ostiary.engines.mitm.answers import phrase
 
 type Commands = layer.CommandGenerator[None]
+
+MAX_AHEAD_BYTES: Final = 256 * 1024
+"""What a caller may send ahead of the answer it waits for (pipelining)."""
 
 
 class _HeadDeadline(commands.RequestWakeup):
@@ -63,6 +68,15 @@ class StrictHttp1Server(Http1Server):
             return
         # Some clients send superfluous line ends after CONNECT.
         self.handler.splice(self.handler.entrance, bytes(held or b"").lstrip(b"\r\n"))
+
+    def wait(self, event: events.Event) -> Commands:
+        """While an answer is under way: what the caller sends ahead is kept for its turn, up to a cap."""
+        if isinstance(event, events.DataReceived) and len(self.buf) > MAX_AHEAD_BYTES:
+            yield commands.CloseConnection(self.conn)
+            yield ReceiveHttp(RequestProtocolError(self.stream_id, "flood", ErrorCode.CLIENT_DISCONNECTED))
+            self.state = self.done
+            return
+        yield from super().wait(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):

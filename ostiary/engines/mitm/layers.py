@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mitmproxy import http
 from mitmproxy.connection import Server
@@ -47,6 +47,8 @@ from ostiary.engines.mitm.upstream import UpstreamClient
 
 type Commands = layer.CommandGenerator[None]
 
+MAX_CLIENT_HELLO_BYTES: Final = 64 * 1024
+
 
 class TunnelEntrance(layer.Layer):
     """The first layer inside an accepted CONNECT: TLS goes on, anything else is closed (raw bytes, plain HTTP on a TLS
@@ -73,7 +75,7 @@ class TunnelEntrance(layer.Layer):
     def _enter(self) -> Commands:
         if starts_like_tls_record(self._held):
             self.context.server.tls = True
-            tls = ClientTLSLayer(self.context)
+            tls = BoundedClientTls(self.context)
             tls.child_layer = GuardedHttpLayer(self.context, HTTPMode.transparent, self.handler)
             self._next = tls
         else:
@@ -83,6 +85,15 @@ class TunnelEntrance(layer.Layer):
         yield from self._next.handle_event(events.Start())
         held, self._held = self._held, b""
         yield from self._next.handle_event(events.DataReceived(self.context.client, held))
+
+
+class BoundedClientTls(ClientTLSLayer):
+    """TLS with the caller; a ClientHello that does not end is refused instead of kept."""
+
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        if not self.client_hello_parsed and len(self.recv_buffer) + len(data) > MAX_CLIENT_HELLO_BYTES:
+            return False, "the ClientHello is too large"
+        return (yield from super().receive_handshake_data(data))
 
 
 class GuardedHttpLayer(HttpLayer):
