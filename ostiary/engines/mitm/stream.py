@@ -148,8 +148,12 @@ class GuardedStream(HttpStream):
 
     def _refuse(self, refusal: Refusal) -> None:
         exchange = self._exchange()
-        if exchange is not None:
-            self.handler.boundary.refuse(exchange, refusal)
+        if exchange is None:
+            return
+        if not self.context.client.connected:
+            # Dials and handshakes are given up when the caller goes: the record must not blame the upstream.
+            self.handler.boundary.settle(exchange, "client_gone")
+        self.handler.boundary.refuse(exchange, refusal)
 
     def _answer(self, answer: Answer) -> Commands:
         """Gives our own answer now, whatever the caller has still to send and the upstream to say."""
