@@ -24,8 +24,13 @@ class RecordStage:
 
     def error(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.find(flow)
-        if exchange is not None:
-            self._parts.boundary.settle(exchange, "truncated" if exchange.streaming else "upstream_error")
+        if exchange is None:
+            return
+        # An upstream that is abandoned because the caller has gone looks broken too: the caller is asked first.
+        gone = not flow.client_conn.connected
+        self._parts.boundary.settle(
+            exchange, "client_gone" if gone else "truncated" if exchange.streaming else "upstream_error"
+        )
 
     def client_disconnected(self, client: connection.Client) -> None:
         gone = self._registry.disconnected(client)
