@@ -123,3 +123,17 @@ def test_a3_records_left_open_by_a_kill_are_closed_at_the_next_start(
     assert (interrupted["outcome"], interrupted["id"], interrupted["path"]) == ("interrupted", opened["id"], "/slow")
     assert b"torn line of 29 bytes" in bytes(proxy.stderr)
     assert get(proxy.address("sidecar"), proxy.ca, "/quick").status == 200
+
+
+def test_standard_output_is_a_sink_too(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    import json
+
+    api = upstream()
+    proxy = start(ostiary, api, audit_block="audit: {sinks: [{stdout: true}]}")
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert proxy.stop() == 0
+    time.sleep(0.2)
+    lines = [json.loads(line) for line in bytes(proxy.stdout).splitlines()]
+    # The ready line comes first, whoever reads it.
+    assert [line["event"] for line in lines] == ["ready", "policy.loaded", "credential.opened", "credential.closed"]
+    assert lines[2]["id"] == lines[3]["id"]
