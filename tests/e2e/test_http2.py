@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,13 +15,13 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, tunnel
 from tests.harness.ostiary_process import Ostiary
-from tests.harness.upstream import Upstream, echo
+from tests.harness.upstream import Seen, Upstream, Wire, echo
 
 
 @dataclass
 class Stream:
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: bool = False
 
@@ -154,3 +155,29 @@ def test_a_client_that_offers_nothing_known_gets_no_protocol(
     proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=()) as raw:
         assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
+
+
+def test_a_caller_that_does_not_read_holds_its_upstream_back(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """The upstream has 96 MiB to give; the caller opens its window for none of it, then for all."""
+    sent = [0]
+
+    def large(seen: Seen, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100663296\r\n\r\n")
+        for _ in range(96):
+            wire.send(b"z" * (1 << 20))
+            sent[0] += 1 << 20
+
+    proxy = ostiary(upstreams={"api.test:443": upstream(large).port}, secrets={"secret/egress/api": {"key": canary()}})
+    with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
+        raw.sock.settimeout(30)
+        client = Http2(raw)
+        stream = client.send("GET", "/large")
+        while not client.streams[stream].headers:
+            client.receive()
+        before = proxy.rss_bytes()
+        time.sleep(1.5)
+        assert proxy.rss_bytes() - before < 32 << 20
+        assert sent[0] < 64 << 20
+        assert len(client.answer(stream).body) == 96 << 20

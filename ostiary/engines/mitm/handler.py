@@ -12,6 +12,7 @@ import asyncio
 import collections
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy.connection import Client, ConnectionState, Server
@@ -38,6 +39,10 @@ PIPELINE_DEADLINE_S: Final = 30.0
 deadline of its own; this one catches the unforeseen."""
 
 
+MAX_HTTP2_WAITING_BYTES: Final = 1 << 20
+"""What may wait for an HTTP/2 caller that does not read, before its upstreams are held back."""
+
+
 class ClientHandler(server.ConnectionHandler):
     """Handles one connection from accept to close."""
 
@@ -60,6 +65,9 @@ class ClientHandler(server.ConnectionHandler):
         self.header_timeout_s = engine.header_timeout_s
         self.layer = GuardedHttpLayer(context, HTTPMode.regular, self)
         self.transports[client] = server.ConnectionIO(reader=reader, writer=writer)
+        self.http2_waiting: Callable[[], int] | None = None
+        """Bytes that wait for an HTTP/2 caller to open its window; None for an HTTP/1 caller."""
+        self._progress = asyncio.Event()
         self.entrance: layer.Layer | None = None
         """What an accepted CONNECT leads to."""
         self._bound: dict[Server, Bound] = {}
@@ -131,6 +139,8 @@ class ClientHandler(server.ConnectionHandler):
     def post(self, event: events.Event) -> None:
         """Feeds one event to the layers and carries out what they answer. Never suspends; re-entrant calls queue."""
         self.timeout_watchdog.register_activity()
+        if self.http2_waiting is not None:
+            self._progress.set()  # A window opened, or a deadline reset the stream: those who wait look again.
         self._queue.append(event)
         if self._pumping:
             return
@@ -216,7 +226,14 @@ class ClientHandler(server.ConnectionHandler):
             writer = io.writer
             if isinstance(writer, asyncio.StreamWriter) and writer.transport.get_write_buffer_size():
                 await super().drain_writers()
-                return
+                break
+        client = self.transports.get(self.client)
+        if self.http2_waiting is None or client is None or asyncio.current_task() is client.handler:
+            # Only upstreams are held back: it is the caller's own frames that open the window again.
+            return
+        while self.client.connected and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES:
+            self._progress.clear()
+            await self._progress.wait()
 
     # --- life ---
 
@@ -237,6 +254,7 @@ class ClientHandler(server.ConnectionHandler):
                 handle.cancel()
             for task in tuple(self._hooks):
                 task.cancel()
+            self._progress.set()
             self._bound.clear()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:

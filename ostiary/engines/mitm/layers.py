@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
 )
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from addons.egress import Destination
@@ -119,12 +120,20 @@ class GuardedHttpLayer(HttpLayer):
     def _handle_event(self, event: events.Event) -> Commands:
         if type(event) is Expired:
             return self._expired(event)
-        if isinstance(event, events.Start) and self.context.client.alpn != b"h2":
-            tunnelled = self.mode is HTTPMode.transparent
-            self.connections[self.context.client] = StrictHttp1Server(
-                self.context.fork(), self.handler, tunnelled=tunnelled
-            )
+        if isinstance(event, events.Start):
+            self._meet_caller()
         return cast("Commands", super()._handle_event(event))
+
+    def _meet_caller(self) -> None:
+        """Chooses what speaks with the caller."""
+        caller = self.context.client
+        if caller.alpn != b"h2":
+            tunnelled = self.mode is HTTPMode.transparent
+            self.connections[caller] = StrictHttp1Server(self.context.fork(), self.handler, tunnelled=tunnelled)
+            return
+        server = self.connections[caller] = Http2Server(self.context.fork())
+        waiting = server.h2_conn.stream_buffers
+        self.handler.http2_waiting = lambda: sum(len(chunk.data) for chunks in waiting.values() for chunk in chunks)
 
     def _expired(self, event: Expired) -> Commands:
         stream = self.streams.get(event.stream_id) if event.layer is self else None
