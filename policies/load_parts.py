@@ -13,7 +13,7 @@ from typing import Final, Literal, cast
 
 from policies.document import Mapping as MappingNode
 from policies.document import Node, Scalar, kind_of
-from policies.faults import Faults
+from policies.faults import Faults, Place
 from policies.fields import Fields
 from policies.keys import LATER, SECRET
 from policies.model import HostPattern, SecretSpec
@@ -26,6 +26,10 @@ _METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _VARIABLE: Final = re.compile(r"\$\{([^{}]*)\}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~@:+=-]+")
+_SEGMENTS_HOLD: Final = "segments hold letters, digits and . _ ~ @ : + = -"
+_VAULTS_OWN: Final = frozenset({"auth", "cubbyhole", "identity", "sys"})
+"""Mounts of Vault itself, which hold no secrets of users: `auth/token/lookup-self` would be the token Ostiary logs in
+with. The Vault client refuses them again when it reads."""
 _MAX_TTL_S: Final = 24 * 3600.0
 
 
@@ -131,7 +135,10 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
         return None
     before = len(faults.found)
     path = read_secret_path(keys, context)
-    mount = keys.text("mount")
+    mount = _read_place(keys, "mount", faults)
+    if mount is not None:
+        _refuse_own(mount, keys.place_of("mount"), faults)
+    namespace = _read_place(keys, "namespace", faults)
     field = keys.text("field")
     ttl_s = keys.duration("ttl", 15.0)
     max_stale_s = keys.duration("max_stale", 600.0)
@@ -151,8 +158,8 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
     return SecretSpec(
         path=path,
         field=field,
-        mount=mount.strip("/") if mount else None,
-        namespace=keys.text("namespace"),
+        mount=mount,
+        namespace=namespace,
         kv=cast("Literal[1, 2] | None", int(kv) if kv else None),
         version=version,
         ttl_s=ttl_s if ttl_s is not None else 15.0,
@@ -184,18 +191,47 @@ def read_secret_path(keys: Fields, context: Context) -> str | None:
         )
         return None
     path = _VARIABLE.sub(lambda found: context.variables[found[1]], scalar.text).strip("/")
-    segments = path.split("/")
-    if not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments):
-        context.faults.add(
-            scalar.place, f"{path!r} is no secret path", "segments hold letters, digits and . _ ~ @ : + = -"
-        )
+    if not _is_plain(path):
+        context.faults.add(scalar.place, f"{path!r} is no secret path", _SEGMENTS_HOLD)
         return None
-    if len(segments) < 2 and "mount" not in keys:
+    if "mount" not in keys and _refuse_own(path, scalar.place, context.faults):
+        return None
+    if "/" not in path and "mount" not in keys:
         context.faults.add(
             scalar.place, f"{path!r} names a mount and nothing in it", "write mount/path, such as secret/egress/stripe"
         )
         return None
     return path
+
+
+def _is_plain(path: str) -> bool:
+    """Whether nothing on the way to Vault could read the path as another: no dot segment, no escape, nothing empty."""
+    return all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in path.split("/"))
+
+
+def _read_place(keys: Fields, key: str, faults: Faults) -> str | None:
+    """`mount:` or `namespace:`, without outer slashes."""
+    text = keys.text(key)
+    if text is None:
+        return None
+    place = text.strip("/")
+    if not _is_plain(place):
+        faults.add(keys.place_of(key), f"{text!r} is no {key}", _SEGMENTS_HOLD)
+        return None
+    return place
+
+
+def _refuse_own(path: str, place: Place, faults: Faults) -> bool:
+    """Adds a fault, and says so, where a path begins with a mount that holds what is Vault's own."""
+    mount = path.partition("/")[0]
+    if mount.casefold() not in _VAULTS_OWN:
+        return False
+    faults.add(
+        place,
+        f"{mount}/ is Vault's own and holds no secrets: what is there would hand out the token that Ostiary logs in with",
+        "name a key-value mount, such as secret/egress/stripe",
+    )
+    return True
 
 
 def read_network(scalar: Scalar, faults: Faults) -> str | None:

@@ -325,3 +325,261 @@ async def test_namespaces(openbao: OpenBao) -> None:
         assert (await vault.fetch(opener)).fields["key"].reveal() == "in-a"
         with pytest.raises(SecretMissing):
             await vault.fetch(SecretRef("secret/egress/ns", kv=2))
+
+
+# --- logins that are shared, and what no secret is --------------------------------------------------------------------
+
+
+def live_tokens(openbao: OpenBao) -> int:
+    return len(openbao.api("LIST", "auth/token/accessors")["data"]["keys"])
+
+
+async def test_a_read_in_another_namespace_leaves_the_login_where_it_was(openbao: OpenBao, tmp_path: Path) -> None:
+    openbao.policy("egress", READ)
+    role, secret = openbao.approle("spaces", "egress", token_ttl="1h")
+    (tmp_path / "secret-id").write_text(secret)
+    async with store(openbao.address, AppRoleAuth(Secret(role), tmp_path / "secret-id"), threads=1) as vault:
+        await vault.start()
+        with contextlib.suppress(SecretDenied, SecretMissing):
+            await vault.fetch(SecretRef("secret/egress/a", namespace="nobody-here", kv=2))
+        await vault._login.again(vault._login.generation)
+        await vault.probe()
+
+
+async def test_a_mount_is_detected_in_each_namespace(openbao: OpenBao) -> None:
+    openbao.put("egress/spaces", key="root")
+    async with store(openbao.address, root(openbao)) as vault:
+        await vault.fetch(SecretRef("secret/egress/spaces"))
+        assert vault._mounts == {(None, "secret"): 2}
+        with pytest.raises((SecretDenied, SecretMissing)):
+            await vault.fetch(SecretRef("secret/egress/spaces", namespace="nobody-here"))
+        assert (await vault.fetch(SecretRef("secret/egress/spaces"))).version == "1"
+
+
+async def test_v5_a_denied_path_does_not_log_in_at_every_read(openbao: OpenBao, tmp_path: Path) -> None:
+    openbao.policy("egress", READ)
+    role, secret = openbao.approle("denied", "egress", token_ttl="1h")
+    (tmp_path / "secret-id").write_text(secret)
+    before = live_tokens(openbao)
+    async with store(openbao.address, AppRoleAuth(Secret(role), tmp_path / "secret-id")) as vault:
+        for _ in range(5):
+            with pytest.raises(SecretDenied):
+                await vault.fetch(SecretRef("secret/other/x", kv=2))
+        assert vault._login.generation == 2
+        # The remembered refusal is the path's, not the login's: a token that dies is still replaced.
+        openbao.put("egress/denied", key="x")
+        openbao.api("POST", "auth/token/revoke", {"token": (await vault._login.token()).reveal()})
+        assert (await vault.fetch(SecretRef("secret/egress/denied", kv=2))).version == "1"
+    # Every token of ours is revoked, those that were replaced too.
+    assert live_tokens(openbao) == before
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        SecretRef("auth/token/lookup-self", kv=1),
+        SecretRef("auth/token/lookup-self"),
+        SecretRef("token/lookup-self", mount="auth", kv=1),
+        SecretRef("lookup-self", mount="auth/token", kv=1),
+        SecretRef("lookup-self", mount="x/../auth/token", kv=1),
+        SecretRef("../../auth/token/lookup-self", mount="secret", kv=2),
+        SecretRef("sys/mounts", kv=1),
+        SecretRef("cubbyhole/response"),
+        SecretRef("secret/a?version=1", kv=2),
+        SecretRef("secret/a%2f..", kv=2),
+        SecretRef("secret//a", kv=2),
+        SecretRef("secret", kv=2),
+    ],
+)
+async def test_what_is_vaults_own_is_no_secret(openbao: OpenBao, ref: SecretRef) -> None:
+    """`auth/token/lookup-self` would be the token itself, on its way to an upstream."""
+    async with store(openbao.address, root(openbao)) as vault:
+        for ask in (vault.fetch, vault.fields_of):
+            with pytest.raises(SecretMalformed) as error:
+                await ask(ref)
+            assert openbao.token not in str(error.value)
+
+
+async def test_a_namespace_in_the_path_leads_to_no_token(openbao: OpenBao) -> None:
+    """Vault takes namespaces from the path too, so no list of names is enough: the value itself is looked at."""
+    with contextlib.suppress(OSError):
+        openbao.api("POST", "sys/namespaces/team", {})
+    token = openbao.new_token(policies=["root"])
+    async with store(openbao.address, TokenAuth(Secret(token))) as vault:
+        for ref in (
+            SecretRef("team/auth/token/lookup-self", kv=1),
+            SecretRef("token/lookup-self", mount="team/auth", kv=1),
+        ):
+            with pytest.raises((SecretMalformed, SecretDenied)) as error:
+                await vault.fetch(ref)
+            assert token not in str(error.value)
+
+
+async def test_the_token_inside_a_longer_value_is_no_secret() -> None:
+    answer = {"data": {"key": "Bearer cnry-token"}}
+    with scripted(lookup_or(lambda handler: send(handler, 200, answer))) as (address, _):
+        async with store(address, TOKEN) as vault:
+            with pytest.raises(SecretMalformed, match="the very token"):
+                await vault.fetch(SecretRef("team/egress/a", kv=1))
+
+
+async def test_v5_two_denied_paths_do_not_take_turns_in_logging_in(openbao: OpenBao, tmp_path: Path) -> None:
+    openbao.policy("egress", READ)
+    role, secret = openbao.approle("turns", "egress", token_ttl="1h")
+    (tmp_path / "secret-id").write_text(secret)
+    async with store(openbao.address, AppRoleAuth(Secret(role), tmp_path / "secret-id")) as vault:
+        for path in ("x", "y") * 4:
+            with pytest.raises(SecretDenied):
+                await vault.fetch(SecretRef(f"secret/other/{path}", kv=2))
+        assert vault._login.generation == 3
+
+
+async def test_only_kv_mounts_are_read(openbao: OpenBao) -> None:
+    with contextlib.suppress(OSError):
+        openbao.api("POST", "sys/mounts/tr", {"type": "transit"})
+    openbao.api("POST", "tr/keys/k", {})
+    async with store(openbao.address, root(openbao)) as vault:
+        with pytest.raises(SecretMalformed, match="no KV"):
+            await vault.fetch(SecretRef("tr/keys/k"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": {"id": "cnry-token"}},
+        {"data": {"key": "x"}, "mount_type": "database"},
+        {"data": {"key": "x"}, "lease_id": "database/creds/a/1"},
+    ],
+)
+async def test_an_answer_of_another_engine_is_no_secret(answer: dict[str, Any]) -> None:
+    with scripted(lookup_or(lambda handler: send(handler, 200, answer))) as (address, _):
+        async with store(address, TOKEN) as vault:
+            with pytest.raises(SecretMalformed) as error:
+                await vault.fetch(SecretRef("team/egress/a", kv=1))
+    assert "cnry" not in str(error.value)
+
+
+async def test_the_kv_version_that_nobody_tells(openbao: OpenBao) -> None:
+    token = openbao.new_token()
+    async with store(openbao.address, TokenAuth(Secret(token))) as vault:
+        with pytest.raises(SecretDenied, match="kv: 1 or kv: 2"):
+            await vault.fetch(SecretRef("nowhere/egress/a"))
+
+
+async def test_nested_values_are_neither_told_nor_read(openbao: OpenBao) -> None:
+    openbao.put("egress/nested", key="x", nested={"a": 1})
+    async with store(openbao.address, root(openbao)) as vault:
+        ref = SecretRef("secret/egress/nested", kv=2)
+        assert await vault.fields_of(ref) == set((await vault.fetch(ref)).fields) == {"key"}
+
+
+async def test_an_answer_in_another_version_than_pinned() -> None:
+    with scripted(lookup_or(lambda handler: send(handler, 200, GOOD))) as (address, _):
+        async with store(address, TOKEN) as vault:
+            with pytest.raises(SecretMalformed, match="version 3 was asked for"):
+                await vault.fetch(SecretRef("secret/egress/a", kv=2, version=3))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 308])
+async def test_a_redirect_is_an_outage(status: int) -> None:
+    with scripted(lookup_or(lambda handler: send(handler, status, b"", Location="http://127.0.0.1:9/"))) as (
+        address,
+        _,
+    ):
+        async with store(address, TOKEN) as vault:
+            with pytest.raises(SecretUnavailable):
+                await vault.fetch(REF)
+
+
+async def test_g13_answers_that_would_break_a_parser() -> None:
+    answers: list[tuple[bytes, dict[str, str]]] = [
+        (b"[" * 200_000, {}),
+        (b"\x1f\x8b\x08", {"Content_Encoding": "gzip"}),
+    ]
+    with scripted(lookup_or(lambda handler: send(handler, 200, answers[0][0], **answers[0][1]))) as (address, seen):
+        async with store(address, TOKEN) as vault:
+            while answers:
+                with pytest.raises(SecretUnavailable):
+                    await vault.fetch(REF)
+                answers.pop(0)
+    assert {headers["Accept-Encoding"] for _, headers in seen} == {"identity"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"auth": null}', b'{"auth": {"client_token": "t", "lease_duration": "x"}}', b""]
+)
+async def test_a_login_answer_in_another_shape_is_an_outage(body: bytes) -> None:
+    with scripted(lambda handler: send(handler, 200, body)) as (address, _):
+        async with store(address, AppRoleAuth(Secret("role"))) as vault:
+            with pytest.raises(SecretUnavailable):
+                await vault.fetch(REF)
+
+
+async def test_a_slow_refused_login_is_shared_with_its_failure() -> None:
+    def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
+        time.sleep(0.4)
+        send(handler, 400, {"errors": ["invalid secret id"]})
+
+    with scripted(slow) as (address, seen):
+        async with store(address, AppRoleAuth(Secret("role"))) as vault:
+            began = time.monotonic()
+            refs = [SecretRef(f"secret/egress/{number}", kv=2) for number in range(10)]
+            results = await asyncio.gather(*map(vault.fetch, refs), return_exceptions=True)
+            with pytest.raises(SecretDenied, match="invalid secret id"):
+                await vault.fetch(REF)
+            assert time.monotonic() - began < 1.5
+    assert all(isinstance(result, SecretDenied) for result in results)
+    assert len(seen) == 1
+
+
+async def test_a_caller_that_goes_away_leaves_the_login_to_the_others() -> None:
+    """A single-use secret id would be lost with it."""
+
+    def login(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if "login" in handler.path:
+            time.sleep(0.3)
+            send(handler, 200, {"auth": {"client_token": "t", "lease_duration": 3600, "renewable": True}})
+        else:
+            send(handler, 200, GOOD)
+
+    with scripted(login) as (address, seen):
+        async with store(address, AppRoleAuth(Secret("role"))) as vault:
+            first = asyncio.create_task(vault.fetch(REF))
+            await asyncio.sleep(0.1)
+            first.cancel()
+            assert (await vault.fetch(REF)).version == "4"
+        assert sum("login" in path for path, _ in seen) == 1
+
+
+async def test_v3_one_deadline_over_login_and_read() -> None:
+    def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
+        time.sleep(0.35)
+        send(handler, 200, {"auth": {"client_token": "t", "lease_duration": 0}} if "login" in handler.path else GOOD)
+
+    with scripted(slow) as (address, _):
+        async with store(address, AppRoleAuth(Secret("role")), deadline_s=0.5) as vault:
+            began = time.monotonic()
+            with pytest.raises(SecretUnavailable):
+                await vault.fetch(REF)
+            assert time.monotonic() - began < 0.65
+            # The login was kept, so the next read has the time it needs.
+            assert (await vault.fetch(REF)).version == "4"
+
+
+async def test_v2_probe_asks_the_next_address() -> None:
+    with scripted(lambda handler: send(handler, 503, {"sealed": True})) as (sealed, _):
+        with scripted(lambda handler: send(handler, 200, {"sealed": False})) as (active, seen):
+            async with store((sealed, active), TOKEN) as vault:
+                await vault.probe()
+        assert all(path.startswith("/v1/sys/health") and "X-Vault-Token" not in headers for path, headers in seen)
+        async with store((sealed, sealed), TOKEN) as vault:
+            with pytest.raises(SecretUnavailable, match="sealed"):
+                await vault.probe()
+
+
+async def test_a_token_file_that_holds_no_token(tmp_path: Path) -> None:
+    for content in (b"", b"two\nlines", b"\xff\xfe", b"t\x00", b"x" * 20_000):
+        (tmp_path / "token").write_bytes(content)
+        async with store("http://127.0.0.1:9", TokenFileAuth(tmp_path / "token")) as vault:
+            with pytest.raises(SecretUnavailable, match="visible ASCII"):
+                await vault.start()

@@ -29,7 +29,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from vault.hashicorp.config import VaultConfig
 from vault.secret import Secret
 
-_STANDBY: Final = frozenset({307, 472, 473, 474, 530})
+_ELSEWHERE: Final = frozenset({472, 473, 474, 501, 503, 530})
+"""Statuses of a node that cannot serve while another perhaps can; so does any redirect, which is never followed."""
 
 
 class VaultAnswer(Exception):
@@ -47,6 +48,10 @@ class VaultAnswer(Exception):
         text = next((line.strip() for reason in self.reasons for line in reason.splitlines() if line.strip()), "")
         # Vault quotes paths and policies here, no material; control characters would still break a log line.
         return "".join(char for char in text if char.isprintable())[:200] or f"status {self.status}"
+
+
+class DetectionRefused(VaultAnswer):
+    """Vault did not tell the KV version of a mount (403)."""
 
 
 class VaultUnreachable(Exception):
@@ -76,8 +81,9 @@ class _Call:
         connection = self.connection
         sock = getattr(connection, "sock", None)
         if isinstance(sock, socket.socket):
+            # The plain call: that of an SSL socket would take the TLS state away under the reading thread.
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 _INFLIGHT: Final = _Inflight()
@@ -137,6 +143,8 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         if self.namespace:
             sent["X-Vault-Namespace"] = self.namespace
         sent["X-Vault-Request"] = "true"
+        # Never compressed: a small answer must not grow behind the size cap.
+        sent["Accept-Encoding"] = "identity"
         try:
             with self.session.request(
                 method,
@@ -150,6 +158,8 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
             ) as answer:
                 body = self._body(answer, call)
         except requests.exceptions.SSLError:
+            if call is not None and call.over:
+                raise VaultUnreachable("the deadline passed") from None
             raise VaultUnreachable(
                 "TLS with Vault failed: is ca_file the CA of its certificate, and the address the name in it?"
             ) from None
@@ -165,7 +175,7 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
     def _body(self, answer: requests.Response, call: _Call | None) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while chunk := answer.raw.read1(65536, decode_content=True):
+        while chunk := answer.raw.read1(65536, decode_content=False):
             size += len(chunk)
             if size > self.max_answer_bytes:
                 raise ValueError("the answer is too large")
@@ -180,10 +190,10 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         if body:
             try:
                 parsed = json.loads(body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 parsed = None
         status = answer.status_code
-        if raise_exception and (status >= 400 or status in _STANDBY):
+        if raise_exception and status >= 300:
             errors = parsed.get("errors") if isinstance(parsed, dict) else None
             reasons = tuple(str(error) for error in errors) if isinstance(errors, list) else ()
             if status == 404 and isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
@@ -255,13 +265,19 @@ class VaultCalls:
         return client
 
     async def run[T](
-        self, work: Callable[[hvac.Client], T], token: Secret | None, *, deadline_s: float | None = None
+        self,
+        work: Callable[[hvac.Client], T],
+        token: Secret | None,
+        *,
+        namespace: str | None = None,
+        deadline_s: float | None = None,
     ) -> T:
         """Runs a call in a worker thread.
 
         Args:
             work: uses the client it is given, in the thread.
             token: sent with the call; None for a login.
+            namespace: where the call goes; the configured one by default, the root for "".
             deadline_s: total, over all addresses; the configured one by default.
 
         Raises:
@@ -271,6 +287,7 @@ class VaultCalls:
         total_s = deadline_s or self._config.deadline_s
         ends_s = time.monotonic() + total_s
         addresses = self._config.addresses
+        namespace = self._config.namespace if namespace is None else namespace
         problem: VaultAnswer | VaultUnreachable = VaultUnreachable("no address is configured")
         # The next address once: a second failure is an outage.
         for attempt in range(min(2, len(addresses))):
@@ -283,10 +300,11 @@ class VaultCalls:
                     work,
                     addresses[index],
                     token,
+                    namespace,
                     ends_s if attempt or len(addresses) == 1 else time.monotonic() + left_s / 2,
                 )
             except VaultAnswer as answer:
-                if answer.status not in _STANDBY and answer.status != 503:
+                if answer.status not in _ELSEWHERE and not 300 <= answer.status < 400:
                     raise
                 problem = answer
             except VaultUnreachable as error:
@@ -297,7 +315,12 @@ class VaultCalls:
         raise problem
 
     async def _in_thread[T](
-        self, work: Callable[[hvac.Client], T], address: str, token: Secret | None, ends_s: float
+        self,
+        work: Callable[[hvac.Client], T],
+        address: str,
+        token: Secret | None,
+        namespace: str | None,
+        ends_s: float,
     ) -> T:
         call = _Call(ends_s)
 
@@ -307,7 +330,9 @@ class VaultCalls:
                 if call.left_s() <= 0:
                     raise VaultUnreachable("all threads are busy")
                 client = self._client(address)
+                # Both are said anew for each call: a thread's client serves logins and every namespace in turn.
                 client.token = token.reveal() if token is not None else ""
+                client.adapter.namespace = namespace or None
                 return work(client)
             finally:
                 _INFLIGHT.call = None

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import hvac
 
+from vault.hashicorp.client import DetectionRefused, VaultAnswer
 from vault.secret import Secret
 from vault.store import SecretMalformed, SecretMissing, SecretRef, SecretVersion
 
+_KV_KINDS: Final = frozenset({"kv", "generic"})
+_SEGMENT: Final = re.compile(r"[^/\\%?#;\x00-\x20\x7f]+")
+_VAULTS_OWN: Final = frozenset({"auth", "cubbyhole", "identity", "sys"})
+"""Mounts of Vault itself. `auth/token/lookup-self`, read as a secret, would be the token that Ostiary logs in with."""
+
 
 def split(ref: SecretRef) -> tuple[str, str]:
-    """Mount and path below it: the first segment is the mount unless one is given."""
+    """Mount and path below it: the first segment is the mount unless one is given.
+
+    Raises:
+        SecretMalformed: the name would lead out of its mount, or into Vault's own.
+    """
     if ref.mount:
-        return ref.mount.strip("/"), ref.path.strip("/")
-    mount, _, path = ref.path.strip("/").partition("/")
+        mount, path = ref.mount.strip("/"), ref.path.strip("/")
+    else:
+        mount, _, path = ref.path.strip("/").partition("/")
+    segments = [*mount.split("/"), *path.split("/")]
+    # Clients and servers resolve dot segments: they would make another call of this one.
+    if not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments):
+        raise SecretMalformed(ref.name, "is no secret path")
+    if segments[0].casefold() in _VAULTS_OWN:
+        raise SecretMalformed(ref.name, f"is below {segments[0]}/, which holds what is Vault's own and no secrets")
     return mount, path
 
 
-def detect(client: hvac.Client, mount: str) -> Literal[1, 2]:
-    """KV version of a mount, by the one endpoint that every token with a policy on the mount may read."""
-    answer = client.adapter.get(f"/v1/sys/internal/ui/mounts/{mount}")
+def detect(client: hvac.Client, ref: SecretRef) -> Literal[1, 2]:
+    """KV version of a mount, by the one endpoint that every token with a policy on the mount may read.
+
+    Raises:
+        DetectionRefused: it may not read that.
+        SecretMalformed: the mount is no KV store. Reading one of another kind may make something: a lease, a user.
+    """
+    mount, _ = split(ref)
+    try:
+        answer = client.adapter.get(f"/v1/sys/internal/ui/mounts/{mount}")
+    except VaultAnswer as refused:
+        if refused.status == 403:
+            raise DetectionRefused(403, refused.reasons) from None
+        raise
+    kind = answer["data"].get("type", "kv")
+    if kind not in _KV_KINDS:
+        raise SecretMalformed(ref.name, f"is in {mount}/, which is no KV store")
     options = answer["data"].get("options") or {}
     return 2 if str(options.get("version")) == "2" else 1
 
@@ -36,8 +68,7 @@ def read(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> SecretVersio
     if kv == 1:
         if ref.version is not None:
             raise SecretMissing(ref.name, "is in a KV version 1 mount, which keeps no versions to pin")
-        data = client.secrets.kv.v1.read_secret(path=path, mount_point=mount)["data"]
-        return SecretVersion(_fields(ref, data), "v1")
+        return SecretVersion(_read_v1(client, ref, mount, path), "v1")
     answer = client.secrets.kv.v2.read_secret_version(
         path=path, version=ref.version, mount_point=mount, raise_on_deleted_version=True
     )["data"]
@@ -45,9 +76,11 @@ def read(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> SecretVersio
     version = metadata.get("version")
     if not isinstance(version, int):
         raise SecretMalformed(ref.name, "came without a version")
+    if ref.version is not None and version != ref.version:
+        raise SecretMalformed(ref.name, f"came in version {version}; version {ref.version} was asked for")
     custom = metadata.get("custom_metadata") or {}
     return SecretVersion(
-        _fields(ref, answer.get("data")),
+        _fields(ref, answer.get("data"), client.token),
         str(version),
         metadata.get("created_time"),
         {str(key): str(value) for key, value in custom.items()},
@@ -60,16 +93,28 @@ def field_names(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> froze
     """
     mount, path = split(ref)
     if kv == 1:
-        return frozenset(_fields(ref, client.secrets.kv.v1.read_secret(path=path, mount_point=mount)["data"]))
+        return frozenset(_read_v1(client, ref, mount, path))
     suffix = f"?version={ref.version}" if ref.version is not None else ""
     answer = client.adapter.get(f"/v1/{mount}/subkeys/{path}{suffix}")
     subkeys = answer["data"].get("subkeys")
-    return frozenset(subkeys or {})
+    # A name with names below it is a nested value, which a read leaves out too.
+    return frozenset(name for name, below in (subkeys or {}).items() if below is None)
 
 
-def _fields(ref: SecretRef, data: Any) -> Mapping[str, Secret]:
+def _read_v1(client: hvac.Client, ref: SecretRef, mount: str, path: str) -> Mapping[str, Secret]:
+    """KV version 1 is a plain read of a path, so a wrong `kv: 1` could read anything: what is no KV answer is refused."""
+    answer = client.secrets.kv.v1.read_secret(path=path, mount_point=mount)
+    if answer.get("mount_type", "kv") not in _KV_KINDS or answer.get("lease_id"):
+        raise SecretMalformed(ref.name, "was answered by something else than a KV store")
+    return _fields(ref, answer["data"], client.token)
+
+
+def _fields(ref: SecretRef, data: Any, token: str) -> Mapping[str, Secret]:
     if not isinstance(data, dict) or not data:
         raise SecretMissing(ref.name, "has no fields")
+    if token and any(isinstance(value, str) and token in value for value in data.values()):
+        # However it came here (a namespace in the path leads past the names above): what opens the store never leaves.
+        raise SecretMalformed(ref.name, "holds the very token that reads it")
     fields: dict[str, Secret] = {}
     for name, value in data.items():
         match value:

@@ -1,7 +1,11 @@
 """Keeps a token: one login at a time, renewed in good time, replaced before it dies, revoked at the end if it was ours.
 
 Times: renew at 2/3 of the TTL with 10 % jitter; a token that cannot be renewed is replaced at 85 %; after a failure
-back off from 1 s, doubling, to 5 min.
+back off from 1 s, doubling, to 5 min. Reads that wait for a login share one, and share its failure for a moment: a
+login that fails slowly costs a hundred secrets one deadline, not a hundred. A login belongs to nobody who waits for it:
+a caller that goes away does not take a single-use secret id along.
+
+A token of ours that was replaced is revoked, so that logins do not pile up in Vault.
 """
 
 from __future__ import annotations
@@ -24,6 +28,10 @@ _log = logging.getLogger("ostiary.vault")
 
 BACK_OFF_FIRST_S: Final = 1.0
 BACK_OFF_MOST_S: Final = 300.0
+OUTAGE_BACK_OFF_MOST_S: Final = 5.0
+"""The same for reads that need a login while Vault is away: it may be back any moment."""
+RETIRE_AFTER_S: Final = 5.0
+"""Calls that are under way with a replaced token end by their deadlines first."""
 MAX_TOKEN_BYTES: Final = 16 * 1024
 
 
@@ -44,7 +52,11 @@ class Login:
         self._own = False
         self._renewable = False
         self._ends_s = math.inf
-        self._lock = asyncio.Lock()
+        self._flight: asyncio.Task[None] | None = None
+        self._failure: SecretUnavailable | SecretDenied | None = None
+        self._failures = 0
+        self._retry_s = -math.inf
+        self._retired: dict[asyncio.Task[None], Secret] = {}
         self._generation = 0
         self._seen: tuple[int, int] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -60,8 +72,12 @@ class Login:
         Raises:
             SecretUnavailable, SecretDenied: no login is to be had, with Vault's reason.
         """
-        if isinstance(self._auth, TokenFileAuth) and await asyncio.to_thread(self._file_changed, self._auth):
-            await self.again(self._generation)
+        if isinstance(self._auth, TokenFileAuth):
+            generation = self._generation
+            if await asyncio.to_thread(self._file_changed, self._auth):
+                # A new file is news, whatever the last login came to.
+                self._retry_s = -math.inf
+                await self.again(generation)
         if self._token is None:
             await self.again(self._generation)
         if self._token is None:
@@ -70,13 +86,56 @@ class Login:
 
     async def again(self, generation: int) -> None:
         """Logs in anew, unless somebody has since `generation`. Raises as `token` does."""
-        async with self._lock:
-            if generation != self._generation:
-                return
+        if generation != self._generation:
+            return
+        if self._flight is None:
+            if self._failure is not None and time.monotonic() < self._retry_s:
+                raise _anew(self._failure)
+            self._flight = asyncio.get_running_loop().create_task(self._fly())
+        # Shielded: it goes on for the others, and its token is kept.
+        await asyncio.shield(self._flight)
+        if self._failure is not None:
+            raise _anew(self._failure)
+
+    async def _fly(self) -> None:
+        """One login. Its failure is left in `_failure` for all who wait."""
+        before, own = self._token, self._own
+        try:
             await self._log_in()
+        except (SecretUnavailable, SecretDenied) as error:
+            self._failed(error)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # JSON of another shape than any login has; the exception's text may quote it.
+            self._failed(SecretUnavailable("", "Vault answered the login in a shape that no login has"))
+        else:
+            self._failure, self._failures = None, 0
             self._generation += 1
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+            if own and before is not None:
+                self._retire(before)
+            if self._keeper is None:
+                self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        finally:
+            self._flight = None
+
+    def _failed(self, error: SecretUnavailable | SecretDenied) -> None:
+        self._failure = error
+        self._failures += 1
+        most_s = OUTAGE_BACK_OFF_MOST_S if isinstance(error, SecretUnavailable) else BACK_OFF_MOST_S
+        pause_s = min(BACK_OFF_FIRST_S * 2 ** min(self._failures - 1, 16), most_s)
+        self._retry_s = time.monotonic() + pause_s * (1 - 0.1 * random.random())  # noqa: S311 - jitter
+
+    def _retire(self, token: Secret) -> None:
+        async def revoke() -> None:
+            await asyncio.sleep(RETIRE_AFTER_S)
+            await self._revoke(token)
+
+        task = asyncio.get_running_loop().create_task(revoke())
+        self._retired[task] = token
+        task.add_done_callback(lambda done: self._retired.pop(done, None))
+
+    async def _revoke(self, token: Secret) -> None:
+        with suppress(VaultAnswer, VaultUnreachable):
+            await self._calls.run(lambda client: client.auth.token.revoke_self(), token)
 
     async def _log_in(self) -> None:
         match self._auth:
@@ -189,7 +248,8 @@ class Login:
     async def _renew_or_replace(self) -> None:
         if self._renewable and self._own:
             before_s = self._ends_s - time.monotonic()
-            with suppress(VaultAnswer, VaultUnreachable):
+            # An answer of another shape than a renewal has is as good as none.
+            with suppress(VaultAnswer, VaultUnreachable, AttributeError, KeyError, TypeError, ValueError):
                 answer = await self._calls.run(lambda client: client.auth.token.renew_self(), self._token)
                 auth = dict(answer["auth"])
                 # Near its max TTL a renewal gives less than was asked for: then only a new login helps.
@@ -204,10 +264,23 @@ class Login:
             self._keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._keeper
+        if self._flight is not None:
+            # A login that is just made must be known, or it could not be revoked.
+            await asyncio.wait([self._flight])
+        ours = list(self._retired.values())
+        for task in list(self._retired):
+            task.cancel()
         if self._own and self._token is not None:
-            with suppress(VaultAnswer, VaultUnreachable):
-                await self._calls.run(lambda client: client.auth.token.revoke_self(), self._token)
+            ours.append(self._token)
+        await asyncio.gather(*(self._revoke(token) for token in ours))
         self._token = None
+
+
+def _anew(failure: SecretUnavailable | SecretDenied) -> SecretUnavailable | SecretDenied:
+    """A fresh exception: one object raised to many would gather all their tracebacks."""
+    if isinstance(failure, SecretUnavailable):
+        return SecretUnavailable(failure.name, failure.reason, retry_after_s=failure.retry_after_s)
+    return SecretDenied(failure.name, failure.reason)
 
 
 def _read_line(path: Any, what: str) -> Secret:
@@ -217,6 +290,6 @@ def _read_line(path: Any, what: str) -> Secret:
     except OSError as error:
         raise SecretUnavailable("", f"the {what} {path} cannot be read: {error.strerror}") from None
     text = raw.strip()
-    if not text or len(text) > MAX_TOKEN_BYTES:
-        raise SecretUnavailable("", f"the {what} {path} is empty or too long")
+    if not text or len(text) > MAX_TOKEN_BYTES or not all(0x20 < byte < 0x7F for byte in text):
+        raise SecretUnavailable("", f"the {what} {path} holds no one line of visible ASCII")
     return Secret(text)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import hvac
 
 from vault.hashicorp import kv
-from vault.hashicorp.client import VaultAnswer, VaultCalls, VaultUnreachable
+from vault.hashicorp.client import DetectionRefused, VaultAnswer, VaultCalls, VaultUnreachable
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.observer import Silent, StoreObserver
+from vault.secret import Secret
 from vault.store import SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
 
 _log = logging.getLogger("ostiary.vault")
+
+REFUSED_S: Final = 60.0
+"""How long a 403 that a new login did not mend is put down to Vault's policy, not to the login. A role's new policies
+need a new login, so it is tried again after that."""
+MAX_REFUSED: Final = 10_000
 
 
 class VaultStore:
@@ -31,9 +39,11 @@ class VaultStore:
     def __init__(self, config: VaultConfig, observer: StoreObserver | None = None) -> None:
         self._observer = observer or Silent()
         self._namespace = config.namespace
+        self._deadline_s = config.deadline_s
         self._calls = VaultCalls(config)
         self._login = Login(self._calls, config.auth, self._observer)
-        self._mounts: dict[str, Literal[1, 2]] = {}
+        self._mounts: dict[tuple[str | None, str], Literal[1, 2]] = {}
+        self._refused: dict[SecretRef, float] = {}
 
     async def start(self) -> None:
         """Logs in.
@@ -52,14 +62,25 @@ class VaultStore:
         return await self._call(ref, lambda client, version: kv.field_names(client, ref, version))
 
     async def probe(self) -> None:
-        """Whether a node is unsealed and reachable (GET sys/health; standby counts as up)."""
+        """Whether a node is unsealed and reachable (GET sys/health; standby counts as up). Asked of the next address
+        too, should the first not do, and of the root namespace, where this endpoint is.
+        """
         try:
-            answer = await self._calls.run(lambda client: client.sys.read_health_status(method="GET"), None)
-        except (VaultAnswer, VaultUnreachable) as error:
+            answer = await self._calls.run(
+                lambda client: client.adapter.get("/v1/sys/health?standbyok=true&perfstandbyok=true"),
+                None,
+                namespace="",
+            )
+        except VaultAnswer as error:
+            self._observer.store_up(up=False)
+            sealed = error.status in {501, 503}
+            raise SecretUnavailable(
+                "", "Vault is sealed or not initialised" if sealed else f"Vault is not healthy: {error}"
+            ) from None
+        except VaultUnreachable as error:
             self._observer.store_up(up=False)
             raise SecretUnavailable("", f"Vault is not healthy: {error}") from None
-        sealed = answer.get("sealed") if isinstance(answer, dict) else None
-        if sealed is not False:
+        if not isinstance(answer, dict) or answer.get("sealed") is not False:
             self._observer.store_up(up=False)
             raise SecretUnavailable("", "Vault is sealed or not initialised")
         self._observer.store_up(up=True)
@@ -72,32 +93,64 @@ class VaultStore:
     # --- one call ---
 
     async def _call[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T]) -> T:
+        kv.split(ref)
+        try:
+            # One deadline over everything a read may need: login, detection, a second login.
+            async with asyncio.timeout(self._deadline_s):
+                return await self._twice(ref, work)
+        except TimeoutError:
+            self._observer.store_up(up=False)
+            raise SecretUnavailable(ref.name, f"Vault did not answer within {self._deadline_s:g} s") from None
+
+    async def _twice[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T]) -> T:
+        token = await self._login.token()
         generation = self._login.generation
         try:
-            return await self._once(ref, work)
+            return await self._once(ref, work, token)
         except VaultAnswer as first:
-            if first.status != 403:
+            if first.status != 403 or self._known_refusal(ref):
                 raise self._mapped(ref, first) from None
         # Perhaps the token has died: one new login, shared by all who met this, and one more try.
-        await self._login.again(generation or self._login.generation)
+        await self._login.again(generation)
         try:
-            return await self._once(ref, work)
+            found = await self._once(ref, work, await self._login.token())
         except VaultAnswer as second:
+            if second.status == 403:
+                self._remember_refusal(ref)
             raise self._mapped(ref, second) from None
+        self._refused.pop(ref, None)
+        return found
 
-    async def _once[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T]) -> T:
-        token = await self._login.token()
+    def _known_refusal(self, ref: SecretRef) -> bool:
+        """Whether a login that was new refused this secret a moment ago: then a newer one would not help, and a route to
+        a secret that is not allowed would log in at every read.
+        """
+        known_s = self._refused.get(ref)
+        return known_s is not None and time.monotonic() - known_s < REFUSED_S
+
+    def _remember_refusal(self, ref: SecretRef) -> None:
+        self._refused.pop(ref, None)
+        self._refused[ref] = time.monotonic()
+        while len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    async def _once[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T], token: Secret) -> T:
         mount, _ = kv.split(ref)
-        version = ref.kv or self._mounts.get(mount)
+        namespace = ref.namespace or self._namespace
+        place = (namespace, mount)
+        version = ref.kv or self._mounts.get(place)
 
         def job(client: hvac.Client) -> tuple[Literal[1, 2], T]:
-            # Clients are shared by all secrets: the namespace is said anew for each.
-            client.adapter.namespace = ref.namespace or self._namespace
-            found = version or kv.detect(client, mount)
+            found = version or kv.detect(client, ref)
             return found, work(client, found)
 
         try:
-            found, result = await self._calls.run(job, token)
+            found, result = await self._calls.run(job, token, namespace=namespace)
+        except VaultAnswer as answer:
+            if answer.status in {400, 404, 405}:
+                # Perhaps the mount was upgraded to KV version 2 since: the next read asks.
+                self._mounts.pop(place, None)
+            raise
         except VaultUnreachable as error:
             self._observer.store_up(up=False)
             raise SecretUnavailable(ref.name, str(error)) from None
@@ -105,12 +158,23 @@ class VaultStore:
             # JSON of another shape than any secret has; the exception's text may quote it.
             raise SecretMalformed(ref.name, "came in a shape that no secret has") from None
         self._observer.store_up(up=True)
-        self._mounts[mount] = found
+        if ref.kv is None:
+            self._mounts[place] = found
         return result
 
     def _mapped(self, ref: SecretRef, answer: VaultAnswer) -> SecretDenied | SecretMissing | SecretUnavailable:
         """Vault's status as a store error."""
+        if answer.status in {400, 403, 404, 405}:
+            self._observer.store_up(up=True)
         match answer.status:
+            case 403 if isinstance(answer, DetectionRefused):
+                mount, _ = kv.split(ref)
+                reason = (
+                    f"Vault does not tell the KV version of mount {mount}: does it exist? Write kv: 1 or kv: 2, or let "
+                    "Ostiary's policy read something on it"
+                )
+                _log.warning("%s: %s", ref.name, reason)
+                return SecretDenied(ref.name, reason)
             case 403:
                 _log.warning(
                     "Vault denies %s: %s (does the policy allow read on it, and on its mount if kv is not given?)",
