@@ -2,15 +2,18 @@
 
 Rules:
 - Inside `ttl` a read is answered from memory. From 80 % of `ttl` on, the first read also starts a refresh in the
+  background. Should it meet an outage, the value serves on to the end of its `ttl`, and the store is asked again in the
   background.
 - Past `ttl` a read waits for a fetch. However many wait, there is one fetch; a waiter that goes away does not end it.
-- With `ttl` 0 a read is answered only by a fetch that began after the read did.
+- With `ttl` 0, or `bypass`, a read is answered only by a fetch that began after the read did.
 - While the store cannot be reached a value younger than `ttl + max_stale` still serves, marked `stale`. After 403, 404
-  or a malformed answer it is dropped at once and not served
-  again: revocation beats caching.
+  or a malformed answer it is dropped at once and not served again: revocation beats caching.
 - A failure is remembered for a moment: 2 s for denied, missing and malformed; for an outage the store is left alone
-  until a jittered probe is due, so that it does not cost every request a deadline.
-- Memory is bounded; the entry unused for longest goes first.
+  until a jittered probe is due. During an outage that was confirmed lately the probe runs behind a stale answer, so
+  that a store which swallows packets does not cost a request its deadline. Old news of an outage is no news: then the
+  read waits for the probe.
+- Memory is bounded; the entry unused for longest goes first, but never one that is being fetched: that would start a
+  second flight for the same secret.
 """
 
 from __future__ import annotations
@@ -40,6 +43,12 @@ REFRESH_AT: Final = 0.8
 NEGATIVE_TTL_S: Final = 2.0
 PROBE_FIRST_S: Final = 0.5
 PROBE_MOST_S: Final = 5.0
+RETRY_AFTER_MOST_S: Final = 30.0
+_UNSAID_RETRY_S: Final = 1.0
+"""What `SecretUnavailable` tells callers where the store said nothing."""
+OUTAGE_NEWS_S: Final = 10.0
+"""How long a failed fetch counts as knowing that the store is down. Longer than the longest pause between probes and
+the deadline of one."""
 FETCH_DEADLINE_S: Final = 10.0
 """Stores keep a deadline of 2 s; this guards against one that does not."""
 
@@ -58,6 +67,8 @@ class _Entry:
     failures: int = 0
     flight: asyncio.Task[None] | None = None
     flight_s: float = 0.0
+    launched: int = 0
+    """Flights so far: tells one that began after a read from one before it, however coarse the clock."""
 
 
 class SecretCache:
@@ -93,9 +104,11 @@ class SecretCache:
         entry = self._entries.get(ref)
         if entry is None:
             entry = self._remember(ref)
-        elif not bypass and entry.version is not None and entry.failure is None and now_s - entry.fetched_s < ttl_s:
-            if now_s - entry.fetched_s >= ttl_s * REFRESH_AT and entry.flight is None:
+        elif not bypass and entry.version is not None and (age_s := now_s - entry.fetched_s) < ttl_s:
+            # A failure that leaves a version in place is an outage; the others drop it.
+            if age_s >= ttl_s * REFRESH_AT and entry.flight is None and now_s >= entry.retry_s:
                 self._launch(ref, entry)
+            self._entries.move_to_end(ref)
             return self._answer(ref, entry, "hit", now_s)
         return await self._read_slowly(ref, entry, now_s, ttl_s, max_stale_s, bypass=bypass)
 
@@ -103,17 +116,24 @@ class SecretCache:
         self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
     ) -> SealedSecret:
         self._entries.move_to_end(ref)
-        if entry.failure is not None and now_s < entry.retry_s and not bypass:
-            return self._despite(ref, entry, ttl_s, max_stale_s)
+        if entry.failure is not None and not bypass:
+            if now_s < entry.retry_s:
+                return self._despite(ref, entry, ttl_s, max_stale_s)
+            if self._serves(entry, now_s, ttl_s, max_stale_s) and now_s - entry.failed_s < OUTAGE_NEWS_S:
+                if entry.flight is None:
+                    self._launch(ref, entry)
+                return self._answer(ref, entry, "stale", now_s)
+        # A flight that is already under way may carry what was written before this read began.
+        known = entry.launched
+        fresh = bypass or ttl_s == 0
         while True:
             if entry.flight is None:
                 self._launch(ref, entry)
-            flight, began_s = entry.flight, entry.flight_s
+            flight, number = entry.flight, entry.launched
             if flight is not None:
                 # Shielded: the flight belongs to everyone who waits for it.
                 await asyncio.shield(flight)
-            # A flight that was already under way may carry what was written before this read began.
-            if began_s >= now_s or not (bypass or ttl_s == 0):
+            if number > known or not fresh:
                 break
         if entry.failure is not None:
             return self._despite(ref, entry, ttl_s, max_stale_s)
@@ -122,10 +142,15 @@ class SecretCache:
     def _despite(self, ref: SecretRef, entry: _Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
         """Serves what an outage leaves to serve, or tells the failure."""
         now_s = self._clock()
-        outage = isinstance(entry.failure, SecretUnavailable)
-        if outage and entry.version is not None and now_s - entry.fetched_s < ttl_s + max_stale_s:
+        if self._serves(entry, now_s, ttl_s, max_stale_s):
             return self._answer(ref, entry, "stale", now_s)
         raise _again(entry.failure, max(entry.retry_s - now_s, 0.0))
+
+    @staticmethod
+    def _serves(entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
+        """Whether this outage leaves something young enough."""
+        outage = isinstance(entry.failure, SecretUnavailable)
+        return outage and entry.version is not None and now_s - entry.fetched_s < ttl_s + max_stale_s
 
     def _answer(self, ref: SecretRef, entry: _Entry, state: CacheState, now_s: float) -> SealedSecret:
         version = entry.version
@@ -139,17 +164,23 @@ class SecretCache:
     def _remember(self, ref: SecretRef) -> _Entry:
         entry = self._entries[ref] = _Entry()
         while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+            # Entries in flight stay: there are no more of them than requests under way.
+            idle = (known for known, found in self._entries.items() if found.flight is None and found is not entry)
+            oldest = next(idle, None)
+            if oldest is None:
+                break
+            del self._entries[oldest]
         return entry
 
     # --- flights ---
 
     def _launch(self, ref: SecretRef, entry: _Entry) -> None:
         entry.flight_s = self._clock()
+        entry.launched += 1
         entry.flight = asyncio.get_running_loop().create_task(self._fly(ref, entry))
 
     async def _fly(self, ref: SecretRef, entry: _Entry) -> None:
-        result: ReadResult = "ok"
+        result: ReadResult = "unavailable"  # also what a flight that is cancelled at the end comes to
         began_s = entry.flight_s
         try:
             async with asyncio.timeout(FETCH_DEADLINE_S):
@@ -164,6 +195,7 @@ class SecretCache:
             # A flight never replaces what a later one has brought: each entry has one flight at a time.
             entry.version, entry.fetched_s = version, began_s
             entry.failure, entry.failures, entry.retry_s = None, 0, 0.0
+            result = "ok"
         finally:
             entry.flight = None
             self._observer.secret_read(self._store.name, result)
@@ -174,7 +206,11 @@ class SecretCache:
         if isinstance(error, SecretUnavailable):
             entry.failures += 1
             pause_s = min(PROBE_FIRST_S * 2 ** min(entry.failures - 1, 8), PROBE_MOST_S)
-            entry.retry_s = now_s + pause_s * (0.5 + self._jitter() / 2)
+            pause_s *= 0.5 + self._jitter() / 2
+            if error.retry_after_s > _UNSAID_RETRY_S:
+                # The store asked for more; believed up to a bound, so that it cannot silence us for a day.
+                pause_s = max(pause_s, min(error.retry_after_s, RETRY_AFTER_MOST_S))
+            entry.retry_s = now_s + pause_s
             return "unavailable"
         entry.version = None
         entry.retry_s = now_s + NEGATIVE_TTL_S
