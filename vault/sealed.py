@@ -1,28 +1,31 @@
 """The embedded store: one sealed file, for a machine without a Vault.
 
-Format (version 1): one JSON object `{"ostiary_sealed": 1, "nonce": base64, "sealed": base64}`; `sealed` is AES-256-GCM
-over the JSON content, with the rest of the header as associated data. The whole file is sealed anew at each write with
-a fresh random nonce, so neither names nor values are ever in the clear, and a changed byte anywhere is noticed.
+Format (version 1): one JSON object `{"ostiary_sealed": 1, "key": id, "nonce": base64, "sealed": base64}`; `sealed` is
+AES-256-GCM over the JSON content, and every other key of the object but the nonce is its associated data, as JSON with
+sorted keys and no spaces. `key` is the start of a SHA-256 over the key: it tells a wrong key from a changed file, and
+256 random bits cannot be guessed from it. The whole file is sealed anew at each write with a fresh random nonce, so
+neither names nor values are ever in the clear, and a changed byte anywhere is noticed.
 
-Content: path to a list of versions, newest last, each with its number, time and fields; as KV version 2 has it. A write
-makes a new version that keeps the other fields; the newest ten stay.
+Content: path to a list of versions, newest last, each with its number, time and fields (`{"text": …}`, or
+`{"base64": …}` for what is no UTF-8); as KV version 2 has it. A write makes a new version that keeps the other fields;
+the newest ten stay.
 
 Writes are atomic (a temporary file beside it, synced, renamed, folder synced) and serialised between processes by a
-lock file. Readers notice a changed file by its identity, size and time.
+lock file. What could not be read again is not written: sizes are checked before the old file is touched. Readers
+notice a changed file by its identity, size and time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import datetime as dt
 import fcntl
+import hashlib
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,103 +35,44 @@ from typing import Any, Final, Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vault.sealed_key import (
+    KEY_BYTES,
+    KeyCredential,
+    KeyEnv,
+    KeyFile,
+    KeySource,
+    SealedFileDamaged,
+    SealedFileError,
+    WrongKey,
+    read_key,
+)
 from vault.secret import Secret
 from vault.store import SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
 
-KEY_BYTES: Final = 32
+__all__ = [
+    "KeyCredential",
+    "KeyEnv",
+    "KeyFile",
+    "KeySource",
+    "Listed",
+    "SealedFile",
+    "SealedFileDamaged",
+    "SealedFileError",
+    "SealedStore",
+    "WrongKey",
+    "check_path",
+    "read_key",
+]
+
 KEPT_VERSIONS: Final = 10
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+MAX_VALUE_BYTES: Final = 1024 * 1024
 LOCK_WAIT_S: Final = 10.0
+READ_DEADLINE_S: Final = 2.0
 _FORMAT: Final = 1
+_START: Final = b'{"ostiary_sealed"'
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~@:+=-]+")
 _FIELD: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class SealedFileError(Exception):
-    """The file, its key or its lock cannot be used; the message says why and what to do."""
-
-
-# --- the key
-# -----------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFile:
-    """A file with the base64 key, mode 0600."""
-
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class KeyEnv:
-    """An environment variable with the base64 key."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeyCredential:
-    """A systemd credential (`LoadCredential=`), read from `$CREDENTIALS_DIRECTORY`."""
-
-    name: str
-
-
-type KeySource = KeyFile | KeyEnv | KeyCredential
-
-
-def read_key(source: KeySource, environ: Mapping[str, str]) -> Secret:
-    """The key of a sealed file.
-
-    Raises:
-        SealedFileError: it is not there, not readable, readable by others, or no 256-bit key.
-    """
-    match source:
-        case KeyFile(path=path):
-            text = _read_private(path)
-            where = str(path)
-        case KeyEnv(name=name):
-            text = environ.get(name, "")
-            where = f"${name}"
-            if not text:
-                raise SealedFileError(f"the key variable {where} is not set")
-        case KeyCredential(name=name):
-            folder = environ.get("CREDENTIALS_DIRECTORY", "")
-            if not folder or "/" in name:
-                raise SealedFileError(
-                    f"there is no systemd credential {name}: CREDENTIALS_DIRECTORY is not set; use LoadCredential="
-                )
-            where = f"credential {name}"
-            try:
-                text = (Path(folder) / name).read_text("ascii")
-            except (OSError, UnicodeDecodeError):
-                raise SealedFileError(f"the systemd {where} cannot be read") from None
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise SealedFileError(f"{where} holds no key: 32 bytes in base64 are expected (ostiary secret init makes one)")
-    return Secret(key)
-
-
-def _read_private(path: Path) -> str:
-    try:
-        mode = path.stat().st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SealedFileError(
-                f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
-            )
-        return path.read_text("ascii")
-    except OSError as error:
-        raise SealedFileError(
-            f"the key file {path} cannot be read: {error.strerror} (ostiary secret init makes one)"
-        ) from None
-    except UnicodeDecodeError:
-        raise SealedFileError(f"the key file {path} holds no base64 key") from None
-
-
-# --- the file
-# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,29 +99,36 @@ class SealedFile:
         Raises:
             SealedFileError: one of them is already there, or cannot be written.
         """
-        if path.exists():
-            raise SealedFileError(f"{path} already exists; it is left as it is")
-        key = os.urandom(KEY_BYTES)
-        for folder in (path.parent, key_path.parent):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = cls(path, Secret(key := os.urandom(KEY_BYTES)))
+        made._refuse_existing()
         try:
-            descriptor = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for folder in (path.parent, key_path.parent):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _create_private(key_path, base64.b64encode(key) + b"\n")
+            _sync_folder(key_path.parent)
         except FileExistsError:
-            raise SealedFileError(f"the key file {key_path} already exists; it is left as it is") from None
+            raise SealedFileError(
+                f"the key file {key_path} already exists; it is left as it is (if no secrets file needs it, remove it)"
+            ) from None
         except OSError as error:
             raise SealedFileError(f"the key file {key_path} cannot be written: {error.strerror}") from None
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(base64.b64encode(key) + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        made = cls(path, Secret(key))
-        with made._locked():
-            made._write({})
+        try:
+            with made._locked():
+                made._refuse_existing()
+                made._write({})
+        except SealedFileError:
+            # A key of this very call, which seals nothing: left behind, it would stop the next try.
+            key_path.unlink(missing_ok=True)
+            raise
         return made
 
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self.path):
+            raise SealedFileError(f"{self.path} already exists; it is left as it is")
+
     def check(self) -> None:
-        """Whether the file opens with this key. Raises as every read does."""
-        self._read()
+        """Whether the file opens with this key and makes sense. Raises as every read does."""
+        self.load()
 
     def set(self, path: str, field: str, value: Secret, *, now: dt.datetime | None = None) -> int:
         """Stores a field as a new version; the path's other fields stay.
@@ -189,6 +140,8 @@ class SealedFile:
         if not _FIELD.fullmatch(field):
             raise SealedFileError(f"{field!r} is no field name: letters, digits, dots, dashes and underscores")
         raw = value.reveal_bytes()
+        if len(raw) > MAX_VALUE_BYTES:
+            raise SealedFileError(f"the value of {path} {field} is over {MAX_VALUE_BYTES // 1024} KiB")
         try:
             stored: dict[str, str] = {"text": raw.decode("utf-8")}
         except UnicodeDecodeError:
@@ -240,7 +193,13 @@ class SealedFile:
 
     def load(self) -> Mapping[str, tuple[SecretVersion, ...]]:
         """Everything, for the store."""
-        return {path: tuple(_version(version) for version in versions) for path, versions in self._read().items()}
+        content = self._read()
+        try:
+            return {path: tuple(_version(version) for version in versions) for path, versions in content.items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise SealedFileDamaged(
+                f"the secrets file {self.path} is damaged: its content has a shape that this Ostiary does not know"
+            ) from None
 
     # --- bytes ---
 
@@ -252,62 +211,78 @@ class SealedFile:
             raise SealedFileError(f"there is no secrets file {self.path} (ostiary secret init makes one)") from None
         except OSError as error:
             raise SealedFileError(f"the secrets file {self.path} cannot be read: {error.strerror}") from None
-        try:
-            envelope = json.loads(raw)
-            if envelope["ostiary_sealed"] != _FORMAT:
-                raise SealedFileError(
-                    f"the secrets file {self.path} has format {envelope['ostiary_sealed']!r}; this Ostiary reads {_FORMAT}"
-                )
-            nonce, sealed = (
-                base64.b64decode(envelope["nonce"], validate=True),
-                base64.b64decode(envelope["sealed"], validate=True),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise SealedFileError(f"the secrets file {self.path} is damaged: it is no sealed file") from None
-        try:
-            plain = AESGCM(self._key.reveal_bytes()).decrypt(nonce, sealed, _header())
-        except (InvalidTag, ValueError):
+        if len(raw) > MAX_FILE_BYTES:
+            raise SealedFileDamaged(f"the secrets file {self.path} is larger than any that Ostiary writes")
+        header, nonce, sealed = self._opened(raw)
+        if header["ostiary_sealed"] != _FORMAT:
             raise SealedFileError(
-                f"the secrets file {self.path} does not open: wrong key, or the file was changed"
+                f"the secrets file {self.path} has format {header['ostiary_sealed']!r}; this Ostiary reads {_FORMAT}"
+            )
+        key = self._key.reveal_bytes()
+        # Files without an id open too: it is there for the message, the seal is what decides.
+        if header.get("key", _key_id(key)) != _key_id(key):
+            raise WrongKey(f"the secrets file {self.path} does not open: wrong key, it was sealed with another one")
+        try:
+            content = json.loads(AESGCM(key).decrypt(nonce, sealed, _associated(header)))
+        except (InvalidTag, ValueError, RecursionError):
+            raise SealedFileDamaged(
+                f"the secrets file {self.path} does not open: the file was changed (or, without a key id, it is the wrong key)"
+                if "key" not in header
+                else f"the secrets file {self.path} does not open: the file was changed since it was written"
             ) from None
-        content = json.loads(plain)
         if not isinstance(content, dict):
-            raise SealedFileError(f"the secrets file {self.path} is damaged: its content is no mapping")
+            raise SealedFileDamaged(f"the secrets file {self.path} is damaged: its content is no mapping")
         return content
 
-    def _write(self, content: Mapping[str, Any]) -> None:
-        nonce = os.urandom(12)
-        sealed = AESGCM(self._key.reveal_bytes()).encrypt(nonce, json.dumps(content).encode(), _header())
-        envelope = json.dumps(
-            {
-                "ostiary_sealed": _FORMAT,
-                "nonce": base64.b64encode(nonce).decode(),
-                "sealed": base64.b64encode(sealed).decode(),
-            }
-        )
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+    def _opened(self, raw: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+        """Header, nonce and sealed bytes of the outer object."""
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            envelope = json.loads(raw)
+            nonce, sealed = (base64.b64decode(envelope.pop(name), validate=True) for name in ("nonce", "sealed"))
+            envelope["ostiary_sealed"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            what = "it is cut short" if raw.startswith(_START) and not raw.endswith(b"}\n") else "it is no sealed file"
+            raise SealedFileDamaged(
+                f"the secrets file {self.path} is damaged: {what if raw else 'it is empty'}"
+            ) from None
+        return envelope, nonce, sealed
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        """Puts new content in the place of the old; the caller holds the lock."""
+        nonce = os.urandom(12)
+        key = self._key.reveal_bytes()
+        header: dict[str, Any] = {"ostiary_sealed": _FORMAT, "key": _key_id(key)}
+        sealed = AESGCM(key).encrypt(nonce, json.dumps(content).encode(), _associated(header))
+        encoded = {"nonce": base64.b64encode(nonce).decode(), "sealed": base64.b64encode(sealed).decode()}
+        raw = json.dumps(header | encoded).encode() + b"\n"
+        if len(raw) > MAX_FILE_BYTES:
+            raise SealedFileError(
+                f"the secrets file {self.path} would grow over {MAX_FILE_BYTES // 2**20} MiB: remove what is not used"
+            )
+        # A link stays a link: what it names is replaced, not the link itself.
+        real = self._real()
+        temporary = real.with_name(f".{real.name}.tmp")
+        try:
+            # Left by a writer that was killed: only one process is here at a time.
+            temporary.unlink(missing_ok=True)
             try:
-                with os.fdopen(descriptor, "wb") as handle:
-                    handle.write(envelope.encode() + b"\n")
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                temporary.replace(self.path)
+                _create_private(temporary, raw)
+                temporary.replace(real)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(real.parent)
         except OSError as error:
             raise SealedFileError(f"the secrets file {self.path} cannot be written: {error.strerror}") from None
 
+    def _real(self) -> Path:
+        return Path(os.path.realpath(self.path))
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        lock_path = self.path.with_name(f".{self.path.name}.lock")
+        # Beside the real file, so that two names of one file are one lock.
+        real = self._real()
+        lock_path = real.with_name(f".{real.name}.lock")
         try:
             descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -329,8 +304,29 @@ class SealedFile:
             os.close(descriptor)
 
 
-def _header() -> bytes:
-    return b'{"ostiary_sealed":%d}' % _FORMAT
+def _create_private(path: Path, content: bytes) -> None:
+    """A new file, 0600, on the disk before this returns. Raises `FileExistsError`, `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _associated(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(b"ostiary sealed file key id\0" + key).hexdigest()[:16]
 
 
 def check_path(path: str) -> None:
@@ -360,6 +356,14 @@ def _version(version: Mapping[str, Any]) -> SecretVersion:
     return SecretVersion(fields, str(version["version"]), version["created_at"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The file as it was read, and by what to know it again."""
+
+    identity: tuple[int, ...]
+    content: Mapping[str, tuple[SecretVersion, ...]]
+
+
 class SealedStore:
     """The sealed file as a `SecretStore`. Reads off the event loop, and only when the file has changed."""
 
@@ -367,9 +371,8 @@ class SealedStore:
 
     def __init__(self, file: SealedFile) -> None:
         self._file = file
-        self._seen: tuple[int, int, int] | None = None
-        self._content: Mapping[str, tuple[SecretVersion, ...]] = {}
-        self._lock = asyncio.Lock()
+        self._seen: _Seen | None = None
+        self._flight: asyncio.Task[_Seen] | None = None
 
     async def fetch(self, ref: SecretRef) -> SecretVersion:
         """See `SecretStore.fetch`."""
@@ -385,24 +388,45 @@ class SealedStore:
         return found
 
     async def _load(self) -> Mapping[str, tuple[SecretVersion, ...]]:
-        async with self._lock:
-            try:
-                return await asyncio.to_thread(self._load_changed)
-            except SealedFileError as error:
-                # Not being able to read is an outage; what is read and makes no sense is not.
-                kind = SecretMalformed if "damaged" in str(error) else SecretUnavailable
-                raise kind("", str(error)) from None
+        """The content as it is now: by a look at the file that began after this call did."""
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                before = self._flight
+                if before is not None:
+                    await asyncio.wait([before])
+                # One thread at a time, however many ask: a disk that hangs holds one thread, not the pool.
+                if self._flight is None or self._flight is before:
+                    self._flight = asyncio.get_running_loop().create_task(asyncio.to_thread(self._look, self._seen))
+                    self._flight.add_done_callback(self._landed)
+                return (await asyncio.shield(self._flight)).content
+        except TimeoutError:
+            raise SecretUnavailable(
+                "", f"the secrets file {self._file.path} could not be read within {READ_DEADLINE_S:.0f} s"
+            ) from None
+        except SealedFileDamaged as error:
+            # Not being able to read is an outage; what is read and makes no sense is not.
+            raise SecretMalformed("", str(error)) from None
+        except SealedFileError as error:
+            raise SecretUnavailable("", str(error)) from None
 
-    def _load_changed(self) -> Mapping[str, tuple[SecretVersion, ...]]:
+    def _landed(self, flight: asyncio.Task[_Seen]) -> None:
+        if self._flight is flight:
+            self._flight = None
+        # Asking for the exception also keeps a failure that nobody waits for any more from being reported as lost.
+        if not flight.cancelled() and flight.exception() is None:
+            self._seen = flight.result()
+
+    def _look(self, seen: _Seen | None) -> _Seen:
+        """In a thread: what was seen if it still stands, else the file. Touches nothing that the loop uses."""
         try:
             found = self._file.path.stat()
         except OSError as error:
             raise SealedFileError(f"the secrets file {self._file.path} cannot be read: {error.strerror}") from None
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if seen != self._seen:
-            self._content = self._file.load()
-            self._seen = seen
-        return self._content
+        identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        if seen is not None and seen.identity == identity:
+            return seen
+        # The look comes before the read: a file exchanged between the two is read once more, never taken for seen.
+        return _Seen(identity, self._file.load())
 
     async def probe(self) -> None:
         """See `SecretStore.probe`."""
