@@ -85,7 +85,7 @@ def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
         )
     method, target = line.groups()
     _judge_target(method, target, tunnelled=tunnelled)
-    _judge_framing(raw, method)
+    _judge_framing(raw, method, tunnelled=tunnelled)
 
 
 def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
@@ -110,7 +110,7 @@ def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
         read_authority(absolute.group(1).decode("latin-1"), default_port=80)
 
 
-def _judge_framing(raw: bytes, method: bytes) -> None:
+def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> None:
     seen: dict[bytes, bytes] = {}
     for name, value in _FRAMING.findall(raw):
         key = name.lower()
@@ -126,8 +126,10 @@ def _judge_framing(raw: bytes, method: bytes) -> None:
         raise _bad("The only transfer coding accepted is chunked, in HTTP/1.1.")
     if method == b"CONNECT" and (coding is not None or length not in {None, b"0"}):
         raise _bad("CONNECT has no body.")
-    if b"upgrade" in seen:
-        raise _bad("Upgrades (WebSocket, h2c) are not supported yet.")
+    if b"upgrade" in seen and (
+        not tunnelled or seen[b"upgrade"].lower() != b"websocket" or b" HTTP/1.0\r\n" in raw or method != b"GET"
+    ):
+        raise _bad("The only upgrade is WebSocket, by GET over HTTP/1.1 inside a TLS tunnel.")
 
 
 _HTTP2_FORBIDDEN: Final = frozenset(

@@ -133,6 +133,8 @@ class Exchange:
         "started_s",
         "status",
         "streaming",
+        "switched",
+        "upgrade",
     )
 
     def __init__(
@@ -160,6 +162,10 @@ class Exchange:
         self.status: int | None = None
         self.streaming = False
         """Whether the answer has begun to reach the caller."""
+        self.upgrade = False
+        """Whether the caller asks for WebSocket."""
+        self.switched = False
+        """Whether the upstream has agreed to it: from then on frames pass, and the end of the connection is the end."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.payload: Any = None

@@ -13,6 +13,7 @@ from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
 from addons.injection.places import HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name
 from addons.injection.render import basic_value, header_value, holds_placeholder, plain_value, query_pair, swapped
+from addons.websocket import UPGRADE_FIELDS, wants_websocket
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
 
 
@@ -77,6 +78,8 @@ def _kept(plan: Plan, head: RequestHead) -> Fields:
         if key in HOP_BY_HOP and not (head.http2 and key == b"te"):
             continue
         kept.append((name, value))
+    if wants_websocket(head.fields):
+        kept.extend(UPGRADE_FIELDS)
     return tuple(kept)
 
 

@@ -11,6 +11,7 @@ from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
 from addons.uuid7 import uuid7
+from addons.websocket import judge_handshake, wants_websocket
 
 
 class BeginStage:
@@ -27,6 +28,9 @@ class BeginStage:
         exchange = self._begin(flow, connect=False)
         if flow.error is not None:
             raise Refusal(Code.BAD_REQUEST, "The request is malformed.", close=True)
+        if wants_websocket(exchange.head.fields):
+            judge_handshake(exchange.head)
+            exchange.upgrade = True
         if exchange.head.http2:
             request = flow.request.data
             judge_http2(request.method, request.path, exchange.head.fields, self._parts.heads)

@@ -20,7 +20,8 @@ class RecordStage:
 
     def response(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
-        self._parts.boundary.settle(exchange, "ok")
+        if not exchange.switched:
+            self._parts.boundary.settle(exchange, "ok")
 
     def error(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.find(flow)

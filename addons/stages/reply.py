@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from mitmproxy import http
 
@@ -10,6 +11,7 @@ from addons.exchange import Exchange
 from addons.parts import Parts
 from addons.reply import kept_reply_fields
 from addons.stages.registry import Registry
+from addons.websocket import UPGRADE_FIELDS
 
 
 def request_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
@@ -56,5 +58,10 @@ class ReplyStage:
         kept = kept_reply_fields(response.headers.fields)
         if kept is not response.headers.fields:
             response.headers.fields = kept
+        if exchange.upgrade and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            # The engine has judged it. The fields of the upstream's hop ended here.
+            exchange.switched = True
+            kept = tuple(field for field in kept if field[0].lower() != b"upgrade")
+            response.headers.fields = (*kept, *UPGRADE_FIELDS)
         response.stream = response_meter(exchange)
         exchange.streaming = True

@@ -48,6 +48,8 @@ class PoolKey:
     authority: Authority
     addresses: tuple[tuple[str, int], ...]
     ca_file: Path | None
+    upgrade: bool = False
+    """For a WebSocket: HTTP/1.1 alone is offered, and the connection is nobody else's afterwards."""
 
 
 @dataclass(frozen=True, slots=True)

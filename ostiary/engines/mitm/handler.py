@@ -95,7 +95,11 @@ class ClientHandler(server.ConnectionHandler):
         destination = exchange.ask(Destination)
         route = exchange.ask(Grant).route
         return PoolKey(
-            exchange.ask(WorkloadIdentity).workload, destination.authority, destination.addresses, route.ca_file
+            exchange.ask(WorkloadIdentity).workload,
+            destination.authority,
+            destination.addresses,
+            route.ca_file,
+            exchange.upgrade,
         )
 
     def times_of(self, exchange: Exchange) -> Deadlines:

@@ -7,6 +7,7 @@ look-ups of mitmproxy's own parser.
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from mitmproxy import http
@@ -60,8 +61,15 @@ class StrictHttp1Server(Http1Server):
             )
 
     def make_pipe(self) -> Commands:
-        """After an accepted CONNECT: hands the connection to the tunnel, with what has already been read of it."""
+        """After an accepted CONNECT: hands the connection to the tunnel, with what has already been read of it. After a
+        WebSocket handshake: frames pass.
+        """
         held = self.buf.maybe_extract_at_most(len(self.buf)) if len(self.buf) else b""
+        if self.response is not None and self.response.data.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.state = self.passthrough
+            if held:
+                yield from self.state(events.DataReceived(self.conn, bytes(held)))
+            return
         self.state = self.done
         if self.handler.entrance is None:
             yield commands.CloseConnection(self.conn)

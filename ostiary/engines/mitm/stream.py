@@ -39,6 +39,7 @@ from addons.exchange import Exchange
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
 from ostiary.engines.mitm.dialling import Bound, parse_failure
+from ostiary.engines.mitm.relay import FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
 
 if TYPE_CHECKING:
@@ -259,8 +260,38 @@ class GuardedStream(HttpStream):
         return cast("Commands", super().state_wait_for_response_headers(event))
 
     def flow_done(self) -> Commands:
+        exchange = self._exchange()
+        if exchange is not None and exchange.switched:
+            return self._switch(exchange)
         self._end_watch()
         return super().flow_done()
+
+    def _switch(self, exchange: Exchange) -> Commands:
+        """A WebSocket has been agreed on: from here on bytes pass in both directions until one side ends."""
+        self.child_layer = FrameRelay(self.context, exchange, self.handler)
+        self._handle_event = self._relay  # type: ignore[method-assign]  # as mitmproxy does for its own tunnels
+        yield from self.child_layer.handle_event(events.Start())
+        # Only now: frames may be there already.
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def _relay(self, event: events.Event) -> Commands:
+        exchange = self._exchange()
+        if type(event) is Expired:
+            if exchange is not None and not exchange.settled:
+                self._refuse(Refusal(Code.UPSTREAM_TIMEOUT, "The WebSocket fell silent."))
+                yield from self._cut()
+            return
+        if self.watch is not None:
+            self.watch.touch()
+        if isinstance(event, RequestProtocolError | ResponseProtocolError):
+            # One side is gone without a word; the other has nothing to wait for.
+            if exchange is not None:
+                self.handler.boundary.settle(exchange, "ok" if self.context.client.connected else "client_gone")
+            yield from self._cut()
+            return
+        yield from self.passthrough(event)
+        if exchange is not None and exchange.settled:
+            yield from self._drop()
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
         exchange = self._exchange()

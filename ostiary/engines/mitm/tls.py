@@ -139,7 +139,8 @@ class TlsStage:
         server.sni = host
         session = SSL.Connection(self._upstreams.of(bound.pool_key.ca_file))
         verify_name(session, host)
-        offers = (ALPN_HTTP2, ALPN_HTTP1) if start.context.client.alpn == ALPN_HTTP2 else (ALPN_HTTP1,)
+        http2 = start.context.client.alpn == ALPN_HTTP2 and not bound.pool_key.upgrade
+        offers = (ALPN_HTTP2, ALPN_HTTP1) if http2 else (ALPN_HTTP1,)
         server.alpn_offers = offers
         session.set_alpn_protos(list(offers))
         session.set_connect_state()

@@ -19,6 +19,8 @@ from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseHeaders, Resp
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
+from addons.websocket import NotSwitched, judge_switch
+
 type Commands = layer.CommandGenerator[None]
 
 MAX_HEAD_BYTES: Final = 256 * 1024
@@ -108,19 +110,28 @@ class StrictHttp1Client(Http1Client):
         self.buf.maybe_extract_at_most(end + 4)
         if 100 <= response.data.status_code < 200:
             # The engine has answered `Expect` itself; other interim answers carry nothing a caller needs.
-            if response.data.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            if response.data.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+                if self.buf:
+                    yield from self.read_headers(event)
+                return
+            try:
+                judge_switch(self.request.data.headers.fields, response.data.headers.fields)
+            except NotSwitched:
                 yield commands.CloseConnection(self.conn)
-                yield ReceiveHttp(
-                    ResponseProtocolError(self.stream_id, "unasked upgrade", ErrorCode.GENERIC_SERVER_ERROR)
-                )
-            elif self.buf:
-                yield from self.read_headers(event)
-            return
+                yield ReceiveHttp(ResponseProtocolError(self.stream_id, "bad upgrade", ErrorCode.GENERIC_SERVER_ERROR))
+                return
         self.response = response
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
         self.body_reader = make_body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
+
+    def make_pipe(self) -> Commands:
+        """After a WebSocket handshake: what has been read behind it is the first frames, byte for byte."""
+        self.state = self.passthrough
+        held = bytes(self.buf.maybe_extract_at_most(len(self.buf)) or b"") if len(self.buf) else b""
+        if held:
+            yield from self.state(events.DataReceived(self.conn, held))
 
 
 class UpstreamClient(layer.Layer):
