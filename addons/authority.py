@@ -98,6 +98,31 @@ def connect_authority(target: bytes, head: RequestHead) -> Authority:
     return authority
 
 
+def plain_authority(scheme: bytes, written: str, head: RequestHead) -> Authority:
+    """The authority of an absolute-form request; a Host field must name the same one (RFC 9112 section 3.2.2).
+
+    Args:
+        scheme: of the request target.
+        written: `host:port` of the request target.
+        head: the request.
+
+    Raises:
+        Refusal: `bad_request` or `authority_mismatch`.
+    """
+    if scheme.lower() != b"http":
+        raise _bad("https:// is reached by CONNECT (set HTTPS_PROXY); only http:// is asked for in one request.")
+    named = read_authority(written, default_port=80)
+    hosts = head.values(b"host")
+    if len(hosts) > 1:
+        raise _bad("A request must have one Host field.")
+    for host in hosts:
+        if read_authority(host.decode("ascii", "replace"), default_port=80) != named:
+            raise Refusal(
+                Code.AUTHORITY_MISMATCH, "The Host field names another authority than the target.", close=True
+            )
+    return Authority(named.host, named.port, cleartext=True)
+
+
 def bind(tunnel: Tunnel, head: RequestHead, *, pseudo_authority: str | None) -> Authority:
     """Checks that a request inside a tunnel names the tunnel's own authority in every place where it names one.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from addons.exchange import Authority, Exchange, WorkloadIdentity
 from addons.refusal import Code, Refusal
-from policies import Denial, Grant, Policy, Question
+from policies import Denial, Grant, Passage, Policy, Question
 
 
-def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> None:
+def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> Passage | None:
     """Whether a tunnel to this authority may be opened at all: some route there must name the workload.
+
+    Returns:
+        A passage where no route names the authority and the policy's default lets it by, unopened; else None.
 
     Asked at CONNECT, so that nothing is dialled, resolved or intercepted for an authority that could only be refused
     later.
@@ -17,8 +20,12 @@ def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> N
         Refusal: `route_denied`.
     """
     if not policy.serves_workload(authority.host, authority.port, identity.workload):
+        passage = policy.passage(authority.host, authority.port)
+        if passage is not None:
+            return passage
         # One answer for "no such route" and "not for you": the caller learns nothing about others' routes.
         raise Refusal(Code.ROUTE_DENIED, f"No route to {authority} for workload {identity.workload}.")
+    return None
 
 
 def grant(exchange: Exchange) -> Grant:

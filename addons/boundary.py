@@ -22,6 +22,7 @@ from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadId
 from addons.refusal import Answer, Code, Refusal, answer
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
+from policies import Passage
 
 _log = logging.getLogger("ostiary.boundary")
 
@@ -94,6 +95,11 @@ class Boundary:
         )
         return answer(refusal, request_id)
 
+    def tunnel_opened(self, exchange: Exchange) -> None:
+        """Records a tunnel that is passed on unopened, once its upstream is reached. `settle` records its end."""
+        exchange.status = 200
+        self._audit.note("tunnel.opened", facts_of(exchange))
+
     def settle(
         self, exchange: Exchange, outcome: Outcome, *, status: int | None = None, code: Code | None = None
     ) -> None:
@@ -108,6 +114,8 @@ class Boundary:
         if openings is not None:
             for record in openings.records:
                 self._audit.close(record, ended)
+        elif exchange.find(Passage) is not None and exchange.dialled_s is not None:
+            self._audit.note("tunnel.closed", {**facts_of(exchange), **ended})
         elif code is not None or (outcome == "client_gone" and exchange.dialled_s is None and not exchange.connect):
             # Refused, or given up by the caller before anything was sent.
             self._audit.refused({**facts_of(exchange), **ended})
@@ -128,7 +136,7 @@ class Boundary:
         final_status = status if status is not None else exchange.status
         if final_status is not None:
             ended["status"] = final_status
-        if not exchange.connect and (exchange.dialled_s is not None or exchange.find(Openings) is not None):
+        if exchange.dialled_s is not None or exchange.find(Openings) is not None:
             ended["bytes_in"] = exchange.bytes_in
             ended["bytes_out"] = exchange.bytes_out
         if exchange.payload is not None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import NoReturn, final
 
 from addons.audit import OpenRecord
+from addons.egress import Destination, any_public
 from addons.refusal import Code, Refusal
 from policies import Grant
-from policies.model import CredentialSpec, SecretSpec
+from policies.model import CredentialSpec, Route, SecretSpec
 from policies.template import FieldRef
 from vault.secret import Secret
 from vault.store import (
@@ -81,6 +82,13 @@ def field_name(spec: CredentialSpec, reference: FieldRef) -> str:
 def reference_of(spec: SecretSpec) -> SecretRef:
     """The store's name for what a policy names."""
     return SecretRef(path=spec.path, mount=spec.mount, version=spec.version, kv=spec.kv, namespace=spec.namespace)
+
+
+def may_travel(route: Route, destination: Destination) -> bool:
+    """Whether this route's credential may go there: over TLS always, in cleartext only where the route says so and no
+    address is public.
+    """
+    return not destination.authority.cleartext or (route.allow_cleartext and not any_public(destination))
 
 
 async def seal(grant: Grant, source: SecretSource, needed: Sequence[FieldRef]) -> SealedCredential:

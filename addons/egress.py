@@ -99,6 +99,11 @@ class Destination:
     addresses: tuple[tuple[str, int], ...]
 
 
+def any_public(destination: Destination) -> bool:
+    """Whether one of the addresses is on the public network."""
+    return any(is_public(ipaddress.ip_address(address)) for address, _ in destination.addresses)
+
+
 class Resolver(Protocol):
     """Names to addresses. The one implementation that asks the system is `SystemResolver`."""
 

@@ -45,6 +45,8 @@ class Authority:
 
     host: str
     port: int
+    cleartext: bool = False
+    """Whether this is an `http://` origin."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -52,9 +54,9 @@ class Authority:
 
     @property
     def host_header(self) -> bytes:
-        """The Host field as a client of this https origin writes it (RFC 9110 section 7.2)."""
+        """The Host field as a client of this origin writes it (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == 443 else f"{host}:{self.port}").encode()
+        return (host if self.port == (80 if self.cleartext else 443) else f"{host}:{self.port}").encode()
 
 
 type ProofKind = Literal["key_hash", "peer", "any"]

@@ -5,16 +5,18 @@ The only room that reads YAML. It knows nothing of proxies, stores or secrets' v
 
 from policies.examples import run_tests
 from policies.faults import Fault, FaultError, Place
-from policies.grant import Denial, Grant, Question
+from policies.grant import DefaultAction, Denial, Grant, Passage, Question
 from policies.load import load_policy
 from policies.matcher import Policy
 from policies.schema import policy_schema
 
 __all__ = [
+    "DefaultAction",
     "Denial",
     "Fault",
     "FaultError",
     "Grant",
+    "Passage",
     "Place",
     "Policy",
     "Question",

@@ -10,6 +10,8 @@ from typing import Literal
 
 from policies.model import CredentialSpec, Route
 
+type DefaultAction = Literal["deny", "tunnel", "observe"]
+"""What becomes of a CONNECT to an authority that no route names."""
 type DenialCode = Literal["route_denied", "method_denied", "path_denied", "access_denied", "bad_request"]
 """The words of the wire contract."""
 
@@ -35,6 +37,20 @@ class Grant:
     route: Route
     rule: str
     credential: CredentialSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A yes to a tunnel that is passed on unopened: no route names its authority, and the policy's default lets it by.
+    Nothing in it is read, and no credential can be put.
+    """
+
+    action: Literal["tunnel", "observe"]
+
+    @property
+    def rule(self) -> str:
+        """How records name it."""
+        return f"default: {self.action}"
 
 
 @dataclass(frozen=True, slots=True)

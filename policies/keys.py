@@ -36,7 +36,7 @@ _NAMES: Final[Schema] = _one_or_list(_TEXT)
 
 FILE: Final[Keys] = {
     "version": {"const": 1},
-    "default": {"enum": ["deny"]},
+    "default": {"enum": ["deny", "tunnel", "observe"]},
     "workloads": _map(_ref("workload")),
     "groups": _map(_NAMES),
     "credentials": _map(_ref("credential")),
@@ -72,6 +72,7 @@ ROUTE: Final[Keys] = {
     "inject": _one_or_list(_ref("inject")),
     "caller_credentials": {"enum": ["replace", "reject", "keep"]},
     "mode": {"enum": ["enforce", "observe"]},
+    "allow_cleartext": _BOOLEAN,
     "egress": _ref("egress"),
     "tls": _ref("tls"),
     "timeouts": _ref("timeouts"),
@@ -149,7 +150,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "http2": "HTTP/2 is negotiated automatically",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
-        "allow_cleartext": "plain http:// is not forwarded yet",
         "listener": "reverse listeners come later",
         "upstream": "reverse listeners come later",
         "derive": "derived credentials come later; store the final credential for now",

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from policies.document import Entry, Node, kind_of, read_file
 from policies.document import Mapping as MappingNode
 from policies.examples import PolicyTest, read_test
 from policies.faults import FaultError, Faults, Place, nearest
 from policies.fields import Fields
+from policies.grant import DefaultAction
 from policies.keys import FILE, LATER
 from policies.load_parts import NAME, Context
 from policies.load_routes import read_credential, read_route
@@ -60,6 +61,12 @@ class _Named:
                 self.entries[entry.key] = (entry, path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Default:
+    text: str
+    place: Place
+
+
 def load_policy(
     files: Sequence[Path], *, variables: Mapping[str, str] | None = None, base: Path | None = None
 ) -> Policy:
@@ -77,6 +84,7 @@ def load_policy(
     digest = hashlib.sha256()
     workloads, groups, credentials, routes = _Named("workload"), _Named("group"), _Named("credential"), _Named("route")
     tests: list[tuple[Node, Path]] = []
+    default: _Default | None = None
     for path in files:
         try:
             root = read_file(path, shown_as=_shown(path, base))
@@ -86,7 +94,7 @@ def load_policy(
             continue
         keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])
         keys.choice("version", {"1"})
-        _default(keys)
+        default = _default(keys, default)
         workloads.collect(keys.node("workloads"), path, faults)
         groups.collect(keys.node("groups"), path, faults)
         credentials.collect(keys.node("credentials"), path, faults)
@@ -125,7 +133,8 @@ def load_policy(
         _ties(loaded, faults)
     examples = _examples(tests, known, loaded, faults)
     faults.raise_any()
-    return Policy(digest.hexdigest()[:12], known, loaded, examples)
+    action = cast("DefaultAction", default.text) if default is not None else "deny"
+    return Policy(digest.hexdigest()[:12], known, loaded, examples, default=action)
 
 
 def _shown(path: Path, base: Path | None) -> str:
@@ -137,12 +146,17 @@ def _shown(path: Path, base: Path | None) -> str:
     return str(path)
 
 
-def _default(keys: Fields) -> None:
-    scalar = keys.scalar("default")
-    if scalar is not None and scalar.text in {"tunnel", "observe"}:
-        keys.faults.add(scalar.place, f"default: {scalar.text} is not built yet", "write default: deny or leave it out")
-    else:
-        keys.choice("default", {"deny"})
+def _default(keys: Fields, earlier: _Default | None) -> _Default | None:
+    """`default:` of one file, over what an earlier file said."""
+    said = keys.choice("default", {"deny", "tunnel", "observe"})
+    if said is None:
+        return earlier
+    place = keys.place_of("default")
+    if earlier is not None and earlier.text != said:
+        keys.faults.add(
+            place, f"default: {said} stands against default: {earlier.text} at {earlier.place}", "say it in one file"
+        )
+    return _Default(said, place)
 
 
 def _unique_keys(known: Mapping[str, Workload], named: _Named, faults: Faults) -> None:

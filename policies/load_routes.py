@@ -138,6 +138,7 @@ def read_route(
         egress=_egress(name, keys, context),
         ca_file=_ca_file(name, keys, context),
         timeouts=_timeouts(name, keys),
+        allow_cleartext=keys.boolean("allow_cleartext"),
     )
     if len(faults.found) == before:
         _whole(route, keys, context)
@@ -301,6 +302,12 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             keys.place_of("caller_credentials"),
             "caller_credentials: keep excludes inject",
             "an injected credential always replaces the caller's",
+        )
+    if route.allow_cleartext and not route.inject:
+        faults.add(
+            keys.place_of("allow_cleartext"),
+            f"route {route.name} allows its credential over plain http and has none",
+            "remove allow_cleartext: http:// is forwarded without it",
         )
     if route.inject and any(host.wildcard for host in route.hosts):
         faults.add(

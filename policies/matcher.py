@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from policies.grant import Denial, DenialCode, Grant, Question
+from policies.grant import DefaultAction, Denial, DenialCode, Grant, Passage, Question
 from policies.model import AnyProof, CredentialSpec, DenyEntry, KeyHashProof, PeerProof, Route, SecretSpec, Workload
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 
@@ -69,6 +69,7 @@ class Policy:
         workloads: by name.
         routes: by name.
         tests: the examples it carries.
+        default: what becomes of authorities that no route names.
     """
 
     def __init__(
@@ -77,8 +78,11 @@ class Policy:
         workloads: Mapping[str, Workload],
         routes: Mapping[str, Route],
         tests: tuple[PolicyTest, ...] = (),
+        *,
+        default: DefaultAction = "deny",
     ) -> None:
         self.version = version
+        self.default: DefaultAction = default
         self.workloads = dict(workloads)
         self.routes = dict(routes)
         self.tests = tests
@@ -158,6 +162,14 @@ class Policy:
     def serves_workload(self, host: str, port: int, workload: str) -> bool:
         """Whether any route of this authority names the workload."""
         return next(self._buckets(host, port, workload), None) is not None
+
+    def passage(self, host: str, port: int) -> Passage | None:
+        """Whether a tunnel to this authority is passed on unopened. An authority that any route names never is: whoever
+        the route does not name has no business there.
+        """
+        if self.default == "deny" or self.serves(host, port):
+            return None
+        return Passage(self.default)
 
     # --- what ---
 

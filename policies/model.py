@@ -203,3 +203,5 @@ class Route:
     ca_file: Path | None = None
     """Absolute path of extra roots for this route's upstream."""
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    allow_cleartext: bool = False
+    """Whether the credential may go over plain http, to an address that is not public."""

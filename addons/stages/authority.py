@@ -1,10 +1,12 @@
-"""Binds the authority: CONNECT on the tunnel, SNI, Host and `:authority` on every request inside it."""
+"""Binds the authority: CONNECT on the tunnel, SNI, Host and `:authority` on every request inside it; target and Host of a
+plain `http://` request.
+"""
 
 from __future__ import annotations
 
 from mitmproxy import http, tls
 
-from addons.authority import bind, connect_authority
+from addons.authority import bind, connect_authority, plain_authority
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
 
@@ -17,9 +19,7 @@ class AuthorityStage:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
-        request = flow.request.data
-        target = f"[{request.host}]:{request.port}" if ":" in request.host else f"{request.host}:{request.port}"
-        exchange.put(connect_authority(target.encode("utf-8", "replace"), exchange.head))
+        exchange.put(connect_authority(_written(flow.request.data).encode("utf-8", "replace"), exchange.head))
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
         tunnel = self._registry.connection(hello.context.client).tunnel
@@ -31,8 +31,15 @@ class AuthorityStage:
         exchange = self._registry.exchange(flow)
         tunnel = exchange.connection.tunnel
         if tunnel is None:
-            raise Refusal(Code.ROUTE_DENIED, "Plain http:// requests are not forwarded yet; use https://.")
+            request = flow.request.data
+            exchange.put(plain_authority(request.scheme, _written(request), exchange.head))
+            return
         if not tunnel.sni_seen:
             raise Refusal(Code.BAD_REQUEST, "Inside this tunnel the proxy expects TLS.", close=True)
         pseudo = flow.request.data.authority.decode("ascii", "replace") if exchange.head.http2 else None
         exchange.put(bind(tunnel, exchange.head, pseudo_authority=pseudo))
+
+
+def _written(request: http.RequestData) -> str:
+    """`host:port` of the request target, which the engine has taken apart and the edge has judged."""
+    return f"[{request.host}]:{request.port}" if ":" in request.host else f"{request.host}:{request.port}"

@@ -17,7 +17,10 @@ class AuthorizationStage:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
-        admit(exchange.policy, exchange.ask(Authority), exchange.ask(WorkloadIdentity))
+        passage = admit(exchange.policy, exchange.ask(Authority), exchange.ask(WorkloadIdentity))
+        if passage is not None:
+            exchange.put(passage)
+            exchange.rule = passage.rule
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)

@@ -12,7 +12,8 @@ from mitmproxy import http
 
 from addons.audit import OpenRecord
 from addons.boundary import facts_of
-from addons.credentials import Openings, SealedCredential, seal, unseal
+from addons.credentials import Openings, SealedCredential, may_travel, seal, unseal
+from addons.egress import Destination
 from addons.exchange import Authority, Exchange
 from addons.injection import applicable, build_forward, build_with_credential, references, reject_caller_credentials
 from addons.parts import Parts
@@ -37,7 +38,7 @@ class CredentialStage:
         plan = self._plans.of(exchange.policy, grant.route).plan
         reject_caller_credentials(plan, exchange.head)
         injectors = applicable(plan, exchange.head)
-        if grant.credential is None or not injectors:
+        if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
             exchange.put(build_forward(plan, exchange.head, authority))
             return
         openings = await self._open(exchange, grant, injectors)

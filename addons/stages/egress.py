@@ -1,4 +1,6 @@
-"""Resolves and vets the destination of a granted request, before any secret is read."""
+"""Resolves and vets the destination of a granted request, before any secret is read, and of a tunnel that is passed on
+unopened.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from addons.exchange import Authority
 from addons.parts import Parts
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
-from policies import Grant
+from policies import Grant, Passage
 
 
 class EgressStage:
@@ -19,6 +21,22 @@ class EgressStage:
         self._parts = parts
         self._registry = registry
         self._plans = plans
+
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
+        exchange = self._registry.exchange(flow)
+        if exchange.find(Passage) is None:
+            return  # inspected: each request inside is vetted by itself
+        exchange.put(
+            await destination(
+                exchange.ask(Authority),
+                self._parts.egress,
+                None,
+                self._parts.egress.allow,
+                self._parts.resolver,
+                {},
+                deadline_s=self._parts.deadlines.connect_s,
+            )
+        )
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from mitmproxy import http
 
-from addons.exchange import Authority, Tunnel, WorkloadIdentity
+from addons.exchange import Authority, Exchange, Tunnel, WorkloadIdentity
 from addons.identity import prove, still_proven
 from addons.identity.budget import FailureBudget
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
+from policies import Passage
 
 
 class IdentityStage:
@@ -21,7 +22,22 @@ class IdentityStage:
         self._budget = FailureBudget(parts.clock)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
+        self._prove(self._registry.exchange(flow))
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
+        tunnel = exchange.connection.tunnel
+        if tunnel is None:
+            # A plain http:// request brings its own proof, as a CONNECT does.
+            self._prove(exchange)
+            return
+        if not still_proven(tunnel.identity, exchange.connection, exchange.policy, extra_keys=self._parts.extra_keys):
+            raise Refusal(
+                Code.PROOF_EXPIRED, "The proof this tunnel was opened with is no longer accepted.", close=True
+            )
+        exchange.put(tunnel.identity)
+
+    def _prove(self, exchange: Exchange) -> None:
         try:
             identity = prove(exchange.connection, exchange.policy, exchange.head, extra_keys=self._parts.extra_keys)
         except Refusal as refusal:
@@ -29,17 +45,6 @@ class IdentityStage:
                 refusal.close = True
             raise
         exchange.put(identity)
-
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        exchange = self._registry.exchange(flow)
-        tunnel = exchange.connection.tunnel
-        if tunnel is None:
-            raise Refusal(Code.PROOF_REQUIRED, "Say who calls: send Proxy-Authorization with a caller key.")
-        if not still_proven(tunnel.identity, exchange.connection, exchange.policy, extra_keys=self._parts.extra_keys):
-            raise Refusal(
-                Code.PROOF_EXPIRED, "The proof this tunnel was opened with is no longer accepted.", close=True
-            )
-        exchange.put(tunnel.identity)
 
 
 class TunnelStage:
@@ -50,4 +55,6 @@ class TunnelStage:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
+        if exchange.find(Passage) is not None:
+            return  # nothing inside will be read
         exchange.connection.tunnel = Tunnel(exchange.ask(Authority), exchange.ask(WorkloadIdentity))

@@ -6,6 +6,7 @@ from mitmproxy import connection, http
 
 from addons.parts import Parts
 from addons.stages.registry import Registry
+from policies import Passage
 
 
 class RecordStage:
@@ -16,7 +17,11 @@ class RecordStage:
         self._registry = registry
 
     def http_connected(self, flow: http.HTTPFlow) -> None:
-        self._parts.boundary.settle(self._registry.exchange(flow), "ok")
+        exchange = self._registry.exchange(flow)
+        if exchange.find(Passage) is not None:
+            self._parts.boundary.tunnel_opened(exchange)  # settled when it ends
+        else:
+            self._parts.boundary.settle(exchange, "ok")
 
     def response(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)

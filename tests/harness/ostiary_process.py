@@ -159,6 +159,18 @@ class Ostiary:
 
     # --- what it says ---
 
+    def reload(self, policy: str | None = None) -> None:
+        """SIGHUP, and waits until it is done."""
+        assert self.process is not None
+        if policy is not None:
+            (self.folder / "policy.yaml").write_text(policy)
+        before = len(self.audit("policy.loaded")) + len(self.audit("policy.rejected"))
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 5
+        while len(self.audit("policy.loaded")) + len(self.audit("policy.rejected")) == before:
+            assert time.monotonic() < deadline, "the reload was not recorded"
+            time.sleep(0.01)
+
     @property
     def port(self) -> int:
         return int(self.address("sidecar").rpartition(":")[2])

@@ -46,7 +46,7 @@ class Seen:
 class Wire:
     """What a script writes to."""
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
+    def __init__(self, sock: ssl.SSLSocket | _PlainSocket) -> None:
         self.sock = sock
         self.closed = False
 
@@ -78,6 +78,18 @@ class Wire:
         """Closes with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.closed = True
+
+
+class _PlainSocket(socket.socket):
+    def selected_alpn_protocol(self) -> None:
+        return None
+
+
+class Cleartext:
+    """In the place of a TLS context: an upstream without TLS."""
+
+    def wrap_socket(self, sock: socket.socket, server_side: bool) -> _PlainSocket:
+        return _PlainSocket(fileno=sock.detach())
 
 
 type Script = Callable[[Seen, Wire], None]
@@ -119,7 +131,7 @@ class Upstream:
     `early` makes the script run before the request body has been read.
     """
 
-    context: ssl.SSLContext
+    context: ssl.SSLContext | Cleartext
     script: Script = _hello
     early: bool = False
     port: int = 0
@@ -181,7 +193,7 @@ class Upstream:
 
     # --- HTTP/1.1 ---
 
-    def _serve_http1(self, tls: ssl.SSLSocket) -> None:
+    def _serve_http1(self, tls: ssl.SSLSocket | _PlainSocket) -> None:
         wire = Wire(tls)
         buffer = b""
         while not wire.closed:
@@ -203,7 +215,7 @@ class Upstream:
             if not self.early:
                 self.script(seen, wire)
 
-    def _read_body(self, tls: ssl.SSLSocket, seen: Seen, buffer: bytes) -> bytes:
+    def _read_body(self, tls: ssl.SSLSocket | _PlainSocket, seen: Seen, buffer: bytes) -> bytes:
         digest = hashlib.sha256()
         chunked = (seen.get("transfer-encoding") or "").lower() == "chunked"
         left = int(seen.get("content-length") or 0)
@@ -243,7 +255,7 @@ class Upstream:
 
     # --- HTTP/2: the body is answered by `echo` or by a fixed text ---
 
-    def _serve_http2(self, tls: ssl.SSLSocket) -> None:
+    def _serve_http2(self, tls: ssl.SSLSocket | _PlainSocket) -> None:
         conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
         conn.initiate_connection()
         tls.sendall(conn.data_to_send())

@@ -229,8 +229,10 @@ class GuardedHttpLayer(HttpLayer):
         context.server = Server(address=event.address, transport_protocol="tcp")
         context.server.sni = event.bound.destination.authority.host
         self.handler.bind(context.server, event.bound)
-        tls = ServerTLSLayer(context)
-        tls.child_layer = UpstreamClient(context)
-        self.connections[context.server] = tls
+        first: layer.Layer = UpstreamClient(context)
+        if event.tls:
+            first, client = ServerTLSLayer(context), first
+            first.child_layer = client
+        self.connections[context.server] = first
         self.waiting_for_establishment[context.server].append(event)
-        yield from self.event_to_child(tls, events.Start())
+        yield from self.event_to_child(first, events.Start())

@@ -35,12 +35,13 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from addons.egress import Destination
-from addons.exchange import Exchange
+from addons.exchange import Exchange, WorkloadIdentity
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
-from ostiary.engines.mitm.dialling import Bound, parse_failure
-from ostiary.engines.mitm.relay import FrameRelay
+from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
+from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
+from policies import Passage
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
@@ -118,11 +119,35 @@ class GuardedStream(HttpStream):
     # --- the caller's side ---
 
     def handle_connect_regular(self) -> Commands:
+        exchange = self._exchange()
+        if exchange is not None and exchange.refused is None and exchange.find(Passage) is not None:
+            yield from self._pass_on(exchange)
+            return
         # Not given to this stream to carry: the handler splices it in once the answer is out.
         self.child_layer = ClosedLayer(self.context.fork())
         self.handler.entrance = self.http_layer.entrance()
         yield from self.handle_connect_finish()
         if self.flow.response is not None and not 200 <= self.flow.response.status_code < 300:
+            yield from self._drop()
+
+    def _pass_on(self, exchange: Exchange) -> Commands:
+        """A tunnel that is passed on unopened: dialled before it is accepted, so that a failure can be told."""
+        times = self.handler.parts.deadlines
+        destination = exchange.ask(Destination)
+        key = PoolKey(exchange.ask(WorkloadIdentity).workload, destination.authority, destination.addresses, None)
+        server = Server(address=(destination.authority.host, destination.authority.port), transport_protocol="tcp")
+        self.handler.bind(server, Bound(destination, key, times.connect_s))
+        failure = yield commands.OpenConnection(server)
+        if failure is not None:
+            self._refuse(parse_failure(failure))
+            if exchange.refused is not None:
+                self.flow.response = response_of(exchange.refused, http2=False)
+        else:
+            exchange.dialled_s = self.handler.parts.clock.monotonic_s()
+            self.child_layer = ClosedLayer(self.context.fork())
+            self.handler.entrance = BlindTunnel(self.context.fork(), server, exchange, self.handler, times)
+        yield from self.handle_connect_finish()
+        if failure is not None:
             yield from self._drop()
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
@@ -232,7 +257,7 @@ class GuardedStream(HttpStream):
             return True
         connection, failure = yield BoundConnection(
             (self.flow.request.data.host, self.flow.request.data.port),
-            tls=True,
+            tls=not bound.destination.authority.cleartext,
             via=None,
             transport_protocol="tcp",
             bound=bound,

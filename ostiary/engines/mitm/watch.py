@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mitmproxy.proxy import events
+from mitmproxy.proxy.layer import Layer
 
 from addons.parts import Deadlines
-
-if TYPE_CHECKING:
-    from ostiary.engines.mitm.layers import GuardedHttpLayer
 
 type Kind = Literal["first_byte", "idle", "total", "linger"]
 
@@ -26,7 +24,7 @@ type Kind = Literal["first_byte", "idle", "total", "linger"]
 class Expired(events.Event):
     """A deadline of one stream has passed."""
 
-    layer: GuardedHttpLayer
+    layer: Layer
     stream_id: int
     kind: Kind
 
