@@ -128,7 +128,7 @@ def client_environment(
         f"NO_PROXY entry {entry!r} takes {host} past the proxy: its requests go out without a credential"
         for host in routed
         for entry in entries
-        if _bypasses(entry, host)
+        if bypasses(entry, host)
     ]
     variables["NO_PROXY"] = variables["no_proxy"] = ",".join(dict.fromkeys([*entries, *LOOPBACK]))
     for name in REPLACING:
@@ -146,7 +146,7 @@ def client_environment(
     return ClientEnvironment(variables, tuple(warnings))
 
 
-def _bypasses(entry: str, host: str) -> bool:
+def bypasses(entry: str, host: str) -> bool:
     """Whether a client would take the host past the proxy because of this NO_PROXY entry, read in the widest way that
     clients do.
     """

@@ -1,0 +1,85 @@
+"""`ostiary explain`: what would come of a request, and why. No network, no secret."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from ostiary.cli.common import CommandFailed, add_config, config_of
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="say what would come of a request, and why",
+        description="Says which route, grant and injectors would apply to a request, or which refusal and why, with the routes that nearly matched. Touches no network. Exit 0 when it would be granted, 1 when refused, 78 with faults.",
+    )
+    add_config(parser)
+    parser.add_argument(
+        "--workload", metavar="W", help="who asks (may be left out where the policy has but one workload)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("method", metavar="METHOD", help="as a client would send it: GET, POST, …")
+    parser.add_argument("url", metavar="URL", help="https://host/path")
+    parser.set_defaults(command=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    from ostiary.explain import NoUrl, as_json, explain
+    from ostiary.settings import load_all
+
+    settings, policy = load_all(config_of(options), os.environ)
+    workload = options.workload
+    if workload is None:
+        if len(policy.workloads) != 1:
+            raise CommandFailed(
+                f"the policy has several workloads; say which with --workload: {', '.join(policy.workloads)}", 64
+            )
+        workload = next(iter(policy.workloads))
+    elif workload not in policy.workloads:
+        raise CommandFailed(f"no policy defines workload {workload!r}; there are {', '.join(policy.workloads)}", 64)
+    try:
+        found = explain(settings, policy, workload, options.method, options.url)
+    except NoUrl as error:
+        raise CommandFailed(str(error), 64) from None
+    shown = as_json(found, settings)
+    if options.json:
+        print(json.dumps(shown))
+    else:
+        for line in _lines(shown):
+            print(line)
+    return 0 if found.grant is not None else 1
+
+
+def _lines(shown: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    asked = f"{shown['method']} {shown['url']} by {shown['workload']}"
+    lines = [f"granted: {asked}"] if shown["allowed"] else [f"refused: {asked}", f"  code      {shown['code']}"]
+    if not shown["allowed"]:
+        lines.append(f"  why       {shown['message']}")
+    if "route" in shown:
+        lines.append(f"  route     {shown['route']} ({shown['place']})")
+    if "rule" in shown:
+        lines.append(f"  rule      {shown['rule']}")
+    for secret in shown.get("secrets", ()):
+        field = f" field {secret['field']}" if "field" in secret else ""
+        version = f" version {secret['version']}" if "version" in secret else ""
+        lines.append(
+            f"  secret    {secret['path']}{field}{version} (ttl {secret['ttl_s']:g} s, max_stale {secret['max_stale_s']:g} s)"
+        )
+    if shown["allowed"]:
+        lines.extend(f"  inject    {place}" for place in shown["inject"] or ["nothing"])
+        lines.append(f"  caller's  {shown['caller_credentials']}")
+        times = ", ".join(
+            f"{name.removesuffix('_s')} {f'{value:g} s' if value else 'none'}"
+            for name, value in shown["timeouts"].items()
+        )
+        lines.append(f"  timeouts  {times}")
+    lines.extend(f"  near miss {miss['route']} ({miss['place']}): {miss['why']}" for miss in shown["near_misses"])
+    if "near_misses_left_out" in shown:
+        lines.append(f"  and {shown['near_misses_left_out']} more routes of this host")
+    if "nearest_host" in shown:
+        lines.append(f"  did you mean {shown['nearest_host']}?")
+    return lines

@@ -1,0 +1,147 @@
+"""Checks of the secret store: there, open, logged in, and holding every field that a route needs. Values are never
+read: the same question as `check --live` is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import email.utils
+import math
+import ssl
+from urllib.parse import urlsplit
+
+from addons.credentials import reference_of
+from ostiary.doctor.finding import Finding, Setup
+from policies.model import SecretSpec
+from vault.observer import Silent
+from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
+from vault.store import SecretDenied, SecretMissing, StoreError
+
+AT_ONCE = 8
+SHORT_TTL_S = 300.0
+MAX_SKEW_S = 60.0
+
+
+class _Heard(Silent):
+    """Keeps the token's TTL for the report."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    def token_ttl(self, ttl_s: float) -> None:
+        self._setup.token_ttl_s = ttl_s
+
+
+async def reachable(setup: Setup) -> list[Finding]:
+    """The sealed file opens, or Vault answers and is unsealed."""
+    settings, _ = setup.loaded
+    if settings.store == "sealed":
+        if settings.secrets_file is None or settings.secrets_key is None:
+            return [Finding("store.reachable", "fail", "the settings name no secret store", "add secrets_file")]
+        try:
+            file = SealedFile(settings.secrets_file, read_key(settings.secrets_key, setup.environ))
+            await asyncio.to_thread(file.check)
+        except SealedFileError as error:
+            mend = f"ostiary secret init makes key and file; a lost key of {settings.secrets_file} needs its backup"
+            return [Finding("store.reachable", "fail", str(error), mend)]
+        setup.store = SealedStore(file)
+        return [Finding("store.reachable", "ok", f"{settings.secrets_file} opens")]
+    if settings.vault is None:
+        return [Finding("store.reachable", "fail", "the settings name no Vault", "add vault: {addresses: […]}")]
+    from vault.hashicorp.store import VaultStore
+
+    setup.store = VaultStore(settings.vault, _Heard(setup))
+    where = ", ".join(settings.vault.addresses)
+    try:
+        await setup.store.probe()
+    except StoreError as error:
+        if "sealed" in error.reason or "503" in error.reason:
+            mend = f"unseal Vault at {where}: vault operator unseal"
+            return [Finding("store.reachable", "fail", f"Vault is sealed: {error.reason}", mend)]
+        if "TLS" in error.reason:
+            mend = f"set vault.ca_file to the CA of {where}, and the address to a name in its certificate"
+            return [Finding("store.reachable", "fail", error.reason, mend)]
+        return [Finding("store.reachable", "fail", error.reason, f"is Vault running at {where}, and let through?")]
+    return [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+
+
+async def login(setup: Setup) -> list[Finding]:
+    """Vault takes the login, and its token lives long enough."""
+    settings, _ = setup.loaded
+    start = getattr(setup.store, "start", None)
+    if start is None:
+        return [Finding("store.login", "skip", "the embedded store has no login")]
+    method = type(settings.vault.auth).__name__.removesuffix("Auth") if settings.vault is not None else ""
+    try:
+        await start()
+    except StoreError as error:
+        mend = f"look at vault.auth ({method}): is the token, role id or secret id still good?"
+        return [Finding("store.login", "fail", error.reason, mend)]
+    ttl_s = setup.token_ttl_s
+    if ttl_s is not None and ttl_s < SHORT_TTL_S:
+        mend = "give the role or token a TTL of some minutes at least"
+        return [Finding("store.login", "warn", f"the token lives {ttl_s:.0f} s", mend)]
+    lives = "for ever" if ttl_s is None or math.isinf(ttl_s) else f"{ttl_s:.0f} s"
+    return [Finding("store.login", "ok", f"logged in by {method}, the token lives {lives}")]
+
+
+async def secrets(setup: Setup) -> list[Finding]:
+    """Every secret of every route is there with its field."""
+    _, policy = setup.loaded
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str, secret: SecretSpec) -> Finding | None:
+        at = f"route {name} ({policy.routes[name].place})"
+        try:
+            async with gate:
+                fields = await setup.store.fields_of(reference_of(secret))
+        except SecretDenied as error:
+            mend = f"give Ostiary's Vault policy read on {secret.path} (KV v2: on data/ and subkeys/ below the mount)"
+            return Finding("store.secrets", "fail", f"{at}: {error}", mend)
+        except SecretMissing as error:
+            mend = f"write {secret.path}, or change secret.path of route {name}"
+            return Finding("store.secrets", "fail", f"{at}: {error}", mend)
+        except StoreError as error:
+            return Finding("store.secrets", "fail", f"{at}: {error}", "try again once the store answers")
+        if secret.field is not None and secret.field not in fields:
+            found = f"{at}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})"
+            mend = f"write field {secret.field} of {secret.path}, or change secret.field of route {name}"
+            return Finding("store.secrets", "fail", found, mend)
+        return None
+
+    refs = policy.secret_refs()
+    bad = [found for found in await asyncio.gather(*(one(*ref) for ref in refs)) if found is not None]
+    return bad or [Finding("store.secrets", "ok", f"{len(refs)} secrets have their fields")]
+
+
+async def clock(setup: Setup) -> list[Finding]:
+    """Our clock and Vault's agree to a minute: leases, tokens and certificates are judged by them."""
+    settings, _ = setup.loaded
+    if settings.vault is None or settings.store != "vault":
+        return [Finding("clock.skew", "skip", "there is no Vault to compare clocks with")]
+    split = urlsplit(settings.vault.addresses[0])
+    host, tls = split.hostname or "", split.scheme == "https"
+    context = ssl.create_default_context(cafile=settings.vault.ca_file) if tls else None
+    if context is not None and settings.vault.client_cert is not None:
+        context.load_cert_chain(settings.vault.client_cert, settings.vault.client_key)
+    async with asyncio.timeout(setup.deadline_s):
+        reader, writer = await asyncio.open_connection(host, split.port or (443 if tls else 80), ssl=context)
+        writer.write(b"GET /v1/sys/health HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % split.netloc.encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        ours = dt.datetime.now(dt.UTC)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    dates = [line.partition(":")[2].strip() for line in head.split("\r\n") if line.lower().startswith("date:")]
+    try:
+        theirs = email.utils.parsedate_to_datetime(dates[0])
+    except (IndexError, ValueError):
+        return [Finding("clock.skew", "skip", "Vault's answer has no Date")]
+    skew_s = (ours - theirs).total_seconds()
+    if abs(skew_s) > MAX_SKEW_S:
+        way = "ahead of" if skew_s > 0 else "behind"
+        mend = "set the clock here and at Vault by NTP (timedatectl shows which is wrong)"
+        return [Finding("clock.skew", "fail", f"this clock is {abs(skew_s):.0f} s {way} Vault's", mend)]
+    return [Finding("clock.skew", "ok", "this clock and Vault's agree")]

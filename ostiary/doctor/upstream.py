@@ -1,0 +1,131 @@
+"""Checks of upstreams: name, egress rules, connection, certificate. Nothing is asked and no credential is sent: the
+handshake is made as the engine makes it, by the same contexts, and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from dataclasses import replace
+
+from OpenSSL import SSL
+
+from addons.clock import SystemClock
+from addons.egress import EgressRules, Forbidden, SystemResolver, destination, networks
+from addons.exchange import Authority
+from addons.refusal import Code, Refusal
+from ostiary.doctor.finding import Finding, Setup
+from ostiary.settings.model import Settings
+from policies.model import Route
+
+AT_ONCE = 8
+MAX_UPSTREAMS = 200
+
+
+async def _rules(settings: Settings) -> EgressRules:
+    from ostiary.serve import Opened, forbidden
+
+    known = await forbidden(settings, Opened())
+    binds = [one.bind for one in settings.listen]
+    if settings.admin is not None:
+        binds += [bind for bind in (settings.admin.bind, settings.admin.probes) if bind is not None]
+    own: set[tuple[str | None, int]] = {
+        (None if bind.host in {"0.0.0.0", "::"} else bind.host, bind.port)  # noqa: S104 - compared, not bound
+        for bind in binds
+        if bind.path is None and bind.port
+    }
+    closed: Forbidden = replace(known, sockets=known.sockets | own)
+    return EgressRules(networks(settings.egress.allow), settings.egress.resolve, closed)
+
+
+async def upstreams(setup: Setup) -> list[Finding]:
+    """Every exact host of every route can be dialled and proves its name."""
+    settings, policy = setup.loaded
+    rules = await _rules(settings)
+    wanted: dict[tuple[str, int, str], Route] = {}
+    for route in policy.routes.values():
+        for host in route.hosts:
+            if not host.wildcard:
+                roots = f"{route.ca_file} {sorted(route.egress.resolve.items()) if route.egress else ''}"
+                wanted.setdefault((host.text, route.port, roots), route)
+    gate = asyncio.Semaphore(AT_ONCE)
+    chosen = list(wanted.items())[:MAX_UPSTREAMS]
+
+    async def one(host: str, port: int, route: Route) -> Finding | None:
+        async with gate:
+            return await _one(setup, rules, Authority(host, port), route)
+
+    found = await asyncio.gather(*(one(host, port, route) for (host, port, _), route in chosen))
+    bad = [finding for finding in found if finding is not None]
+    return bad or [Finding("upstream.tls", "ok", f"{len(chosen)} upstreams prove their names")]
+
+
+async def _one(setup: Setup, rules: EgressRules, authority: Authority, route: Route) -> Finding | None:
+    settings, _ = setup.loaded
+    at = f"route {route.name} ({route.place}): {authority}"
+    allow = rules.allow + (networks(route.egress.allow) if route.egress is not None else ())
+    try:
+        found = await destination(
+            authority,
+            rules,
+            route.egress,
+            allow,
+            SystemResolver(SystemClock()),
+            {},
+            deadline_s=setup.deadline_s,
+        )
+    except Refusal as refusal:
+        if refusal.code is Code.EGRESS_DENIED:
+            mend = f"list the network of {authority.host} under egress.allow, if it is meant to be dialled"
+            return Finding("upstream.egress", "fail", f"{at}: {refusal.message}", mend)
+        mend = f"is {authority.host} spelt right, and known to this machine's resolver? (else egress.resolve)"
+        return Finding("upstream.dns", "fail", f"{at}: {refusal.message}", mend)
+    address = found.addresses[0]
+    try:
+        await asyncio.to_thread(_handshake, settings, route, authority.host, address, setup.deadline_s)
+    except SSL.Error as error:
+        reason = error.args[0][0][2] if error.args and error.args[0] else "no TLS"
+        roots = route.ca_file or settings.egress.ca_file
+        mend = (
+            f"is the CA of {authority.host} in {roots}, and the name in its certificate?"
+            if roots is not None
+            else f"name the CA of {authority.host} under egress.ca_file or tls.ca_file, if it is no public one"
+        )
+        return Finding("upstream.tls", "fail", f"{at}: its certificate is not accepted: {reason}", mend)
+    except OSError as error:
+        mend = f"is {address[0]}:{address[1]} running, and let through from here?"
+        return Finding("upstream.tcp", "fail", f"{at}: no connection ({type(error).__name__})", mend)
+    return None
+
+
+def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, int], deadline_s: float) -> None:
+    """Connects and proves the name.
+
+    Raises:
+        OSError, SSL.Error: it cannot.
+    """
+    from ostiary.engines.mitm.tls import UpstreamContexts, verify_name
+
+    ends_s = time.monotonic() + deadline_s
+    with socket.create_connection(address, timeout=deadline_s) as plain:
+        plain.setblocking(False)
+        session = SSL.Connection(UpstreamContexts(settings.egress.ca_file).of(route.ca_file), plain)
+        verify_name(session, host)
+        session.set_alpn_protos([b"http/1.1"])
+        session.set_connect_state()
+        while True:
+            try:
+                session.do_handshake()
+            except SSL.WantReadError:
+                waits = ([plain], [])
+            except SSL.WantWriteError:
+                waits = ([], [plain])
+            except SSL.SysCallError:
+                raise ConnectionResetError from None
+            else:
+                return
+            left_s = ends_s - time.monotonic()
+            if left_s <= 0 or not any(select.select(*waits, [], left_s)):
+                raise TimeoutError

@@ -1,0 +1,246 @@
+"""What would come of one request, and why: the answer of `ostiary explain`.
+
+Nothing is judged here. The proxy's own parts are asked in the proxy's order: the strict edge for the grammar, the
+authority reader, the compiled policy for the decision. A near miss is the same policy with one route alone, asked the
+same question, so it can never give another reason than the proxy would. No network is touched and no secret is read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from addons.authority import connect_authority, read_authority
+from addons.edge import HeadLimits, judge_head
+from addons.exchange import Authority
+from addons.head import RequestHead
+from addons.refusal import Code, Refusal
+from ostiary.settings.model import Limits, Settings
+from policies import Denial, Grant, Policy, Question
+from policies.faults import nearest
+from policies.model import (
+    BasicInjector,
+    BearerInjector,
+    HeaderInjector,
+    Injector,
+    QueryInjector,
+    Route,
+    SecretSpec,
+)
+
+_URL: Final = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
+)
+MAX_MISSES: Final = 50
+"""Near misses that are told; a host with more routes says how many were left out."""
+
+
+class NoUrl(ValueError):
+    """The text is no absolute URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearMiss:
+    """A route for this host that did not take the request."""
+
+    route: str
+    place: str
+    code: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision. `grant` is there when the request would be granted; `code` and `message` when it would not."""
+
+    workload: str
+    method: str
+    url: str
+    """Without the query: it may hold a key."""
+    grant: Grant | None
+    code: str | None
+    message: str | None
+    route: Route | None
+    rule: str | None
+    misses: tuple[NearMiss, ...]
+    left_out: int
+    nearest_host: str | None
+
+
+def explain(settings: Settings, policy: Policy, workload: str, method: str, url: str) -> Explanation:
+    """Asks the parts of the proxy what would come of a request.
+
+    Args:
+        settings: of the process; their caps apply to the head.
+        policy: loaded.
+        workload: who asks, already proven.
+        method: as the client would send it.
+        url: absolute; a fragment is dropped, as clients do.
+
+    Raises:
+        NoUrl: it is no absolute URL, so no client could send it.
+    """
+    split = _URL.fullmatch(url)
+    if split is None:
+        raise NoUrl(f"{url.partition('?')[0]!r} is no absolute URL; write https://host/path")
+    target = split["target"] if split["target"].startswith("/") else f"/{split['target']}"
+    shown = f"{split['scheme'].lower()}://{split['authority'].rpartition('@')[2]}{target.partition('?')[0]}"
+    try:
+        authority, head = _read(split["scheme"].lower(), split["authority"], method, target, settings.limits)
+    except Refusal as refusal:
+        return Explanation(workload, method, shown, None, refusal.code.value, refusal.message, None, None, (), 0, None)
+    question = Question(workload, authority.host, authority.port, head.method, head.path)
+    answer = policy.decide(question)
+    chosen = answer.route.name if isinstance(answer, Grant) else answer.route if answer.rule else None
+    misses = _near_misses(policy, question, chosen)
+    return Explanation(
+        workload,
+        method,
+        shown,
+        answer if isinstance(answer, Grant) else None,
+        answer.code if isinstance(answer, Denial) else None,
+        answer.message if isinstance(answer, Denial) else None,
+        answer.route if isinstance(answer, Grant) else policy.routes.get(answer.route) if answer.route else None,
+        answer.rule,
+        misses[:MAX_MISSES],
+        max(len(misses) - MAX_MISSES, 0),
+        None if isinstance(answer, Grant) or misses else _nearest_host(policy, authority.host),
+    )
+
+
+def _read(scheme: str, named: str, method: str, target: str, limits: Limits) -> tuple[Authority, RequestHead]:
+    """CONNECT and the request inside it, judged as the proxy judges their bytes."""
+    if scheme != "https":
+        raise Refusal(Code.ROUTE_DENIED, f"Plain {scheme}:// requests are not forwarded; use https://.")
+    if re.search(r":[0-9]*\Z", named) is None:
+        named = f"{named}:443"
+    elif named.endswith(":"):
+        named = f"{named}443"
+    if not named.isascii():
+        # What a client does with an international name before it sends CONNECT.
+        named = str(read_authority(named, default_port=443))
+    caps = HeadLimits(limits.request_line, limits.header_bytes, limits.header_count)
+    raw = named.encode()
+    judge_head(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (raw, raw), tunnelled=False, limits=caps)
+    authority = connect_authority(raw, RequestHead("CONNECT", raw, (), http2=False))
+    fields = ((b"Host", authority.host_header),)
+    verb, path = method.encode(), target.encode()
+    judge_head(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (verb, path, authority.host_header), tunnelled=True, limits=caps)
+    return authority, RequestHead(method, path, fields, http2=False)
+
+
+def _near_misses(policy: Policy, question: Question, chosen: str | None) -> tuple[NearMiss, ...]:
+    """Routes of this host that did not take the request, each with its own reason."""
+    found: list[NearMiss] = []
+    for route in policy.routes.values():
+        if route.name == chosen:
+            continue
+        alone = Policy(policy.version, policy.workloads, {route.name: route})
+        place = str(route.place)
+        if not alone.serves(question.host, question.port):
+            if alone.serves(question.host, route.port):
+                found.append(
+                    NearMiss(route.name, place, "route_denied", f"it serves port {route.port}, not {question.port}")
+                )
+            continue
+        answer = alone.decide(question)
+        if isinstance(answer, Grant):
+            found.append(NearMiss(route.name, place, "", "it would grant this, but a more specific route is chosen"))
+        else:
+            found.append(NearMiss(route.name, place, answer.code, _why(answer, route, question)))
+    return tuple(found)
+
+
+def _why(answer: Denial, route: Route, question: Question) -> str:
+    """The denial in a few words, with what would have been right."""
+    if answer.rule:
+        return f"its {answer.rule} says no: {answer.message}"
+    match answer.code:
+        case "route_denied":
+            named = sorted(frozenset().union(*(entry.workloads for entry in route.allow)))
+            return f"it does not name workload {question.workload} (it allows {', '.join(named)})"
+        case "method_denied":
+            methods = ", ".join(sorted(route.methods)) if route.methods is not None else "all but CONNECT and TRACE"
+            return f"its methods are {methods}"
+        case "path_denied":
+            paths = ", ".join(str(pattern) for pattern in route.paths or ())
+            return f"its paths are {paths}" if paths else "the path can be read in two ways"
+        case _:
+            return answer.message
+
+
+def _nearest_host(policy: Policy, host: str) -> str | None:
+    return nearest(host, dict.fromkeys(known.text for route in policy.routes.values() for known in route.hosts))
+
+
+# --- as data ---
+
+
+def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
+    """The stable form of `--json` (docs/reference/cli.md). What does not apply is absent."""
+    shown: dict[str, Any] = {
+        "allowed": found.grant is not None,
+        "workload": found.workload,
+        "method": found.method,
+        "url": found.url,
+    }
+    if found.code is not None:
+        shown |= {"code": found.code, "message": found.message}
+    if found.route is not None:
+        shown |= {"route": found.route.name, "place": str(found.route.place)}
+    if found.rule is not None:
+        shown["rule"] = found.rule
+    if found.grant is not None:
+        route, credential = found.grant.route, found.grant.credential
+        if credential is not None:
+            shown["credential"] = credential.name
+            shown["secrets"] = [_secret(name, secret) for name, secret in credential.secrets.items()]
+        shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
+        shown["caller_credentials"] = route.caller_credentials
+        shown["mode"] = route.mode
+        shown["timeouts"] = _timeouts(route, settings.limits)
+    shown["near_misses"] = [
+        {"route": miss.route, "place": miss.place, **({"code": miss.code} if miss.code else {}), "why": miss.why}
+        for miss in found.misses
+    ]
+    if found.left_out:
+        shown["near_misses_left_out"] = found.left_out
+    if found.nearest_host is not None:
+        shown["nearest_host"] = found.nearest_host
+    return shown
+
+
+def puts(injector: Injector) -> str:
+    """Where an injector puts the credential."""
+    match injector:
+        case HeaderInjector(name=name):
+            return f"header {name}"
+        case BearerInjector():
+            return "header Authorization (Bearer)"
+        case BasicInjector():
+            return "header Authorization (Basic)"
+        case QueryInjector(name=name):
+            return f"query parameter {name}"
+        case _:
+            return f"in place of the placeholder, where {' or '.join(injector.headers)} holds it"
+
+
+def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": name, "path": secret.path}
+    for key in ("field", "mount", "namespace", "version"):
+        if (value := getattr(secret, key)) is not None:
+            shown[key] = value
+    return {**shown, "ttl_s": secret.ttl_s, "max_stale_s": secret.max_stale_s}
+
+
+def _timeouts(route: Route, limits: Limits) -> dict[str, float]:
+    """Seconds, those of the route before those of `limits:`; 0 means none."""
+    own = route.timeouts
+    pairs = {
+        "connect_s": (own.connect_s, limits.connect_timeout),
+        "first_byte_s": (own.first_byte_s, limits.first_byte_timeout),
+        "idle_s": (own.idle_s, limits.idle_timeout),
+        "total_s": (own.total_s, limits.total_timeout),
+    }
+    return {name: chosen if chosen is not None else default for name, (chosen, default) in pairs.items()}

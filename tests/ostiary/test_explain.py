@@ -1,0 +1,126 @@
+"""`explain`: the proxy's own answer, with what nearly matched, and never a value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.canaries import canary, scan
+from tests.harness.ostiary_process import command
+
+SETTINGS = """
+listen: [{name: sidecar, bind: "127.0.0.1:8080", workload: billing}]
+ca: {dir: ca}
+secrets_file: s.sealed
+secrets_key: {file: s.key}
+audit: {sinks: [{file: audit.jsonl}]}
+policies: [policy.yaml]
+limits: {connect_timeout: 7s}
+"""
+POLICY = """
+workloads: {billing: {proofs: {any: true}}, reports: {proofs: {key_hash: "sha256:%s"}}}
+routes:
+  charges:
+    match: {host: api.stripe.com, methods: [GET, POST], paths: ["/v1/charges", "/v1/charges/**"]}
+    allow: [billing, {workload: reports, methods: [GET]}]
+    deny: [{workload: billing, paths: ["/v1/charges/*/refund"]}]
+    secret: {path: secret/egress/stripe, field: api_key, ttl: 30s}
+    inject: {bearer: "{secret}"}
+    timeouts: {total: 1h}
+  balance:
+    match: {host: api.stripe.com, paths: ["/v1/balance"]}
+    allow: reports
+  other-port:
+    match: {host: api.stripe.com, port: 8443}
+    allow: billing
+""" % ("0" * 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "ostiary.yaml").write_text(SETTINGS)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    return tmp_path
+
+
+def ask(folder: Path, method: str, url: str, workload: str = "billing", *, code: int) -> dict[str, Any]:
+    done = command("explain", "--json", "--workload", workload, method, url, cwd=folder)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    shown = json.loads(done.stdout)
+    assert shown["allowed"] is (code == 0)
+    return dict(shown)
+
+
+def test_a_grant_names_everything_but_the_value(folder: Path) -> None:
+    assert command("secret", "init", cwd=folder).returncode == 0
+    value = canary()
+    command("secret", "set", "secret/egress/stripe", "api_key", cwd=folder, stdin=value.encode())
+    shown = ask(folder, "POST", "https://API.stripe.com:443/v1/charges?x=1#f", code=0)
+    assert shown["route"] == "charges"
+    assert shown["place"].startswith("policy.yaml:4:")
+    assert shown["rule"] == "allow[0]"
+    assert shown["secrets"] == [
+        {"name": "secret", "path": "secret/egress/stripe", "field": "api_key", "ttl_s": 30.0, "max_stale_s": 600.0}
+    ]
+    assert shown["inject"] == ["header Authorization (Bearer)"]
+    assert shown["timeouts"] == {"connect_s": 7.0, "first_byte_s": 300.0, "idle_s": 300.0, "total_s": 3600.0}
+    assert {miss["route"]: miss["why"] for miss in shown["near_misses"]} == {
+        "balance": "it does not name workload billing (it allows reports)",
+        "other-port": "it serves port 8443, not 443",
+    }
+    done = command("explain", "--workload", "billing", "GET", "https://api.stripe.com/v1/charges", cwd=folder)
+    assert done.returncode == 0
+    assert b"secret    secret/egress/stripe field api_key (ttl 30 s" in done.stdout
+    assert not scan([("json", json.dumps(shown).encode()), ("text", done.stdout + done.stderr)], [value])
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "workload", "code", "rule"),
+    [
+        ("DELETE", "https://api.stripe.com/v1/charges", "billing", "method_denied", None),
+        ("GET", "https://api.stripe.com/v1/customers", "billing", "path_denied", None),
+        ("GET", "https://api.stripe.com/v1/charges/%2e%2e/x", "billing", "path_denied", None),
+        ("POST", "https://api.stripe.com/v1/charges/ch_1/refund", "billing", "path_denied", "deny[0]"),
+        ("POST", "https://api.stripe.com/v1/charges", "reports", "method_denied", "allow[1]"),
+        ("GET", "https://api.strip.com/v1/charges", "billing", "route_denied", None),
+        ("GET", "http://api.stripe.com/v1/charges", "billing", "route_denied", None),
+        ("GET", "https://0x7f.1/", "billing", "bad_request", None),
+        ("GET", "https://user@api.stripe.com/", "billing", "bad_request", None),
+        ("GET", "https://api.stripe.com/a b", "billing", "bad_request", None),
+        ("G T", "https://api.stripe.com/", "billing", "bad_request", None),
+    ],
+)
+def test_a_refusal_has_the_code_of_the_wire(
+    folder: Path, method: str, url: str, workload: str, code: str, rule: str | None
+) -> None:
+    shown = ask(folder, method, url, workload, code=1)
+    assert shown["code"] == code
+    assert shown.get("rule") == rule
+    assert "secrets" not in shown
+
+
+def test_near_misses_say_what_would_have_been_right(folder: Path) -> None:
+    shown = ask(folder, "DELETE", "https://api.stripe.com/v1/charges", code=1)
+    assert {miss["route"]: miss["why"] for miss in shown["near_misses"]}["charges"] == "its methods are GET, POST"
+    shown = ask(folder, "GET", "https://api.stripe.com/v1/x", code=1)
+    why = {miss["route"]: miss["why"] for miss in shown["near_misses"]}["charges"]
+    assert why == "its paths are /v1/charges, /v1/charges/**"
+
+
+def test_an_unknown_host_is_told_its_neighbour(folder: Path) -> None:
+    shown = ask(folder, "GET", "https://api.strip.com/", code=1)
+    assert shown["nearest_host"] == "api.stripe.com"
+    assert shown["near_misses"] == []
+
+
+def test_wrong_questions(folder: Path) -> None:
+    done = command("explain", "GET", "https://api.stripe.com/", cwd=folder)
+    assert done.returncode == 64
+    assert b"billing, reports" in done.stderr
+    assert command("explain", "--workload", "nobody", "GET", "https://a.test/", cwd=folder).returncode == 64
+    assert command("explain", "--workload", "billing", "GET", "a.test/", cwd=folder).returncode == 64
+    (folder / "policy.yaml").write_text("routes: {r: {}}")
+    assert command("explain", "--workload", "billing", "GET", "https://a.test/", cwd=folder).returncode == 78
