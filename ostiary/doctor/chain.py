@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -100,7 +99,5 @@ async def _run(check: Check, setup: Setup) -> list[Finding]:
         async with asyncio.timeout(CHECK_DEADLINE_S):
             return await check.run(setup)
     except Exception as error:  # noqa: BLE001 - a check that breaks is a broken link, and the walk goes on
-        with contextlib.suppress(AttributeError):
-            error.__traceback__ = None
         mend = "try again; if it stays, the log of ostiary run may say more"
         return [Finding(check.id, "fail", f"the check could not be made ({type(error).__name__})", mend)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ostiary.settings.model import Settings
@@ -36,7 +36,6 @@ class Setup:
     token_ttl_s: float | None = None
     deadline_s: float = 5.0
     """For each wait on a network."""
-    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def loaded(self) -> tuple[Settings, Policy]:

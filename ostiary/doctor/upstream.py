@@ -115,6 +115,7 @@ def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, 
         verify_name(session, host)
         session.set_alpn_protos([b"http/1.1"])
         session.set_connect_state()
+        waits: tuple[list[socket.socket], list[socket.socket]]
         while True:
             try:
                 session.do_handshake()

@@ -124,3 +124,20 @@ def test_wrong_questions(folder: Path) -> None:
     assert command("explain", "--workload", "billing", "GET", "a.test/", cwd=folder).returncode == 64
     (folder / "policy.yaml").write_text("routes: {r: {}}")
     assert command("explain", "--workload", "billing", "GET", "https://a.test/", cwd=folder).returncode == 78
+
+
+def test_the_example_of_the_documents(folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+    asked, _, shown = text.partition("```text explain ")[2].partition("```")[0].partition("\n")
+    done = command("explain", "--workload", "billing", *asked.split(), cwd=folder)
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.decode().splitlines() if "balance" not in line and "other-port" not in line]
+    assert lines == shown.splitlines()
+
+
+def test_every_key_is_documented(folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+    granted = ask(folder, "POST", "https://api.stripe.com/v1/charges", code=0)
+    refused = ask(folder, "GET", "https://api.strip.com/", code=1)
+    for key in {*granted, *refused, *granted["secrets"][0], *granted["timeouts"], *granted["near_misses"][0]}:
+        assert f"`{key}`" in text, key
