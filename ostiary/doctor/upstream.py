@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from dataclasses import replace
+from typing import Any
 
 from OpenSSL import SSL
 
@@ -19,6 +20,14 @@ from addons.refusal import Code, Refusal
 from ostiary.doctor.finding import Finding, Setup
 from ostiary.settings.model import Settings
 from policies.model import Route
+
+_lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001 - pyOpenSSL tells the reason nowhere else
+_ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+
+
+class _NotProven(Exception):
+    """The upstream did not prove its name; the message is OpenSSL's reason."""
+
 
 AT_ONCE = 8
 MAX_UPSTREAMS = 200
@@ -85,26 +94,33 @@ async def _one(setup: Setup, rules: EgressRules, authority: Authority, route: Ro
     address = found.addresses[0]
     try:
         await asyncio.to_thread(_handshake, settings, route, authority.host, address, setup.deadline_s)
-    except SSL.Error as error:
-        reason = error.args[0][0][2] if error.args and error.args[0] else "no TLS"
+    except _NotProven as error:
         roots = route.ca_file or settings.egress.ca_file
         mend = (
             f"is the CA of {authority.host} in {roots}, and the name in its certificate?"
             if roots is not None
             else f"name the CA of {authority.host} under egress.ca_file or tls.ca_file, if it is no public one"
         )
-        return Finding("upstream.tls", "fail", f"{at}: its certificate is not accepted: {reason}", mend)
+        return Finding("upstream.tls", "fail", f"{at}: its certificate is not accepted: {error}", mend)
     except OSError as error:
         mend = f"is {address[0]}:{address[1]} running, and let through from here?"
         return Finding("upstream.tcp", "fail", f"{at}: no connection ({type(error).__name__})", mend)
     return None
 
 
+def _reason(session: SSL.Connection, error: SSL.Error) -> str:
+    """Why the certificate was refused, in OpenSSL's words; else what else went wrong in the handshake."""
+    number = _lib.SSL_get_verify_result(session._ssl)  # noqa: SLF001 - as above
+    if number != 0:
+        return str(_ffi.string(_lib.X509_verify_cert_error_string(number)).decode("ascii", "replace"))
+    return str(error.args[0][0][2]) if error.args and error.args[0] else "no TLS"
+
+
 def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, int], deadline_s: float) -> None:
     """Connects and proves the name.
 
     Raises:
-        OSError, SSL.Error: it cannot.
+        OSError, _NotProven: it cannot.
     """
     from ostiary.engines.mitm.tls import UpstreamContexts, verify_name
 
@@ -125,6 +141,8 @@ def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, 
                 waits = ([], [plain])
             except SSL.SysCallError:
                 raise ConnectionResetError from None
+            except SSL.Error as error:
+                raise _NotProven(_reason(session, error)) from None
             else:
                 return
             left_s = ends_s - time.monotonic()
