@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PY := .venv/bin/python
 JOBS ?= 2
-.PHONY: help setup run demo-vault test test-slow check lint types imports bench clean
+.PHONY: help setup run demo-vault test test-slow check lint types imports report bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -34,6 +34,9 @@ types:
 
 imports:
 	@.venv/bin/lint-imports
+
+report: ## write docs/testing.md from the last test run
+	@$(PY) -m tools.report
 
 bench: setup ## measure against stock mitmdump; writes bench/RESULTS.md
 	@$(PY) -m bench.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 
 from tests.harness.ostiary_process import ENGINES, Ostiary
 from tests.harness.pki import Pki
+from tests.harness.report import keep_outcomes
 from tests.harness.upstream import Script, Upstream, plain
+
+_ENDED: dict[str, str] = {}
 
 POLICY = """
 workloads:
@@ -22,6 +26,24 @@ routes:
     secret: {path: secret/egress/api, field: key, ttl: 0}
     inject: {bearer: "{secret}"}
 """
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Notes how each test ended, for `make report`. With xdist every report reaches the process that has no worker id."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if report.when == "call" or report.outcome != "passed":
+        outcome = report.outcome
+        if hasattr(report, "wasxfail"):
+            outcome = "xfailed" if report.skipped else "xpassed"
+        if report.when == "call" or _ENDED.get(report.nodeid, "passed") != "failed":
+            _ENDED[report.nodeid] = outcome
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Joins what this run saw to what earlier ones did: `make test` runs everything, a developer runs one file."""
+    if _ENDED and "PYTEST_XDIST_WORKER" not in os.environ:
+        keep_outcomes(_ENDED)
 
 
 @pytest.fixture(scope="session")

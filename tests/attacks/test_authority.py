@@ -52,7 +52,7 @@ def pair(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> 
     yield Pair(proxy, a, b, key_a, key_b)
 
 
-def test_g01_another_host_inside_the_tunnel(pair: Pair) -> None:
+def test_g01_c4_another_host_inside_the_tunnel(pair: Pair) -> None:
     with tunnel(pair.address, pair.proxy.ca) as raw:
         answer = raw.request("GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
     assert (answer.status, answer.code) == (421, "authority_mismatch")
@@ -61,7 +61,7 @@ def test_g01_another_host_inside_the_tunnel(pair: Pair) -> None:
     assert (record["code"], record["workload"]) == ("authority_mismatch", "billing")
 
 
-def test_g02_another_sni(pair: Pair) -> None:
+def test_g02_c4_another_sni(pair: Pair) -> None:
     with tunnel(pair.address, None, sni="other.test") as raw:
         answer = raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
         assert (answer.status, answer.code) == (421, "authority_mismatch")
@@ -109,7 +109,7 @@ def test_g06_absolute_https_to_the_listener(pair: Pair) -> None:
     pair.untouched()
 
 
-def test_cleartext_and_origin_form_are_refused(pair: Pair) -> None:
+def test_c5_cleartext_and_origin_form_are_refused(pair: Pair) -> None:
     with Raw(pair.address) as raw:
         assert raw.request("GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n").code == "route_denied"
     with Raw(pair.address) as raw:
@@ -160,7 +160,7 @@ def test_g20_connection_cannot_remove_the_credential(pair: Pair) -> None:
     assert pair.a.requests[0].get("Authorization") == f"Bearer {pair.key_a}"
 
 
-def test_raw_bytes_inside_a_tunnel_are_closed(pair: Pair) -> None:
+def test_c5_raw_bytes_inside_a_tunnel_are_closed(pair: Pair) -> None:
     for noise in (b"SSH-2.0-x\r\n", b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n", b"\x00\x01\x02\x03"):
         with Raw(pair.address) as raw:
             assert raw.connect("api.test:443").status == 200
@@ -180,7 +180,7 @@ def test_raw_bytes_inside_a_tunnel_are_closed(pair: Pair) -> None:
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_smuggled_heads_are_refused(pair: Pair, head: str) -> None:
+def test_g21_smuggled_heads_are_refused(pair: Pair, head: str) -> None:
     with tunnel(pair.address, pair.proxy.ca) as raw:
         answer = raw.request(head)
         assert (answer.status, answer.code) == (400, "bad_request")

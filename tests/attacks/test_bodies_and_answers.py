@@ -41,7 +41,7 @@ def test_g14_a_large_body_still_carries_the_credential(
         assert api.requests[-1].get("Authorization") == f"Bearer {key}"
 
 
-def test_g14_a_denied_upload_costs_no_memory(
+def test_g14_f2_a_denied_upload_costs_no_memory(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
     api = upstream()
@@ -101,13 +101,16 @@ def test_small_refused_bodies_keep_the_connection(
         assert raw.request("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
 
 
-def test_g18_redirects_are_returned(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g18_u10_redirects_are_returned(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     elsewhere = upstream(names=("other.test",))
     api = upstream(plain(b"", 302, ("Location", "https://other.test/steal")))
     proxy = start(ostiary, api, canary())
     answer = get(proxy.address("sidecar"), proxy.ca)
     assert (answer.status, answer.get("Location")) == (302, "https://other.test/steal")
     assert elsewhere.connections == 0
+    assert len(api.requests) == 1
+    (closed,) = proxy.wait_audit("credential.closed")
+    assert (closed["outcome"], closed["status"]) == ("ok", 302)
 
 
 @pytest.mark.parametrize("mode", ["replace", "reject"])
@@ -155,7 +158,7 @@ def test_g42_a_secret_cannot_split_a_header(
     assert (closed["outcome"], closed["code"], closed["status"]) == ("refused", "secret_malformed", 502)
 
 
-def test_answers_cannot_imitate_ours(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g44_answers_cannot_imitate_ours(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     fields = (
         ("X-Ostiary-Error", "killed"),
         ("Alt-Svc", 'h3=":443"'),
@@ -204,7 +207,7 @@ def test_g29_g30_nothing_printed_holds_a_canary(
     assert proxy.leaks() == []
 
 
-def test_a_flood_behind_a_request_is_cut(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_f2_a_flood_behind_a_request_is_cut(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     """While an answer is awaited, what the caller sends ahead is bounded."""
 
     def slow(seen: Seen, wire: Wire) -> None:
@@ -240,7 +243,7 @@ def test_requests_sent_ahead_are_answered_in_order(
     assert [seen.target for seen in api.requests] == [f"/{index}" for index in range(5)]
 
 
-def test_a_client_hello_that_does_not_end(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_f2_a_client_hello_that_does_not_end(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     proxy = start(ostiary, upstream(), canary())
     with Raw(proxy.address("sidecar")) as raw:
         assert raw.connect("api.test:443").status == 200

@@ -88,7 +88,7 @@ def pki_narrow(tmp_path_factory: pytest.TempPathFactory, pki):  # type: ignore[n
     assert not leaks, leaks
 
 
-def test_methods_and_overrides(ostiary_narrow: tuple[Ostiary, Upstream]) -> None:
+def test_g52_methods_and_overrides(ostiary_narrow: tuple[Ostiary, Upstream]) -> None:
     proxy, api = ostiary_narrow
     for method in ("DELETE", "TRACE", "PUT"):
         assert get(proxy.address("sidecar"), proxy.ca, "/v1/charges", method=method).code == "method_denied"

@@ -157,7 +157,7 @@ def test_a_client_that_offers_nothing_known_gets_no_protocol(
         assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
 
 
-def test_a_caller_that_does_not_read_holds_its_upstream_back(
+def test_c1_a_caller_that_does_not_read_holds_its_upstream_back(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
     """The upstream has 96 MiB to give; the caller opens its window for none of it, then for all."""

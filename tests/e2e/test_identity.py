@@ -40,7 +40,7 @@ def keyed(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) ->
     return proxy, api, key
 
 
-def test_the_407_round_on_one_connection(keyed: tuple[Ostiary, Upstream, str]) -> None:
+def test_c3_the_407_round_on_one_connection(keyed: tuple[Ostiary, Upstream, str]) -> None:
     proxy, api, key = keyed
     with Raw(proxy.address("sidecar")) as raw:
         first = raw.connect("api.test:443")

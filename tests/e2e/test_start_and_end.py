@@ -110,7 +110,7 @@ def test_probes(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstrea
     assert proxy.get("/nothing")[0] == 404
 
 
-def test_reload_swaps_and_keeps_the_last_good(
+def test_p1_p3_g26_reload_swaps_and_keeps_the_last_good(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
     api = upstream()
@@ -132,7 +132,7 @@ def test_reload_swaps_and_keeps_the_last_good(
         assert raw.request("GET /b HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
 
 
-def test_sigterm_lets_a_request_finish(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_f4_sigterm_lets_a_request_finish(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     began, go = threading.Event(), threading.Event()
 
     def slow(seen: Seen, wire: Wire) -> None:
@@ -157,7 +157,7 @@ def test_sigterm_lets_a_request_finish(ostiary: Callable[..., Ostiary], upstream
     assert proxy.audit("credential.closed")[0]["outcome"] == "ok"
 
 
-def test_sigterm_does_not_wait_for_ever(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_f4_sigterm_does_not_wait_for_ever(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def never(seen: Seen, wire: Wire) -> None:
         time.sleep(20)
 

@@ -71,7 +71,7 @@ SIZES = [pytest.param(192 * MIB), pytest.param(1024 * MIB, marks=pytest.mark.slo
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_upload_in_flat_memory(
+def test_f2_an_upload_in_flat_memory(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int
 ) -> None:
     api = upstream()
@@ -96,7 +96,7 @@ def test_an_upload_in_flat_memory(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_download_to_a_slow_reader_in_flat_memory(
+def test_c1_f2_a_download_to_a_slow_reader_in_flat_memory(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], size: int
 ) -> None:
     block = b"y" * MIB

@@ -78,6 +78,7 @@ def test_a2_a_pipe_that_nobody_reads(ostiary: Callable[..., Ostiary], upstream: 
         assert time.monotonic() - began < 2
     assert statuses[-1] == 503
     assert len(api.requests) == statuses.count(200)
+    assert 'ostiary_refusals_total{code="audit_unavailable"}' in proxy.get("/metrics")[1].decode()
     assert proxy.get("/readyz")[0] == 503
     assert proxy.get("/healthz")[0] == 200
     # Draining the pipe brings it back.

@@ -167,6 +167,8 @@ def test_c1_a_head_that_never_ends(ostiary: Callable[..., Ostiary], upstream: Ca
         assert (answer.status, answer.code) == (408, "request_timeout")
         assert raw.closed()
     assert api.connections == 0
+    (record,) = proxy.wait_audit("request.refused")
+    assert (record["code"], record["workload"]) == ("request_timeout", "billing")
 
 
 def test_the_next_request_gets_a_new_connection(

@@ -49,7 +49,7 @@ def start(ostiary: Callable[..., Ostiary], bao: OpenBao, api: Upstream, *, ttl: 
     return proxy.run()
 
 
-def test_a_secret_from_a_real_vault(
+def test_v7_a_secret_from_a_real_vault(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
 ) -> None:
     api, key = upstream(), canary()
@@ -153,6 +153,8 @@ def test_v4_down(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstre
     bao.stop()
     assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
     assert api.connections == 0
+    assert proxy.wait_audit("request.refused")[0]["code"] == "secret_unavailable"
+    assert not proxy.audit("credential.opened")
     status, body = proxy.get("/readyz")
     assert status == 503 or json.loads(body)["status"] == "ready"  # ready for as long as stale secrets may serve
     assert "ostiary_vault_up 0.0" in proxy.get("/metrics")[1].decode()
@@ -184,6 +186,8 @@ def test_v5_denied(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upst
         answer = get(proxy.address("sidecar"), proxy.ca)
         assert (answer.status, answer.code) == (502, "secret_denied")
     assert len(api.requests) == 1
+    assert {record["code"] for record in proxy.wait_audit("request.refused", 3)} == {"secret_denied"}
+    assert len(proxy.audit("credential.opened")) == 1
 
 
 @pytest.mark.parametrize("how", ["missing", "field", "deleted", "destroyed"])
@@ -202,6 +206,7 @@ def test_v8_not_there(
     assert (answer.status, answer.code) == (502, "secret_missing")
     assert api.connections == 0
     assert not proxy.audit("credential.opened")
+    assert proxy.wait_audit("request.refused")[0]["code"] == "secret_missing"
 
 
 @pytest.mark.parametrize("value", ["", "a\r\nb", "a\x00b"])
@@ -214,6 +219,9 @@ def test_v9_malformed(
     answer = get(proxy.address("sidecar"), proxy.ca)
     assert (answer.status, answer.code) == (502, "secret_malformed")
     assert api.connections == 0
+    # The version was opened to be looked at: its record is closed as refused.
+    (closed,) = proxy.wait_audit("credential.closed")
+    assert (closed["outcome"], closed["code"]) == ("refused", "secret_malformed")
 
 
 def test_g27_a_hundred_cold_requests_cost_one_read(

@@ -42,7 +42,7 @@ def test_two_processes_that_start_at_once_agree(tmp_path: Path) -> None:
     load(tmp_path / "ca", NOW)
 
 
-def test_what_cannot_be_trusted_stops_the_start(tmp_path: Path) -> None:
+def test_k1_what_cannot_be_trusted_stops_the_start(tmp_path: Path) -> None:
     folder = tmp_path / "ca"
     load_or_create(folder, NOW)
     with pytest.raises(CaError, match="expired"):

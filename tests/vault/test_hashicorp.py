@@ -83,7 +83,7 @@ async def test_v8_missing_deleted_and_destroyed(openbao: OpenBao) -> None:
                 await vault.fetch(ref)
 
 
-async def test_a_token_file_is_read_again(openbao: OpenBao, tmp_path: Path) -> None:
+async def test_v5_a_token_file_is_read_again(openbao: OpenBao, tmp_path: Path) -> None:
     openbao.policy("egress", READ)
     openbao.put("egress/file", key="x")
     path = tmp_path / "token"
@@ -104,7 +104,7 @@ async def test_a_token_file_is_read_again(openbao: OpenBao, tmp_path: Path) -> N
     assert openbao.api("GET", "auth/token/lookup-self", token=path.read_text())
 
 
-async def test_approle_logs_in_again_and_revokes_its_own_token(openbao: OpenBao, tmp_path: Path) -> None:
+async def test_f4_v5_approle_logs_in_again_and_revokes_its_own_token(openbao: OpenBao, tmp_path: Path) -> None:
     openbao.policy("egress", READ)
     openbao.put("egress/role", key="x")
     role, secret = openbao.approle("ostiary", "egress", token_ttl="1h")

@@ -1,0 +1,65 @@
+"""docs/testing.md claims no more than there are tests for, and leaves no row out."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.harness.rows import ATTACKS, FAULTS, LATER, LEAKS
+from tools.report import ROOT, outcomes, render, rows_of, standing, tests_by_row
+
+ROW = re.compile(r"^\| ([A-Z]\d{1,2}) \| .* \| (.*) \| ([^|]+) \|$", re.MULTILINE)
+
+
+def test_the_page_lists_every_row_and_claims_nothing_without_a_test() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    listed = {match[0]: (match[1], match[2].strip()) for match in ROW.findall(page)}
+    assert list(listed) == [*ATTACKS, *FAULTS]
+    found = tests_by_row()
+    for row, (shown, claim) in listed.items():
+        if claim == "defended":
+            assert found.get(row), row
+        named = re.findall(r"`([^`]+)`", shown)
+        missing = {f"tests/{name}" for name in named} - set(found.get(row, []))
+        assert not missing, f"{row}: {missing} is gone: run make report"
+
+
+def test_every_built_row_has_a_test() -> None:
+    found = tests_by_row()
+    bare = [row for row in (*ATTACKS, *FAULTS) if not found.get(row) and row not in LATER and row not in LEAKS]
+    assert bare == []
+
+
+def test_what_waits_has_no_test_yet_and_what_leaks_is_told() -> None:
+    assert LATER.keys() | LEAKS.keys() <= ATTACKS.keys() | FAULTS.keys()
+    threats = (ROOT / "docs" / "threat-model.md").read_text()
+    for place in LEAKS.values():
+        assert f"**{place.partition(', ')[2]}" in threats
+
+
+def test_names_and_outcomes(tmp_path: Path) -> None:
+    assert rows_of("test_g18_u10_redirects") == ("G18", "U10")
+    assert rows_of("test_v1_sealed") == ("V1",)
+    assert rows_of("test_f99_x") == rows_of("test_plain") == ()
+    recorded = {"a.py::x[1]": "passed", "a.py::x[2]": "failed", "a.py::y": "xfailed", "a.py::z": "passed"}
+    (tmp_path / "outcomes.json").write_text(json.dumps(recorded))
+    seen = outcomes(tmp_path)
+    assert seen == {"a.py::x": "failed", "a.py::y": "xfailed", "a.py::z": "passed"}
+    assert standing("G01", ["a.py::x", "a.py::z"], seen) == "FAILED"
+    assert standing("G01", ["a.py::y"], seen) == "leaks"
+    assert standing("G01", ["a.py::z"], seen) == "defended"
+    assert standing("G01", [], seen) == "no test"
+    assert render(folder=tmp_path) == render(folder=tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "faults").glob("test_*.py")), ids=lambda path: path.name)
+def test_a_fault_test_looks_at_the_caller_the_upstream_or_the_audit(path: Path) -> None:
+    """A fault's test without an assertion proves nothing."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            calls = ast.unparse(node)
+            assert "assert" in calls, node.name
