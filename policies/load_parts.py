@@ -100,7 +100,7 @@ def read_methods(keys: Fields) -> frozenset[str] | None:
         return None
     found: set[str] = set()
     for scalar in keys.texts("methods"):
-        if scalar.text in {"TRACE", "CONNECT"}:
+        if scalar.text in {"TRACE", "TRACK", "CONNECT"}:
             keys.faults.add(scalar.place, f"{scalar.text} is never forwarded", "remove it")
         elif not _METHOD.fullmatch(scalar.text):
             mend = (

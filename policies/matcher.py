@@ -20,7 +20,9 @@ from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 if TYPE_CHECKING:
     from policies.examples import PolicyTest
 
-NEVER_BY_DEFAULT: Final = frozenset({"TRACE", "CONNECT"})
+NEVER_BY_DEFAULT: Final = frozenset({"TRACE", "TRACK", "CONNECT"})
+"""What echoes a whole request (TRACK is another name some servers give TRACE) or opens a tunnel. Compared in upper case: methods are
+case-sensitive, but not every server reads them so."""
 _EVERYTHING: Final = parse_pattern("/**")
 
 
@@ -182,7 +184,7 @@ class Policy:
             )
         method = question.method
         if not any(
-            (bucket.methods is None and method not in NEVER_BY_DEFAULT)
+            (bucket.methods is None and method.upper() not in NEVER_BY_DEFAULT)
             or (bucket.methods is not None and method in bucket.methods)
             for bucket in buckets
         ):
@@ -246,7 +248,7 @@ def _best(bucket: _Bucket, question: Question) -> Route | None:
 
 def _fits(leaf: _Leaf, question: Question, plain: str | None, slashed: str | None) -> bool:
     methods = leaf.route.methods
-    if question.method in NEVER_BY_DEFAULT if methods is None else question.method not in methods:
+    if question.method.upper() in NEVER_BY_DEFAULT if methods is None else question.method not in methods:
         return False
     if not leaf.strict:
         return True

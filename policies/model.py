@@ -192,7 +192,7 @@ class Route:
     allow: tuple[AllowEntry, ...]
     deny: tuple[DenyEntry, ...] = ()
     methods: frozenset[str] | None = None
-    """None: all but TRACE and CONNECT."""
+    """None: all but TRACE, TRACK and CONNECT."""
     paths: tuple[PathPattern, ...] | None = None
     """None: all."""
     credential: CredentialSpec | None = None

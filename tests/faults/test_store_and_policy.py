@@ -100,7 +100,8 @@ def test_v5_an_expired_token_is_replaced_in_one_flight(
     api, key = upstream(names=("api.test", "open.test")), canary()
     with openbao_server(tmp_path / "bao") as bao:
         bao.put("egress/api", key=key)
-        bao.policy("reader", 'path "secret/*" { capabilities = ["read"] }')
+        rights = ("secret/*", "auth/token/lookup-self")
+        bao.policy("reader", "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in rights))
         first, second = bao.new_token("reader"), bao.new_token("reader")
         proxy = with_vault(ostiary, bao.address, api, first)
         proxy.canaries += [key, second]
