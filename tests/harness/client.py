@@ -7,10 +7,15 @@ import contextlib
 import json
 import socket
 import ssl
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+
+REFUSALS: deque[bytes] = deque(maxlen=2000)
+"""Refusals that clients were given, heads and bodies, for the scan for canaries at the end of each test."""
 
 
 @dataclass
@@ -102,6 +107,12 @@ class Raw:
 
     def answer(self, *, method: str = "GET") -> Answer:
         """Reads one answer."""
+        found = self._answer(method)
+        if found.get("X-Ostiary-Error") is not None:
+            REFUSALS.append(repr(found.headers).encode() + found.body)
+        return found
+
+    def _answer(self, method: str) -> Answer:
         found = self.head()
         while 100 <= found.status < 200:
             found = self.head()

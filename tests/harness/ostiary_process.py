@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.canaries import files_below, scan
+from tests.harness.client import REFUSALS
 from vault.sealed import KeyFile, SealedFile, read_key
 from vault.secret import Secret
 
@@ -79,6 +80,8 @@ class Ostiary:
     ready: dict[str, Any] = field(default_factory=dict)
     stderr: bytearray = field(default_factory=bytearray)
     stdout: bytearray = field(default_factory=bytearray)
+    told: list[tuple[str, bytes]] = field(default_factory=list)
+    """What the admin listener answered to this test."""
 
     # --- files ---
 
@@ -118,13 +121,16 @@ class Ostiary:
     def run(self) -> Ostiary:
         """Starts the process and waits until it is ready."""
         root = Path(__file__).parents[2]
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "ostiary", "run", "--config", "ostiary.yaml"],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=clean_environment(PYTHONPATH=str(root), **self.environ),
+            # Temporary files land where the scan for canaries finds them.
+            env=clean_environment(**{"PYTHONPATH": str(root), "TMPDIR": str(temporary), **self.environ}),
             preexec_fn=self.preexec,
         )
         first = threading.Event()
@@ -201,9 +207,11 @@ class Ostiary:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=10) as answer:
-                return answer.status, answer.read()
+                found = answer.status, answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            found = error.code, error.read()
+        self.told.append((path, found[1]))
+        return found
 
     def rss_bytes(self) -> int:
         assert self.process is not None
@@ -213,9 +221,20 @@ class Ostiary:
         raise AssertionError("no VmRSS")
 
     def leaks(self) -> list[str]:
-        """Outputs that show a canary."""
+        """Places that show a canary: what was printed (tracebacks too), every file it left (audit, temporary files, cores), what the
+        admin listener says, refusals that clients of the harness were given, and what `/proc` shows to others of the same user.
+        """
         blobs = [("stdout", bytes(self.stdout)), ("stderr", bytes(self.stderr)), *files_below(self.folder, HIDDEN)]
-        if self.process is not None and self.process.poll() is None and "admin" in self.ready:
-            with contextlib.suppress(OSError):
-                blobs.append(("metrics", self.get("/metrics")[1]))
-        return scan(blobs, self.canaries)
+        blobs += self.told
+        blobs += [("refusal", raw) for raw in tuple(REFUSALS)]
+        if self.process is not None and self.process.poll() is None:
+            for name in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    blobs.append((f"/proc/{name}", Path(f"/proc/{self.process.pid}/{name}").read_bytes()))
+            if "admin" in self.ready:
+                for path in ("/metrics", "/readyz", "/healthz"):
+                    with contextlib.suppress(OSError):
+                        blobs.append((path, self.get(path)[1]))
+        # What a test itself hands over in the environment is no leak there.
+        given = set(self.environ.values())
+        return scan(blobs, [value for value in self.canaries if value not in given])
