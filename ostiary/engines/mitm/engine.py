@@ -107,8 +107,8 @@ class MitmEngine:
         self.registry.connected(client, connection)
         self._handlers[client.id] = handler
         self._sources[connection.source] += 1
-        self.parts.metrics.connection("downstream", 1)
         try:
+            self.parts.metrics.connection("downstream", 1)
             await handler.handle_client()
         finally:
             self._handlers.pop(client.id, None)
@@ -116,8 +116,8 @@ class MitmEngine:
             self._sources[connection.source] -= 1
             if not self._sources[connection.source]:
                 del self._sources[connection.source]
-            self.parts.metrics.connection("downstream", -1)
             writer.close()
+            self.parts.metrics.connection("downstream", -1)
 
     def handler_of(self, client: Client) -> ClientHandler:
         return self._handlers[client.id]

@@ -283,13 +283,22 @@ class ClientHandler(server.ConnectionHandler):
                 self.boundary.settle(exchange, "client_gone")
             self._failed(command, "ostiary|upstream_unreachable|The connection was given up.")
             raise
+        except Exception as error:  # noqa: BLE001 - whatever a dial meets, the request that waits for it must be told
+            self._broken(command, error)
+            return
         connection.timestamp_start = connection.timestamp_tcp_setup = time.time()  # noqa: TID251 - mitmproxy's own record
         connection.state = ConnectionState.OPEN
         connection.peername = writer.get_extra_info("peername")
         connection.sockname = writer.get_extra_info("sockname")
         self.transports[connection] = server.ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
         host = bound.destination.authority.host
-        self.parts.metrics.upstream_connection(host, "open", 1)
+        try:
+            self.parts.metrics.upstream_connection(host, "open", 1)
+        except BaseException as error:  # noqa: BLE001 - as above: nobody else would tell the request
+            writer.close()
+            connection.state = ConnectionState.CLOSED
+            self._broken(command, error)
+            return
         try:
             await self.handle_hook(
                 server_hooks.ServerConnectedHook(
@@ -299,8 +308,15 @@ class ClientHandler(server.ConnectionHandler):
             self.post(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(connection)
         finally:
-            self.parts.metrics.upstream_connection(host, "open", -1)
             self._bound.pop(connection, None)
+            self.parts.metrics.upstream_connection(host, "open", -1)
+
+    def _broken(self, command: commands.OpenConnection, error: BaseException) -> None:
+        """A connection that could not be opened for a reason nobody foresaw."""
+        _log.error(
+            "connection %s: opening failed: %s at %s", self.connection.id, type(error).__name__, place_of(error)
+        )
+        self._failed(command, "ostiary|internal|The proxy failed; nothing was sent upstream.")
 
     def _failed(self, command: commands.OpenConnection, text: str) -> None:
         self.transports.pop(command.connection, None)
