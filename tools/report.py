@@ -1,7 +1,7 @@
 """`make report`: docs/testing.md from the tests there are, their last outcomes, and the figures they state.
 
 The tables say which test stands for which row of `tests/harness/rows.py`. A row is `defended` when tests name it and
-none of them failed in the recorded run; `leaks` where docs/threat-model.md says so; else `not built` or `no test`. The
+every one of them passed in the recorded run; `leaks` where docs/threat-model.md says so; else `not built`, `not run` or `no test`. The
 text holds no time, duration or path of a machine: two runs of one tree with one outcome give the same bytes.
 """
 
@@ -33,7 +33,7 @@ def rows_of(name: str) -> tuple[str, ...]:
     return tuple(row for row in (match.group(1).upper().split("_")[:-1] if match else ()) if row in known)
 
 
-def tests_by_row(root: Path = ROOT) -> dict[str, list[str]]:
+def rows_with_tests(root: Path = ROOT) -> dict[str, list[str]]:
     """Rows to `tests/…/test_x.py::test_name`, found by reading the sources."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted((root / "tests").rglob("test_*.py")):
@@ -67,14 +67,14 @@ def standing(row: str, tests: Iterable[str], seen: Mapping[str, str]) -> str:
         return "leaks"
     if not ended:
         return f"not built ({LATER[row]})" if row in LATER else "no test"
-    return "defended"
+    return "defended" if "passed" in ended and "not run" not in ended else "not run"
 
 
 def _table(rows: Mapping[str, str], tests: Mapping[str, list[str]], seen: Mapping[str, str]) -> list[str]:
     lines = ["| row | what | tests | standing |", "|---|---|---|---|"]
     for row, title in rows.items():
         named = tests.get(row, [])
-        shown = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in named) or "–"
+        shown = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in named) or "-"
         lines.append(f"| {row} | {title} | {shown} | {standing(row, named, seen)} |")
     return lines
 
@@ -115,7 +115,7 @@ def _clients(folder: Path) -> list[str]:
 
 def render(root: Path = ROOT, folder: Path = FOLDER) -> str:
     """The whole page."""
-    tests, seen, stated = tests_by_row(root), outcomes(folder), figures(folder)
+    tests, seen, stated = rows_with_tests(root), outcomes(folder), figures(folder)
     crowd = {name: value for name, value in stated.items() if not name.startswith("torture ")}
     parts: list[str] = [
         "# What is tested",
@@ -151,9 +151,11 @@ def render(root: Path = ROOT, folder: Path = FOLDER) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.report", description="Writes docs/testing.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a row of a built feature failed or has no test")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; 1 if a row of a built feature failed or has no test"
+    )
     given = parser.parse_args(arguments)
-    tests, seen = tests_by_row(), outcomes()
+    tests, seen = rows_with_tests(), outcomes()
     bad = [row for row in (*ATTACKS, *FAULTS) if standing(row, tests.get(row, []), seen) in {"FAILED", "no test"}]
     if not given.check:
         TARGET.write_text(render())

@@ -243,7 +243,9 @@ def test_requests_sent_ahead_are_answered_in_order(
     assert [seen.target for seen in api.requests] == [f"/{index}" for index in range(5)]
 
 
-def test_f2_a_client_hello_that_does_not_end(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_f2_a_client_hello_that_does_not_end(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
     proxy = start(ostiary, upstream(), canary())
     with Raw(proxy.address("sidecar")) as raw:
         assert raw.connect("api.test:443").status == 200

@@ -53,7 +53,9 @@ def test_g36_claims_of_who_one_is_are_no_proof(
             assert raw.connect("api.test:443", claim).code == "proof_required"
     assert api.connections == 0
     # With a proof the same claims neither move the recorded source nor the workload.
-    with tunnel(proxy.address("sidecar"), proxy.ca, "api.test:443", f"Proxy-Authorization: Bearer {key}", *CLAIMS) as raw:
+    with tunnel(
+        proxy.address("sidecar"), proxy.ca, "api.test:443", f"Proxy-Authorization: Bearer {key}", *CLAIMS
+    ) as raw:
         assert raw.request("\r\n".join(("GET / HTTP/1.1", "Host: api.test", *CLAIMS)) + "\r\n\r\n").status == 200
     (opened,) = proxy.wait_audit("credential.opened")
     assert (opened["source"], opened["workload"], opened["host"]) == ("127.0.0.1", "billing", "api.test")
@@ -87,9 +89,7 @@ def test_g49_upgrades_are_refused(
     assert proxy.wait_audit("request.refused")[0]["code"] == "bad_request"
 
 
-def test_g49_an_unasked_switch_of_protocols(
-    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
-) -> None:
+def test_g49_an_unasked_switch_of_protocols(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     api = upstream(lambda _, wire: wire.send(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nraw"))
     proxy = start(ostiary, api)
     answer = get(proxy.address("sidecar"), proxy.ca)
@@ -97,7 +97,13 @@ def test_g49_an_unasked_switch_of_protocols(
     assert proxy.wait_audit("credential.closed")[0]["outcome"] == "upstream_error"
 
 
-SIBLINGS = ("evil.tenants.test", "tenants.test", "x.acme.tenants.test", "xacme.tenants.test", "acme.tenants.test.evil.test")
+SIBLINGS = (
+    "evil.tenants.test",
+    "tenants.test",
+    "x.acme.tenants.test",
+    "xacme.tenants.test",
+    "acme.tenants.test.evil.test",
+)
 
 
 def test_g51_a_sibling_host_never_gets_the_key(
@@ -105,11 +111,11 @@ def test_g51_a_sibling_host_never_gets_the_key(
 ) -> None:
     """One address serves every tenant, with one certificate that is good for all of them."""
     api, key = upstream(names=("acme.tenants.test", "*.tenants.test")), canary()
-    policy = f"""
-workloads: {{billing: {{proofs: [{{any: true}}]}}}}
+    policy = """
+workloads: {billing: {proofs: [{any: true}]}}
 routes:
-  acme: {{match: {{host: acme.tenants.test}}, allow: billing, secret: {{path: secret/egress/api, field: key}}, inject: {{bearer: "{{secret}}"}}}}
-  rest: {{match: {{host: "*.tenants.test"}}, allow: billing}}
+  acme: {match: {host: acme.tenants.test}, allow: billing, secret: {path: secret/egress/api, field: key}, inject: {bearer: "{secret}"}}
+  rest: {match: {host: "*.tenants.test"}, allow: billing}
 """
     names = {f"{host}:443": api.port for host in ("acme.tenants.test", *SIBLINGS)}
     proxy = ostiary(policy, upstreams=names, secrets={"secret/egress/api": {"key": key}})
@@ -152,3 +158,26 @@ def test_g53_a_web_page_cannot_use_the_listener(
         assert raw.closed()
     assert api.connections == 0
     assert proxy.wait_audit("request.refused")[0]["code"] == "bad_request"
+
+
+def test_g58_workloads_do_not_share_an_upstream_connection(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    policy = """
+workloads: {billing: {proofs: [{any: true}]}, reports: {proofs: [{any: true}]}}
+routes:
+  api: {match: {host: api.test}, allow: [billing, reports], secret: {path: secret/egress/api, field: key}, inject: {bearer: "{secret}"}}
+"""
+    api = upstream()
+    listen = ", ".join(f'{{name: {name}, bind: "127.0.0.1:0", workload: {name}}}' for name in ("billing", "reports"))
+    proxy = start(ostiary, api, policy=policy, listen=f"[{listen}]")
+    with (
+        tunnel(proxy.address("billing"), proxy.ca) as first,
+        tunnel(proxy.address("reports"), proxy.ca) as second,
+    ):
+        for _ in range(3):
+            for raw in (first, second):
+                assert raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").status == 200
+    assert api.connections == 2
+    used = [record["workload"] for record in proxy.wait_audit("credential.opened", 6)]
+    assert used == ["billing", "reports"] * 3

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.harness.rows import ATTACKS, FAULTS, LATER, LEAKS
-from tools.report import ROOT, outcomes, render, rows_of, standing, tests_by_row
+from tools import report
+from tools.report import ROOT, outcomes, render, rows_of, standing
 
 ROW = re.compile(r"^\| ([A-Z]\d{1,2}) \| .* \| (.*) \| ([^|]+) \|$", re.MULTILINE)
 
@@ -19,7 +17,7 @@ def test_the_page_lists_every_row_and_claims_nothing_without_a_test() -> None:
     page = (ROOT / "docs" / "testing.md").read_text()
     listed = {match[0]: (match[1], match[2].strip()) for match in ROW.findall(page)}
     assert list(listed) == [*ATTACKS, *FAULTS]
-    found = tests_by_row()
+    found = report.rows_with_tests()
     for row, (shown, claim) in listed.items():
         if claim == "defended":
             assert found.get(row), row
@@ -29,7 +27,7 @@ def test_the_page_lists_every_row_and_claims_nothing_without_a_test() -> None:
 
 
 def test_every_built_row_has_a_test() -> None:
-    found = tests_by_row()
+    found = report.rows_with_tests()
     bare = [row for row in (*ATTACKS, *FAULTS) if not found.get(row) and row not in LATER and row not in LEAKS]
     assert bare == []
 
@@ -52,14 +50,6 @@ def test_names_and_outcomes(tmp_path: Path) -> None:
     assert standing("G01", ["a.py::x", "a.py::z"], seen) == "FAILED"
     assert standing("G01", ["a.py::y"], seen) == "leaks"
     assert standing("G01", ["a.py::z"], seen) == "defended"
+    assert standing("G01", ["a.py::z", "a.py::new"], seen) == "not run"
     assert standing("G01", [], seen) == "no test"
     assert render(folder=tmp_path) == render(folder=tmp_path)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "faults").glob("test_*.py")), ids=lambda path: path.name)
-def test_a_fault_test_looks_at_the_caller_the_upstream_or_the_audit(path: Path) -> None:
-    """A fault's test without an assertion proves nothing."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            calls = ast.unparse(node)
-            assert "assert" in calls, node.name

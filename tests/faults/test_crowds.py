@@ -72,7 +72,9 @@ def good(proxy: Ostiary, count: int = 20) -> list[float]:
 
 def stated(crowd: str, taken: list[float]) -> None:
     """A figure that is the same on each machine that keeps the promise: how many, and the bound that held for each."""
-    figure(f"good client beside {crowd}", f"{len(taken)} of {len(taken)} requests answered, each within {GOOD_MOST_S:g} s")
+    figure(
+        f"good client beside {crowd}", f"{len(taken)} of {len(taken)} requests answered, each within {GOOD_MOST_S:g} s"
+    )
 
 
 def drip(socks: list[socket.socket], ended: threading.Event, data: bytes) -> None:

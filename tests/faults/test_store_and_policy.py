@@ -38,9 +38,7 @@ def with_vault(ostiary: Callable[..., Ostiary], address: str, api: Upstream, tok
     return proxy.run()
 
 
-def test_v3_a_slow_vault_slows_nobody_else(
-    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
-) -> None:
+def test_v3_a_slow_vault_slows_nobody_else(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
         if handler.path.endswith("lookup-self"):
             send(handler, 200, {"data": {"ttl": 0}})
@@ -76,7 +74,10 @@ def test_v3_a_slow_vault_slows_nobody_else(
 
 @pytest.mark.parametrize("how", ["tls", "name"])
 def test_v4_a_vault_that_is_not_ours(
-    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path_factory: pytest.TempPathFactory, how: str
+    ostiary: Callable[..., Ostiary],
+    upstream: Callable[..., Upstream],
+    tmp_path_factory: pytest.TempPathFactory,
+    how: str,
 ) -> None:
     """A server with a certificate of another CA never sees the token; a name that does not resolve is an outage."""
     api = upstream(names=("api.test", "open.test"))
@@ -128,7 +129,9 @@ def test_p3_a_request_keeps_the_policy_it_began_with(
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 6\r\n\r\nabc")
         proxy.wait_audit("credential.opened")
-        (proxy.folder / "policy.yaml").write_text(POLICY.replace("allow: billing", "allow: billing\n    deny: [{paths: /**}]"))
+        (proxy.folder / "policy.yaml").write_text(
+            POLICY.replace("allow: billing", "allow: billing\n    deny: [{paths: /**}]")
+        )
         proxy.process.send_signal(signal.SIGHUP)
         proxy.wait_audit("policy.loaded", 2)
         raw.send(b"def")

@@ -221,9 +221,7 @@ def engine(folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip) ->
         patch.setattr("vault.cache.NEGATIVE_TTL_S", 0.0)
         patch.setattr("vault.cache.PROBE_FIRST_S", 0.0)
         patch.setattr(asyncio, "open_connection", dial)
-        patch.setattr(
-            engine_module, "stages", lambda *args: tuple(wrapped(stage) for stage in real_stages(*args))
-        )
+        patch.setattr(engine_module, "stages", lambda *args: tuple(wrapped(stage) for stage in real_stages(*args)))
         thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()
         assert started.wait(10)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-
 REFUSALS: deque[bytes] = deque(maxlen=2000)
 """Refusals that clients were given, heads and bodies, for the scan for canaries at the end of each test."""
 

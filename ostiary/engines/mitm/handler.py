@@ -313,9 +313,7 @@ class ClientHandler(server.ConnectionHandler):
 
     def _broken(self, command: commands.OpenConnection, error: BaseException) -> None:
         """A connection that could not be opened for a reason nobody foresaw."""
-        _log.error(
-            "connection %s: opening failed: %s at %s", self.connection.id, type(error).__name__, place_of(error)
-        )
+        _log.error("connection %s: opening failed: %s at %s", self.connection.id, type(error).__name__, place_of(error))
         self._failed(command, "ostiary|internal|The proxy failed; nothing was sent upstream.")
 
     def _failed(self, command: commands.OpenConnection, text: str) -> None:
