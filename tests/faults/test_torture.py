@@ -26,6 +26,7 @@ import h2.connection
 import h2.events
 import pytest
 
+from addons import pipeline
 from addons.audit import AuditConfig, AuditLog, FileSink
 from addons.boundary import Boundary
 from addons.clock import SystemClock
@@ -166,7 +167,7 @@ def engine(folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip) ->
     (folder / "policy.yaml").write_text(POLICY.replace("PORT", str(port)))
     started, ended = threading.Event(), threading.Event()
     running = Running(folder, port)
-    real_stages, real_dial = engine_module.stages, asyncio.open_connection
+    real_stages, real_dial = pipeline.stages, asyncio.open_connection
 
     def wrapped(part: Any) -> Any:
         # mitmproxy knows addons by the name of their class.
