@@ -46,5 +46,7 @@ class Parts:
     egress: EgressRules = field(default_factory=EgressRules)
     heads: HeadLimits = field(default_factory=HeadLimits)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    connections_per_workload: int = 0
+    """0: any number."""
     extra_keys: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 hex of keys of this process alone, to workloads."""

@@ -37,6 +37,7 @@ from addons.telemetry import Metrics
 from ostiary import __version__
 from ostiary.admin import Health, start_probes
 from ostiary.ca import CaError, LeafStore, load_or_create
+from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.settings.model import Bound, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
@@ -211,6 +212,7 @@ def build_parts(
         deadlines=Deadlines(
             limits.connect_timeout, limits.first_byte_timeout, limits.idle_timeout, limits.total_timeout
         ),
+        connections_per_workload=limits.connections_per_workload,
         extra_keys=extra_keys,
     )
 
@@ -234,13 +236,15 @@ async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], p
         extra_keys = {private.key_sha256: private.workload} if private else {}
         parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys)
         limits = settings.limits
+        descriptors = raise_limit()
         engine = MitmEngine(
             parts,
             leaves,
             settings.egress.ca_file,
             ConnectionLimits(
-                limits.connections,
+                carried(limits.connections, descriptors),
                 limits.connections_per_source,
+                sockets(descriptors),
                 limits.header_timeout,
                 limits.idle_timeout,
                 limits.first_byte_timeout,

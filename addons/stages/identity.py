@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from mitmproxy import http
+from mitmproxy.connection import Client
 
 from addons.exchange import Authority, Exchange, Tunnel, WorkloadIdentity
 from addons.identity import prove, still_proven
 from addons.identity.budget import FailureBudget
+from addons.identity.presence import Presence
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
@@ -20,6 +22,7 @@ class IdentityStage:
         self._parts = parts
         self._registry = registry
         self._budget = FailureBudget(parts.clock)
+        self._presence = Presence(parts.connections_per_workload)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         self._prove(self._registry.exchange(flow))
@@ -44,7 +47,13 @@ class IdentityStage:
             if refusal.code is Code.PROOF_INVALID and not self._budget.spend(exchange.connection.source):
                 refusal.close = True
             raise
+        self._presence.enter(exchange.connection, identity.workload)
         exchange.put(identity)
+
+    def client_disconnected(self, client: Client) -> None:
+        gone = self._registry.find_connection(client)
+        if gone is not None:
+            self._presence.leave(gone)
 
 
 class TunnelStage:

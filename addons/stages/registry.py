@@ -31,6 +31,9 @@ class Registry:
         """Facts of a live connection; KeyError once it is gone, which refuses whatever asked."""
         return self._connections[client.id]
 
+    def find_connection(self, client: Client) -> Connection | None:
+        return self._connections.get(client.id)
+
     def begin(self, flow: Flow, exchange: Exchange) -> None:
         self._exchanges[flow] = exchange
 

@@ -20,7 +20,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "egress": ("allow", "resolve", "ca_file"),
     "limits": (
         "request_line", "header_bytes", "header_count", "header_timeout", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
-        "drain_timeout", "connections", "connections_per_source",
+        "drain_timeout", "connections", "connections_per_source", "connections_per_workload",
     ),
 }  # fmt: skip
 
@@ -48,7 +48,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "admin": {"tokens": "the admin API comes later; the probes need no token"},
     "limits": {
         "buffered_body": "no body is buffered yet",
-        "connections_per_workload": "comes with limits",
         "buffers": "comes with the fast engine",
     },
 }

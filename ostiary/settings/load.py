@@ -424,7 +424,15 @@ def _limits(keys: Fields) -> Limits:
         drain_timeout=seconds("drain_timeout", default.drain_timeout),
         connections=count("connections", default.connections, 1),
         connections_per_source=count("connections_per_source", default.connections_per_source, 1),
+        connections_per_workload=_per_workload(inner, default),
     )
+
+
+def _per_workload(keys: Fields, default: Limits) -> int:
+    scalar = keys.scalar("connections_per_workload")
+    if scalar is None or scalar.text == "none":
+        return default.connections_per_workload
+    return keys.integer("connections_per_workload", 0, low=1, high=1_000_000) or default.connections_per_workload
 
 
 def _total(keys: Fields, default: Limits) -> float:

@@ -68,6 +68,8 @@ class Limits:
     drain_timeout: float = 10.0
     connections: int = 10_000
     connections_per_source: int = 1_000
+    connections_per_workload: int = 0
+    """0: any number."""
 
 
 @dataclass(frozen=True, slots=True)

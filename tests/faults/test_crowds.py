@@ -206,6 +206,10 @@ def test_f1_descriptors_run_out(ostiary: Callable[..., Ostiary], upstream: Calla
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert b"Traceback" not in bytes(proxy.stderr)
+    # The cap lies below the limit: accept never met it, and who came too late was told so.
+    assert b"128 descriptors carry only 32" in bytes(proxy.stderr)
+    assert b"Too many open files" not in bytes(proxy.stderr)
+    assert any(record["code"] == "overloaded" for record in proxy.audit("request.refused"))
 
 
 @pytest.mark.parametrize("kind", ["connect", "total"])

@@ -114,7 +114,7 @@ LEAKS: Final = {
     "G17": "threat-model.md, Reflection",
     "G55": "threat-model.md, Reflection",
     "G48": "threat-model.md, Floods",
-    "G59": "threat-model.md, Streams that are already open",
+    "G43": "threat-model.md, Reflection",
     "U9": "threat-model.md, Reflection",
 }
 """Rows that do not hold although what they attack is there, and where that is told."""
@@ -128,7 +128,6 @@ LATER: Final = {
     "G38": "signed requests as proof",
     "G39": "budgets",
     "G40": "kill switch",
-    "G43": "WebSocket, gRPC",
     "G46": "client matrix",
     "G50": "placeholders that are swapped",
     "G57": "retry after a 401",

@@ -32,7 +32,9 @@ def test_nothing_is_both_built_and_not() -> None:
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_good_policies_satisfy_it(path: Path) -> None:
     document: Any = yaml.safe_load(path.read_text())
-    document["workloads"]["billing"].setdefault("labels", {})["tier"] = "no"  # YAML 1.1 reads a boolean here, our loader text
+    document["workloads"]["billing"].setdefault("labels", {})["tier"] = (
+        "no"  # YAML 1.1 reads a boolean here, our loader text
+    )
     jsonschema.validate(document, policy_schema())
 
 

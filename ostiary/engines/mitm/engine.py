@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mitmproxy import flow as mitm_flow
 from mitmproxy import hooks
@@ -17,7 +18,8 @@ from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.tls import ClientHelloData, TlsData
 
-from addons.exchange import Connection, Listener
+from addons.continuous import withdrawn
+from addons.exchange import Connection, Exchange, Listener
 from addons.parts import Parts
 from addons.pipeline import stages
 from addons.refusal import Code, Refusal
@@ -30,8 +32,13 @@ from ostiary.engines.mitm.handler import ClientHandler
 from ostiary.engines.mitm.master import LeanMaster
 from ostiary.engines.mitm.options import snapshot
 from ostiary.engines.mitm.tls import TlsStage, UpstreamContexts
+from policies import Policy
 
 _log = logging.getLogger("ostiary.engine")
+
+
+RECHECK_S: Final = 1.0
+"""How often open streams are asked whether they may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class ConnectionLimits:
 
     connections: int = 10_000
     per_source: int = 1_000
+    sockets: int = 0
+    """Connections of callers and upstreams together; 0 means any number."""
     header_timeout_s: float = 10.0
     idle_s: float = 300.0
     first_byte_s: float = 300.0
@@ -69,6 +78,8 @@ class MitmEngine:
         self._handlers: dict[str, ClientHandler] = {}
         self._sources: Counter[str] = Counter()
         self._draining = False
+        self._dialled = 0
+        self._rounds: asyncio.Task[None] | None = None
         self.master.install((TlsStage(self, leaves, UpstreamContexts(upstream_roots)), *stages(parts, self.registry)))
         self.dispatcher.on_failure = self._hook_failed
 
@@ -80,6 +91,8 @@ class MitmEngine:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._accepted(listener, reader, writer)
 
+        if self._rounds is None:
+            self._rounds = asyncio.get_running_loop().create_task(self._look_around())
         start = asyncio.start_unix_server if listener.unix else asyncio.start_server
         self._servers.append(await start(accepted, sock=bound, backlog=1024))
 
@@ -122,11 +135,51 @@ class MitmEngine:
     def handler_of(self, client: Client) -> ClientHandler:
         return self._handlers[client.id]
 
+    # --- descriptors ---
+
+    def take_socket(self) -> None:
+        """Counts an upstream connection that is about to be dialled.
+
+        Raises:
+            Refusal: `overloaded`; the descriptors that are left are for the audit.
+        """
+        if self._limits.sockets and self.registry.live() + self._dialled >= self._limits.sockets:
+            raise Refusal(Code.OVERLOADED, "No descriptor is free for another connection.", retry_after_s=1.0)
+        self._dialled += 1
+
+    def release_socket(self) -> None:
+        self._dialled -= 1
+
+    # --- what is open ---
+
+    async def _look_around(self) -> None:
+        """Each second: ends what is open and may no longer be. An idle process does nothing here but wake."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            policy = self.parts.in_force.policy
+            for handler in tuple(self._handlers.values()):
+                for exchange in tuple(handler.connection.exchanges):
+                    if exchange.policy is not policy:
+                        self._recheck(handler, exchange, policy)
+
+    def _recheck(self, handler: ClientHandler, exchange: Exchange, policy: Policy) -> None:
+        try:
+            refusal: BaseException | None = withdrawn(exchange, policy, extra_keys=self.parts.extra_keys)
+        except Exception as error:  # noqa: BLE001 - what cannot be judged may not stay open
+            refusal = error
+        if refusal is None:
+            return
+        self.parts.boundary.refuse(exchange, refusal)
+        # The whole connection: what else is open on it comes from the same caller and goes to the same authority.
+        handler.hang_up()
+
     # --- end ---
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting, lets exchanges finish for a while, then closes what is left."""
         self._draining = True
+        if self._rounds is not None:
+            self._rounds.cancel()
         for started in self._servers:
             started.close()
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -145,9 +198,7 @@ class MitmEngine:
         for handler in tuple(self._handlers.values()):
             if idle_only and handler.connection.exchanges:
                 continue
-            io = handler.transports.get(handler.client)
-            if io is not None and io.handler is not None:
-                io.handler.cancel("draining")
+            handler.hang_up()
 
     # --- failures ---
 

@@ -135,6 +135,12 @@ class ClientHandler(server.ConnectionHandler):
         if held:
             self._queue.append(events.DataReceived(self.client, held))
 
+    def hang_up(self) -> None:
+        """Closes the caller's connection, and with it every upstream connection made for it."""
+        io = self.transports.get(self.client)
+        if io is not None and io.handler is not None:
+            io.handler.cancel("hung up")
+
     # --- the pump ---
 
     async def server_event(self, event: events.Event) -> None:
@@ -263,6 +269,17 @@ class ClientHandler(server.ConnectionHandler):
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Dials the vetted destination this connection was bound to, and nothing else."""
+        try:
+            self.engine.take_socket()
+        except Refusal as refusal:
+            self._failed(command, failure_text(refusal))
+            return
+        try:
+            await self._open(command)
+        finally:
+            self.engine.release_socket()
+
+    async def _open(self, command: commands.OpenConnection) -> None:
         connection = command.connection
         bound = self._bound.get(connection)
         if bound is None:
