@@ -583,3 +583,17 @@ async def test_a_token_file_that_holds_no_token(tmp_path: Path) -> None:
         async with store("http://127.0.0.1:9", TokenFileAuth(tmp_path / "token")) as vault:
             with pytest.raises(SecretUnavailable, match="visible ASCII"):
                 await vault.start()
+
+
+async def test_a_token_that_may_not_look_itself_up_is_used_as_it_is(
+    openbao: OpenBao, caplog: pytest.LogCaptureFixture
+) -> None:
+    openbao.put("egress/blind", key="x")
+    openbao.policy("reads-only", 'path "secret/data/egress/*" { capabilities = ["read"] }')
+    token = openbao.new_token("reads-only")
+    async with store(openbao.address, TokenAuth(Secret(token))) as vault:
+        assert (await vault.fetch(SecretRef("secret/egress/blind", kv=2))).version == "1"
+    assert "auth/token/lookup-self" in caplog.text
+    async with store(openbao.address, TokenAuth(Secret("s.dead"))) as vault:
+        with pytest.raises(SecretDenied, match="does not accept the token: permission denied"):
+            await vault.start()

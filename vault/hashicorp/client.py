@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -33,6 +34,10 @@ _ELSEWHERE: Final = frozenset({472, 473, 474, 501, 503, 530})
 """Statuses of a node that cannot serve while another perhaps can; so does any redirect, which is never followed."""
 
 
+_COUNTED: Final = re.compile(r"[0-9]+ errors? occurred:")
+"""How Vault begins a list of reasons."""
+
+
 class VaultAnswer(Exception):
     """Vault answered with an error status. Holds its own short reasons, never the request."""
 
@@ -45,7 +50,8 @@ class VaultAnswer(Exception):
     @property
     def reason(self) -> str:
         """Vault's first reason in one short line, or the status."""
-        text = next((line.strip() for reason in self.reasons for line in reason.splitlines() if line.strip()), "")
+        lines = (line.strip().removeprefix("* ") for reason in self.reasons for line in reason.splitlines())
+        text = next((line for line in lines if line and not _COUNTED.fullmatch(line)), "")
         # Vault quotes paths and policies here, no material; control characters would still break a log line.
         return "".join(char for char in text if char.isprintable())[:200] or f"status {self.status}"
 

@@ -196,9 +196,14 @@ class Login:
         try:
             answer = await self._calls.run(lambda client: client.auth.token.lookup_self(), self._token)
         except VaultAnswer as error:
-            if error.status == 403:
+            if error.status == 403 and _is_dead(error):
                 raise SecretDenied("", f"Vault does not accept the token: {error.reason}") from None
-            self._ends_s = math.inf
+            _log.warning(
+                "Vault does not let the token look itself up (%s), so it is used without knowing when it ends: allow read "
+                "on auth/token/lookup-self",
+                error.reason,
+            )
+            self._renewable, self._ends_s = False, math.inf
             return
         except VaultUnreachable as error:
             raise SecretUnavailable("", f"Vault cannot be reached: {error}") from None
@@ -274,6 +279,16 @@ class Login:
             ours.append(self._token)
         await asyncio.gather(*(self._revoke(token) for token in ours))
         self._token = None
+
+
+def _is_dead(answer: VaultAnswer) -> bool:
+    """Whether a 403 says that Vault does not know the token, and not that the token's policy allows too little.
+
+    Vault has no status for the difference. A policy's denial is a list of reasons; a token that is not known gets the
+    bare words, or a list that says `invalid token`. A wrong guess costs nothing: a dead token reads no secret either.
+    """
+    text = "\n".join(answer.reasons)
+    return "invalid token" in text or "occurred" not in text
 
 
 def _anew(failure: SecretUnavailable | SecretDenied) -> SecretUnavailable | SecretDenied:
