@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from addons.authority import connect_authority, read_authority
+from addons.authority import connect_authority, plain_authority, read_authority
 from addons.edge import HeadLimits, judge_head
 from addons.exchange import Authority
 from addons.head import RequestHead
-from addons.refusal import Code, Refusal
+from addons.refusal import Refusal
 from ostiary.settings.model import Limits, Settings
 from policies import Denial, Grant, Policy, Question
 from policies.faults import nearest
@@ -66,6 +66,10 @@ class Explanation:
     misses: tuple[NearMiss, ...]
     left_out: int
     nearest_host: str | None
+    passage: str | None = None
+    """The policy's default that lets the tunnel by unopened, where no route names the authority."""
+    cleartext: bool = False
+    """Whether it would go over plain http: then the credential goes along only where the route allows it."""
 
 
 def explain(settings: Settings, policy: Policy, workload: str, method: str, url: str) -> Explanation:
@@ -92,6 +96,11 @@ def explain(settings: Settings, policy: Policy, workload: str, method: str, url:
         return Explanation(workload, method, shown, None, refusal.code.value, refusal.message, None, None, (), 0, None)
     question = Question(workload, authority.host, authority.port, head.method, head.path)
     answer = policy.decide(question)
+    passage = None if authority.cleartext else policy.passage(authority.host, authority.port)
+    if passage is not None:
+        return Explanation(
+            workload, method, shown, None, None, None, None, passage.rule, (), 0, None, passage=passage.action
+        )
     chosen = answer.route.name if isinstance(answer, Grant) else answer.route if answer.rule else None
     misses = _near_misses(policy, question, chosen)
     return Explanation(
@@ -106,13 +115,21 @@ def explain(settings: Settings, policy: Policy, workload: str, method: str, url:
         misses[:MAX_MISSES],
         max(len(misses) - MAX_MISSES, 0),
         None if isinstance(answer, Grant) or misses else _nearest_host(policy, authority.host),
+        cleartext=authority.cleartext,
     )
 
 
 def _read(scheme: str, named: str, method: str, target: str, limits: Limits) -> tuple[Authority, RequestHead]:
-    """CONNECT and the request inside it, judged as the proxy judges their bytes."""
+    """CONNECT and the request inside it, or the one plain request, judged as the proxy judges their bytes."""
+    caps = HeadLimits(limits.request_line, limits.header_bytes, limits.header_count)
+    verb, path = method.encode(), target.encode()
     if scheme != "https":
-        raise Refusal(Code.ROUTE_DENIED, f"Plain {scheme}:// requests are not forwarded; use https://.")
+        # As the client sends it: absolute-form, without a tunnel.
+        named = named if named.isascii() else str(read_authority(named, default_port=80))
+        whole = b"%b://%b%b" % (scheme.encode(), named.encode(), path)
+        judge_head(b"%b %b HTTP/1.1\r\n\r\n" % (verb, whole), tunnelled=False, limits=caps)
+        head = RequestHead(method, path, (), http2=False)
+        return plain_authority(scheme.encode(), named, head), head
     if re.search(r":[0-9]*\Z", named) is None:
         named = f"{named}:443"
     elif named.endswith(":"):
@@ -120,12 +137,10 @@ def _read(scheme: str, named: str, method: str, target: str, limits: Limits) -> 
     if not named.isascii():
         # What a client does with an international name before it sends CONNECT.
         named = str(read_authority(named, default_port=443))
-    caps = HeadLimits(limits.request_line, limits.header_bytes, limits.header_count)
     raw = named.encode()
     judge_head(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (raw, raw), tunnelled=False, limits=caps)
     authority = connect_authority(raw, RequestHead("CONNECT", raw, (), http2=False))
     fields = ((b"Host", authority.host_header),)
-    verb, path = method.encode(), target.encode()
     judge_head(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (verb, path, authority.host_header), tunnelled=True, limits=caps)
     return authority, RequestHead(method, path, fields, http2=False)
 
@@ -180,7 +195,7 @@ def _nearest_host(policy: Policy, host: str) -> str | None:
 def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
     """The stable form of `--json` (docs/reference/cli.md). What does not apply is absent."""
     shown: dict[str, Any] = {
-        "allowed": found.grant is not None,
+        "allowed": found.grant is not None or found.passage is not None,
         "workload": found.workload,
         "method": found.method,
         "url": found.url,
@@ -191,8 +206,14 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         shown |= {"route": found.route.name, "place": str(found.route.place)}
     if found.rule is not None:
         shown["rule"] = found.rule
+    if found.passage is not None:
+        shown["passage"] = found.passage
+    if found.cleartext:
+        shown["cleartext"] = True
     if found.grant is not None:
-        route, credential = found.grant.route, found.grant.credential
+        route = found.grant.route
+        # Over plain http only where the route says so; whether the address may have it is seen when it is resolved.
+        credential = found.grant.credential if not found.cleartext or route.allow_cleartext else None
         if credential is not None:
             shown["credential"] = credential.name
             shown["secrets"] = [_secret(name, secret) for name, secret in credential.secrets.items()]

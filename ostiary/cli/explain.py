@@ -50,7 +50,7 @@ def command(options: argparse.Namespace) -> int:
     else:
         for line in _lines(shown):
             print(line)
-    return 0 if found.grant is not None else 1
+    return 0 if shown["allowed"] else 1
 
 
 def _lines(shown: dict[str, Any]) -> list[str]:
@@ -69,7 +69,11 @@ def _lines(shown: dict[str, Any]) -> list[str]:
         lines.append(
             f"  secret    {secret['path']}{field}{version} (ttl {secret['ttl_s']:g} s, max_stale {secret['max_stale_s']:g} s)"
         )
-    if shown["allowed"]:
+    if "passage" in shown:
+        lines.append("  unopened  passed on as it is; nothing in it is read and no credential is put")
+    elif shown["allowed"]:
+        if "cleartext" in shown and not shown["inject"]:
+            lines.append("  cleartext plain http is forwarded without the credential (allow_cleartext)")
         lines.extend(f"  inject    {place}" for place in shown["inject"] or ["nothing"])
         lines.append(f"  caller's  {shown['caller_credentials']}")
         times = ", ".join(

@@ -126,6 +126,32 @@ def test_wrong_questions(folder: Path) -> None:
     assert command("explain", "--workload", "billing", "GET", "https://a.test/", cwd=folder).returncode == 78
 
 
+def test_plain_http_and_what_is_passed_on(folder: Path) -> None:
+    more = """
+  plain:
+    match: {host: inside.test, port: 80}
+    allow: billing
+    secret: {path: secret/egress/stripe, field: api_key}
+    inject: {bearer: "{secret}"}
+"""
+    (folder / "policy.yaml").write_text("default: observe\n" + POLICY + more)
+    shown = ask(folder, "GET", "http://inside.test/x", code=0)
+    assert (shown["route"], shown["cleartext"], shown["inject"]) == ("plain", True, [])
+    assert "secrets" not in shown
+    (folder / "policy.yaml").write_text("default: observe\n" + POLICY + more + "    allow_cleartext: true\n")
+    shown = ask(folder, "GET", "http://inside.test/x", code=0)
+    assert shown["inject"] == ["header Authorization (Bearer)"]
+    shown = ask(folder, "GET", "https://elsewhere.test/x", code=0)
+    assert (shown["passage"], shown["rule"]) == ("observe", "default: observe")
+    assert command("explain", "--workload", "billing", "GET", "https://elsewhere.test/", cwd=folder).returncode == 0
+    # What a route names is never passed on, and plain http never is.
+    assert ask(folder, "GET", "https://api.stripe.com:8443/", "reports", code=1)["code"] == "route_denied"
+    assert ask(folder, "GET", "http://elsewhere.test/", code=1)["code"] == "route_denied"
+    text = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+    assert "`passage`" in text
+    assert "`cleartext`" in text
+
+
 def test_the_example_of_the_documents(folder: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
     asked, _, shown = text.partition("```text explain ")[2].partition("```")[0].partition("\n")
