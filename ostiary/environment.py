@@ -19,6 +19,9 @@ from urllib.parse import quote, urlsplit
 
 import certifi
 
+from ostiary.java import TRUST_STORE, tool_options
+from ostiary.java import VARIABLE as JAVA_TOOL_OPTIONS
+
 REPLACING: Final = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -115,7 +118,7 @@ def client_environment(
     Args:
         proxy: URL of the proxy, key included.
         ca_file: our CA certificate.
-        bundle: all roots and ours.
+        bundle: all roots and ours; the Java trust store lies beside it.
         inherited: what the client has already.
         routed: hosts that routes name; a NO_PROXY that passes one by is told.
     """
@@ -135,6 +138,9 @@ def client_environment(
         variables[name] = str(bundle)
     for name in ADDING:
         variables[name] = str(ca_file)
+    variables[JAVA_TOOL_OPTIONS] = tool_options(
+        proxy, bundle.with_name(TRUST_STORE), [*entries, *LOOPBACK], inherited.get(JAVA_TOOL_OPTIONS, "")
+    )
     # Node reads the proxy variables only when told to (22.21 and later).
     variables["NODE_USE_ENV_PROXY"] = "1"
     variables.update({name: value for name, value in PLACEHOLDERS.items() if not inherited.get(name)})

@@ -52,10 +52,12 @@ def for_client(settings: Any, policy: Any, address: str, key: str | None, inheri
     """
     from ostiary.ca import CERT_FILE, CaError, load_or_create
     from ostiary.environment import client_environment, proxy_url, write_bundle
+    from ostiary.java import write_trust_store
 
     try:
         authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
         bundle = write_bundle(settings.ca_dir, authority.pem)
+        write_trust_store(bundle)
     except CaError as error:
         raise CommandFailed(str(error), 78) from None
     except OSError as error:
