@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.harness.canaries import canary
 from tests.harness.ostiary_process import Ostiary, command
-from tests.harness.two_ways import ROOT, Served
+from tests.harness.two_ways import CACHE, NODE, NPM, PROGRAMS, ROOT, Served
 from tests.harness.upstream import Script, Upstream
 
 WORKLOAD = 'workloads:\n  billing: {proofs: [{key_hash: "sha256:HASH"}, {any: true}]}\n'
@@ -54,3 +59,25 @@ def served(
         return Served(proxy, api, secret, caller[0])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The programs with the locked packages beside them, installed once for a lock file."""
+    lock = (PROGRAMS / "package-lock.json").read_bytes()
+    folder = CACHE / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for path in (*PROGRAMS.glob("*.mjs"), *PROGRAMS.glob("package*.json"), PROGRAMS / ".npmrc"):
+            shutil.copy(path, folder)
+        if not (folder / ".complete").exists():
+            done = subprocess.run(
+                # The user's own environment: this is the way to a registry, not the client under test.
+                [NODE, NPM, "ci", "--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=20000"],
+                cwd=folder, capture_output=True, text=True, timeout=90, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                pytest.skip(f"the npm packages cannot be installed here: {done.stderr[-300:]}")
+            (folder / ".complete").touch()
+    return folder

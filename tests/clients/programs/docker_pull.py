@@ -39,7 +39,9 @@ status, headers, body = get(f"https://{registry}/v2/")
 assert status == 401, status
 challenge = dict(re.findall(r'(\w+)="([^"]*)"', headers["WWW-Authenticate"].removeprefix("Bearer ")))
 scope = f"repository:{image}:pull"
-status, headers, body = get(f"{challenge['realm']}?service={challenge['service']}&scope={scope}", f"Basic {placeholder}")
+status, headers, body = get(
+    f"{challenge['realm']}?service={challenge['service']}&scope={scope}", f"Basic {placeholder}"
+)
 assert status == 200, status
 bearer = f"Bearer {json.loads(body)['token']}"
 status, headers, body = get(f"https://{registry}/v2/{image}/manifests/{tag}", bearer)

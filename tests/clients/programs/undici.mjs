@@ -2,7 +2,7 @@
 import { EnvHttpProxyAgent, request } from "undici";
 
 const agent = new EnvHttpProxyAgent();
-const answer = await request("https://api.test/v1", {
+const answer = await request("https://api.example.com/v1", {
   dispatcher: agent,
   method: "POST",
   headers: { "content-type": "application/json", authorization: `Bearer ${process.env.API_KEY}` },

@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	request, err := http.NewRequest("POST", "https://api.test/v1", strings.NewReader(`{"question":"go"}`))
+	request, err := http.NewRequest("POST", "https://api.example.com/v1", strings.NewReader(`{"question":"go"}`))
 	if err != nil {
 		fail(err)
 	}

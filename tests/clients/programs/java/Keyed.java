@@ -21,7 +21,7 @@ public class Keyed {
                 return new PasswordAuthentication(pair[0], key.toCharArray());
             }
         }).build();
-        var request = HttpRequest.newBuilder(URI.create("https://api.test/v1"))
+        var request = HttpRequest.newBuilder(URI.create("https://api.example.com/v1"))
             .POST(HttpRequest.BodyPublishers.ofString("{\"question\":\"java\"}"))
             .build();
         var answer = client.send(request, HttpResponse.BodyHandlers.ofString());

@@ -6,7 +6,7 @@ import java.net.http.HttpResponse;
 /** HttpClient as it comes: proxy and roots from JAVA_TOOL_OPTIONS, no way to show a caller key. */
 public class Plain {
     public static void main(String[] arguments) throws Exception {
-        var request = HttpRequest.newBuilder(URI.create("https://api.test/v1"))
+        var request = HttpRequest.newBuilder(URI.create("https://api.example.com/v1"))
             .header("Authorization", "Bearer " + System.getenv("API_KEY"))
             .POST(HttpRequest.BodyPublishers.ofString("{\"question\":\"java\"}"))
             .build();
