@@ -50,22 +50,22 @@ def test_cargo_fetch(served: Callable[..., Served], tmp_path: Path, way: str) ->
 IMAGE_ROUTES = f"""
   tokens: {{match: {{host: auth.example.com}}, allow: billing, {SECRET}, inject: {{basic: {{username: puller, password: "{{secret}}"}}}}}}
   registry: {{match: {{host: registry.example.com}}, allow: billing, caller_credentials: keep}}
-  blobs: {{match: {{host: blobs.example.com}}, allow: billing}}
+  blobs: {{match: {{host: layers.example.com}}, allow: billing}}
 """
 
 
 def images(served: Callable[..., Served]) -> tuple[Served, Images]:
     script = Images(
-        "registry.example.com", "auth.example.com", "blobs.example.com", "team/app", "short-lived-pull-token"
+        "registry.example.com", "auth.example.com", "layers.example.com", "team/app", "short-lived-pull-token"
     )
-    return served(script, "registry.example.com", "auth.example.com", "blobs.example.com", routes=IMAGE_ROUTES), script
+    return served(script, "registry.example.com", "auth.example.com", "layers.example.com", routes=IMAGE_ROUTES), script
 
 
 def assert_only_the_token_endpoint_saw_the_secret(one: Served, script: Images) -> None:
     basic = f"Basic {base64.b64encode(f'puller:{one.secret}'.encode()).decode()}"
     assert {sent for host, _, sent in script.seen if host == "auth.example.com"} == {basic}
     assert {sent for host, _, sent in script.seen if host == "registry.example.com"} <= {None, f"Bearer {script.token}"}
-    assert {sent for host, _, sent in script.seen if host == "blobs.example.com"} <= {None}
+    assert {sent for host, _, sent in script.seen if host == "layers.example.com"} <= {None}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -78,7 +78,7 @@ def test_image_pull(served: Callable[..., Served], way: str) -> None:
     assert done.stdout.split() == [script.digest, str(len(script.blob))]
     assert_only_the_token_endpoint_saw_the_secret(one, script)
     assert [host for host, _, _ in script.seen] == [
-        "registry.example.com", "auth.example.com", "registry.example.com", "registry.example.com", "blobs.example.com",
+        "registry.example.com", "auth.example.com", "registry.example.com", "registry.example.com", "layers.example.com",
     ]  # fmt: skip
     assert held.encode() not in bytes(one.api.raw)
     assert [record["route"] for record in done.events("credential.opened")] == ["tokens"]
