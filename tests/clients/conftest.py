@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.canaries import canary
-from tests.harness.ostiary_process import Ostiary, command
+from tests.harness.ostiary_process import Ostiary, clean_environment, command
 from tests.harness.two_ways import CACHE, NODE, NPM, PROGRAMS, ROOT, Served
 from tests.harness.upstream import Script, Upstream
 
@@ -81,3 +81,19 @@ def packages() -> Path:
                 pytest.skip(f"the npm packages cannot be installed here: {done.stderr[-300:]}")
             (folder / ".complete").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built once; the compiler's own cache lasts between runs."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("no Go on this machine")
+    built = tmp_path_factory.mktemp("go") / "client"
+    done = subprocess.run(
+        [go, "build", "-o", str(built), "."],
+        cwd=PROGRAMS / "go", capture_output=True, text=True, timeout=110, check=False,
+        env=clean_environment(GOCACHE=str(CACHE / "go"), GOFLAGS="-mod=mod", GOTOOLCHAIN="local"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return built

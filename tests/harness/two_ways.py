@@ -71,9 +71,10 @@ class Served:
     def _by_environment(
         self, arguments: Sequence[str], cwd: Path | None, listener: str, timeout: float, environ: dict[str, str]
     ) -> Done:
-        address = f"http://{self.proxy.address(listener)}"
-        key = {"OSTIARY_KEY": self.caller} if listener == "sidecar" else {}
-        printed = command("env", "--shell", "sh", "--proxy", address, cwd=self.proxy.folder, environ=key)
+        # A name of a listener, or the address of something in front of `sidecar`.
+        address = listener if ":" in listener else self.proxy.address(listener)
+        key = {} if listener == "open" else {"OSTIARY_KEY": self.caller}
+        printed = command("env", "--shell", "sh", "--proxy", f"http://{address}", cwd=self.proxy.folder, environ=key)
         assert printed.returncode == 0, printed.stderr
         script = self.proxy.folder / "client-environment.sh"
         script.write_bytes(printed.stdout)
