@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -45,6 +46,56 @@ def test_cargo_fetch(served: Callable[..., Served], tmp_path: Path, way: str) ->
     one.assert_injected(done, value="{}")
     assert list((tmp_path / "cargo-home/registry/cache").glob("*/keyless-1.0.0.crate"))
     assert [seen.target for seen in one.api.requests][-1] == "/dl/keyless-1.0.0.crate"
+
+
+@pytest.mark.parametrize(
+    ("without", "works"),
+    [
+        (("npm_config_cafile",), True),
+        (("NODE_EXTRA_CA_CERTS",), True),
+        (("npm_config_cafile", "NODE_EXTRA_CA_CERTS"), False),
+    ],
+)
+def test_npm_takes_either_variable(
+    served: Callable[..., Served], tmp_path: Path, without: tuple[str, ...], works: bool
+) -> None:
+    one = served(npm("npm.example.com"), "npm.example.com")
+    unset = [part for name in without for part in ("-u", name)]
+    view = (NODE, NPM, "view", "keyless", "version", "--registry", "https://npm.example.com", "--fetch-retries=0")
+    done = one.run("environment", "env", *unset, *view, cwd=tmp_path, npm_config_cache=str(tmp_path / "npm-cache"))
+    if works:
+        one.assert_injected(done)
+        assert done.stdout.strip() == "1.0.0"
+    else:
+        assert done.code != 0
+        assert re.search("UNABLE_TO_|SELF_SIGNED_CERT", done.stderr)
+        assert not one.api.requests
+
+
+@pytest.mark.skipif(CARGO is None, reason="no cargo on this machine")
+@pytest.mark.parametrize(
+    ("without", "works"),
+    [
+        (("CARGO_HTTP_CAINFO",), True),
+        (("SSL_CERT_FILE",), True),
+        (("CARGO_HTTP_CAINFO", "SSL_CERT_FILE"), False),
+    ],
+)
+def test_cargo_takes_either_variable(
+    served: Callable[..., Served], tmp_path: Path, without: tuple[str, ...], works: bool
+) -> None:
+    shutil.copytree(PROGRAMS / "cargo", tmp_path / "work")
+    one = served(cargo("crates.example.com"), "crates.example.com", inject='{header: Authorization, value: "{secret}"}')
+    unset = [part for name in without for part in ("-u", name)]
+    done = one.run(
+        "environment", "env", *unset, str(CARGO), "fetch", cwd=tmp_path / "work",
+        CARGO_HOME=str(tmp_path / "cargo-home"), CARGO_NET_RETRY="0",
+    )  # fmt: skip
+    if works:
+        one.assert_injected(done, value="{}")
+    else:
+        assert "SSL" in done.stderr
+        assert not one.api.requests
 
 
 IMAGE_ROUTES = f"""
