@@ -30,18 +30,20 @@ def raise_limit() -> int:
     return hard
 
 
-def carried(wanted: int, limit: int) -> int:
+def carried(wanted: int, limit: int, *, asked: bool = True) -> int:
     """How many callers' connections are accepted.
 
     Args:
         wanted: `limits.connections`.
         limit: descriptors of the process; -1 means no limit.
+        asked: whether the settings say it: a default that does not fit is no fault of anybody's, and no warning.
     """
     if limit < 0:
         return wanted
     most = max((limit - RESERVE) // _PER_CALLER, 1)
     if most < wanted:
-        _log.warning(
+        _log.log(
+            logging.WARNING if asked else logging.INFO,
             "limits.connections is %d, but %d descriptors carry only %d: raise the limit (LimitNOFILE=, ulimit -n) or write less",
             wanted,
             limit,

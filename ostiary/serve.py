@@ -39,7 +39,7 @@ from ostiary.admin import Health, start_probes
 from ostiary.ca import CaError, LeafStore, load_or_create
 from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
-from ostiary.settings.model import Bound, ListenSetting, Settings
+from ostiary.settings.model import Bound, Limits, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
 from policies import FaultError, Place, Policy, load_policy
 from vault.cache import SecretCache
@@ -242,7 +242,7 @@ async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], p
             leaves,
             settings.egress.ca_file,
             ConnectionLimits(
-                carried(limits.connections, descriptors),
+                carried(limits.connections, descriptors, asked=limits.connections != Limits().connections),
                 limits.connections_per_source,
                 sockets(descriptors),
                 limits.header_timeout,

@@ -26,3 +26,8 @@ def test_the_reserve_stays(wanted: int, limit: int, callers: int, together: int)
 def test_a_cap_that_the_limit_cannot_carry_is_told(caplog: pytest.LogCaptureFixture) -> None:
     carried(10_000, 1024)
     assert "limits.connections is 10000, but 1024 descriptors carry only 480" in caplog.text
+
+
+def test_a_default_that_the_limit_cannot_carry_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert carried(10_000, 1024, asked=False) == 480
+    assert caplog.text == ""
