@@ -41,7 +41,7 @@ from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.settings.model import Bound, Limits, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
-from policies import FaultError, Place, Policy, load_policy
+from policies import FaultError, Place, Policy, load_sources
 from vault.cache import SecretCache
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretStore, StoreError
@@ -317,14 +317,12 @@ def _loaded(parts: Parts, policy: Policy) -> None:
 
 
 async def _reload(settings: Settings, parts: Parts) -> None:
-    """SIGHUP: the policy files anew, and the audit files for whoever rotates them. A broken policy changes nothing but a
+    """SIGHUP: the policy files anew, new ones included, and the audit files for whoever rotates them. A broken policy changes nothing but a
     metric, a record and the log.
     """
     await parts.audit.reopen()
     try:
-        policy = await asyncio.to_thread(
-            lambda: load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd())
-        )
+        policy = await asyncio.to_thread(lambda: load_sources(settings.policies, variables=settings.variables))
     except FaultError as error:
         parts.metrics.policy_reload("rejected")
         parts.audit.note("policy.rejected", {"version": parts.in_force.policy.version, "reason": str(error.faults[0])})

@@ -8,7 +8,9 @@ from policies.faults import Fault, FaultError, Place
 from policies.grant import DefaultAction, Denial, Grant, Passage, Question
 from policies.load import load_policy
 from policies.matcher import Policy
+from policies.rights import Rights
 from policies.schema import policy_schema
+from policies.sources import Source, load_sources
 
 __all__ = [
     "DefaultAction",
@@ -20,7 +22,10 @@ __all__ = [
     "Place",
     "Policy",
     "Question",
+    "Rights",
+    "Source",
     "load_policy",
+    "load_sources",
     "policy_schema",
     "run_tests",
 ]

@@ -1,7 +1,7 @@
 """Loads policy files: YAML into one frozen, compiled `Policy`, or every fault of all files at once.
 
-Several files make one policy: names are shared, and a name defined twice is a fault that tells both places. What a key
-means is judged in `load_parts.py` (small values), `load_workloads.py` (who) and `load_routes.py` (what); this module
+Several files make one policy: names are shared, and a name defined twice is a fault that tells both places. A file with
+rights of its own is held to them in `load_rights.py`. What a key means is judged in `load_parts.py` (small values), `load_workloads.py` (who) and `load_routes.py` (what); this module
 reads files, puts them together and checks what only the whole can show: names that exist, ties, unused things.
 """
 
@@ -21,12 +21,15 @@ from policies.faults import FaultError, Faults, Place, nearest
 from policies.fields import Fields
 from policies.grant import DefaultAction
 from policies.keys import FILE, LATER
+from policies.load_boundaries import Boundaries
 from policies.load_parts import NAME, Context
+from policies.load_rights import Limits
 from policies.load_routes import read_credential, read_route
 from policies.load_workloads import read_group, read_workload
 from policies.matcher import Policy
 from policies.model import CredentialSpec, KeyHashProof, Route, Workload
 from policies.paths import can_meet, parse_pattern
+from policies.rights import Rights
 
 _EVERYTHING: Final = parse_pattern("/**")
 
@@ -68,12 +71,17 @@ class _Default:
 
 
 def load_policy(
-    files: Sequence[Path], *, variables: Mapping[str, str] | None = None, base: Path | None = None
+    files: Sequence[Path],
+    *,
+    rights: Mapping[Path, Rights | None] | None = None,
+    variables: Mapping[str, str] | None = None,
+    base: Path | None = None,
 ) -> Policy:
     """Loads and compiles a policy.
 
     Args:
         files: in the order in which they were named; order changes nothing but the version.
+        rights: what each file may write; None, and a file that does not stand there, may write everything.
         variables: what `${name}` stands for in secret paths.
         base: faults name files relative to it where they lie below it.
 
@@ -81,17 +89,20 @@ def load_policy(
         FaultError: every fault of every file.
     """
     faults = Faults()
+    context = Context(faults, dict(variables or {}), Path())
+    limits = Limits(rights or {}, context)
     digest = hashlib.sha256()
     workloads, groups, credentials, routes = _Named("workload"), _Named("group"), _Named("credential"), _Named("route")
     tests: list[tuple[Node, Path]] = []
     default: _Default | None = None
     for path in files:
         try:
-            root = read_file(path, shown_as=_shown(path, base))
+            root = read_file(path, shown_as=shown_path(path, base))
             digest.update(path.read_bytes() + b"\x00")
         except FaultError as error:
             faults.found.extend(error.faults)
             continue
+        limits.kinds(root, path)
         keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])
         keys.choice("version", {"1"})
         default = _default(keys, default)
@@ -102,9 +113,9 @@ def load_policy(
         tests.extend((node, path) for node in keys.nodes("tests"))
     for name, entry in ((name, entry) for name, (entry, _) in groups.entries.items() if name in workloads.entries):
         faults.add(entry.key_place, f"{name!r} names both a group and a workload", "rename one of them")
-    context = Context(faults, dict(variables or {}), Path())
     known = {name: read_workload(name, entry.value, context) for name, (entry, _) in workloads.entries.items()}
     members = {name: read_group(name, entry.value, known, context) for name, (entry, _) in groups.entries.items()}
+    _limited(limits, workloads, groups, credentials, routes, tests, members)
     shared: dict[str, CredentialSpec] = {}
     for name, (entry, path) in credentials.entries.items():
         spec = read_credential(name, entry.value, context.beside(path))
@@ -130,6 +141,8 @@ def load_policy(
             faults.add(entry.key_place, f"no route uses credential {name!r}", "name it in a route or remove it")
     _unique_keys(known, workloads, faults)
     if not faults:
+        Boundaries(limits, workloads.entries, routes.entries).judge(known, loaded)
+    if not faults:
         _ties(loaded, faults)
     examples = _examples(tests, known, loaded, faults)
     faults.raise_any()
@@ -137,7 +150,32 @@ def load_policy(
     return Policy(digest.hexdigest()[:12], known, loaded, examples, default=action)
 
 
-def _shown(path: Path, base: Path | None) -> str:
+def _limited(
+    limits: Limits,
+    workloads: _Named,
+    groups: _Named,
+    credentials: _Named,
+    routes: _Named,
+    tests: Sequence[tuple[Node, Path]],
+    members: Mapping[str, frozenset[str]],
+) -> None:
+    """Holds each definition to the rights of the file it stands in."""
+    if not limits.any:
+        return
+    for entry, path in workloads.entries.values():
+        limits.workload(entry, path)
+    for entry, path in groups.entries.values():
+        limits.group(entry, path)
+    for entry, path in credentials.entries.values():
+        limits.credential(entry, path)
+    for entry, path in routes.entries.values():
+        limits.route(entry, path, members, credentials.entries)
+    for node, path in tests:
+        limits.test(node, path)
+
+
+def shown_path(path: Path, base: Path | None) -> str:
+    """How faults name a file: relative to `base` where it lies below it."""
     if base is not None:
         try:
             return str(path.relative_to(base))

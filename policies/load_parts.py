@@ -181,16 +181,10 @@ def read_secret_path(keys: Fields, context: Context) -> str | None:
     scalar = keys.scalar("path")
     if scalar is None:
         return None
-    missing = [name for name in _VARIABLE.findall(scalar.text) if name not in context.variables]
-    if missing:
-        known = ", ".join(sorted(context.variables)) or "none"
-        context.faults.add(
-            scalar.place,
-            f"variable {missing[0]!r} is not defined",
-            f"define it under vars: in ostiary.yaml; known: {known}",
-        )
+    text = put_variables(scalar, context)
+    if text is None:
         return None
-    path = _VARIABLE.sub(lambda found: context.variables[found[1]], scalar.text).strip("/")
+    path = text.strip("/")
     if not _is_plain(path):
         context.faults.add(scalar.place, f"{path!r} is no secret path", _SEGMENTS_HOLD)
         return None
@@ -202,6 +196,20 @@ def read_secret_path(keys: Fields, context: Context) -> str | None:
         )
         return None
     return path
+
+
+def put_variables(scalar: Scalar, context: Context) -> str | None:
+    """The text with `${name}` put in; None, and a fault, where a name is not defined."""
+    missing = [name for name in _VARIABLE.findall(scalar.text) if name not in context.variables]
+    if missing:
+        known = ", ".join(sorted(context.variables)) or "none"
+        context.faults.add(
+            scalar.place,
+            f"variable {missing[0]!r} is not defined",
+            f"define it under vars: in ostiary.yaml; known: {known}",
+        )
+        return None
+    return _VARIABLE.sub(lambda found: context.variables[found[1]], scalar.text)
 
 
 def _is_plain(path: str) -> bool:

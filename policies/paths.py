@@ -158,11 +158,56 @@ def can_meet(one: PathPattern, other: PathPattern) -> bool:
     for left, right, rank in zip(one.segments, other.segments, one.rank, strict=False):
         if rank == LITERAL and left != right:
             return False
-        if rank == GLOB:
-            left_head, right_head = left.partition("*")[0], right.partition("*")[0]
-            left_tail, right_tail = left.rpartition("*")[2], right.rpartition("*")[2]
-            heads = left_head.startswith(right_head) or right_head.startswith(left_head)
-            tails = left_tail.endswith(right_tail) or right_tail.endswith(left_tail)
-            if not (heads and tails):
-                return False
+        if rank == GLOB and not _ends_meet(left, right):
+            return False
     return True
+
+
+def _ends_meet(one: str, other: str) -> bool:
+    """Whether what stands before and behind the stars of two segments can be that of one text."""
+    heads = [text.partition("*")[0] for text in (one, other)]
+    tails = [text.rpartition("*")[2] if "*" in text else text for text in (one, other)]
+    return (heads[0].startswith(heads[1]) or heads[1].startswith(heads[0])) and (
+        tails[0].endswith(tails[1]) or tails[1].endswith(tails[0])
+    )
+
+
+def may_overlap(one: PathPattern, other: PathPattern) -> bool:
+    """Whether two patterns of any rank can match the same path. Where text around a `*` stands on both sides the answer
+    may be a yes too many, never a no too many.
+    """
+    # What is still to match on either side; each pair is looked at once, so the cost is the product of the lengths.
+    todo, seen = [(0, 0)], set[tuple[int, int]]()
+    while todo:
+        at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        left, right = at
+        first = one.segments[left] if left < len(one.segments) else None
+        second = other.segments[right] if right < len(other.segments) else None
+        if first is None and second is None:
+            return True
+        if first == "**":
+            todo.append((left + 1, right))
+        if second == "**":
+            todo.append((left, right + 1))
+        if first is not None and second is not None and _segments_meet(first, second):
+            todo += [
+                (left + (first != "**"), right + (second != "**")),
+                (left + 1, right + (second != "**")),
+                (left + (first != "**"), right + 1),
+            ]
+    return False
+
+
+def _segments_meet(one: str, other: str) -> bool:
+    """Whether some segment fits both."""
+    if "**" in {one, other}:
+        return True
+    if "*" not in one and "*" not in other:
+        return one == other
+    for lone, text in ((one, other), (other, one)):
+        if lone == "*" and not text:
+            return False  # a lone star stands for no empty segment
+    return _ends_meet(one, other)

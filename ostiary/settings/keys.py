@@ -17,6 +17,9 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "audit": ("sinks", "durability", "wait", "reserve"),
     "sink": ("file", "stdout"),
     "admin": ("bind", "probes"),
+    "policies": ("files", "may"),
+    "may": ("define", "hosts", "secrets", "workloads"),
+    "may_secret": ("namespace", "path"),
     "egress": ("allow", "resolve", "ca_file"),
     "limits": (
         "request_line", "header_bytes", "header_count", "header_timeout", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",

@@ -6,17 +6,18 @@ The environment overrides scalars: `OSTIARY_<SECTION>__<KEY>=value` stands for `
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
 from addons.audit import AuditConfig, FileSink, StdoutSink
 from ostiary.settings.keys import KNOWN, LATER
 from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
+from ostiary.settings.rights import read_policies
 from ostiary.settings.vault import read_vault
-from policies import Policy, load_policy
+from policies import Policy, load_sources
 from policies.document import Entry, Node, Scalar, kind_of, read_file
 from policies.document import Mapping as MappingNode
 from policies.faults import Fault, FaultError, Faults, Place, nearest
@@ -56,9 +57,9 @@ def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -
     faults = Faults()
     settings = _load(path, environ, faults)
     policy: Policy | None = None
-    if settings is not None and settings.policy_files:
+    if settings is not None and settings.policies:
         try:
-            policy = load_policy(settings.policy_files, variables=settings.variables, base=Path.cwd())
+            policy = load_sources(settings.policies, variables=settings.variables)
         except FaultError as error:
             faults.found.extend(error.faults)
     if settings is not None and policy is not None and not private:
@@ -107,14 +108,15 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
     else:
         keys.choice("engine", {"mitmproxy"})
     vault = read_vault(keys.node("vault"), context, environ)
+    variables = _variables(keys)
     secrets_file, secrets_key = _path(keys, "secrets_file", context), _secrets_key(keys, context)
     return Settings(
         file=path,
         listen=_listeners(keys, context),
         ca_dir=_ca_dir(keys, context),
         audit=_audit(keys, context),
-        policy_files=_policies(keys, context),
-        variables=_variables(keys),
+        policies=read_policies(keys, replace(context, variables=variables)),
+        variables=variables,
         store=_store(keys, secrets_file, secrets_key),
         vault=vault,
         secrets_file=secrets_file,
@@ -138,7 +140,20 @@ def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
         found = _OVERRIDE.fullmatch(variable)
         section, key = (found[1].lower(), found[2].lower()) if found else ("", "")
         place = Place(f"${variable}")
-        if section not in KNOWN or key not in KNOWN[section] or section in {"settings", "listen", "sink", "auth"}:
+        if (
+            section not in KNOWN
+            or key not in KNOWN[section]
+            or section
+            in {
+                "settings",
+                "listen",
+                "sink",
+                "auth",
+                "policies",
+                "may",
+                "may_secret",
+            }
+        ):
             faults.add(
                 place,
                 "names no setting that can be overridden",
@@ -288,28 +303,6 @@ def _audit(keys: Fields, context: Context) -> AuditConfig:
         wait_s or 2.0,
         reserve if reserve is not None else 0,
     )
-
-
-def _policies(keys: Fields, context: Context) -> tuple[Path, ...]:
-    found: list[Path] = []
-    for node in keys.nodes("policies"):
-        if isinstance(node, MappingNode):
-            context.faults.add(
-                node.place,
-                "policies with rights of their own (files, may) are not built yet",
-                "write the file names alone",
-            )
-            continue
-        if not isinstance(node, Scalar):
-            context.faults.add(node.place, f"policies holds file names, not {kind_of(node)}")
-            continue
-        matches = sorted(glob.glob(str(context.folder / node.text), recursive=True))  # noqa: PTH207 - absolute patterns are legal too
-        if not matches:
-            context.faults.add(
-                node.place, f"no file matches {node.text!r}", "file names are relative to the settings file"
-            )
-        found.extend(Path(match) for match in matches)
-    return tuple(dict.fromkeys(found))
 
 
 def _variables(keys: Fields) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from addons.audit import AuditConfig
 from policies.faults import Place
+from policies.sources import Source
 from vault.hashicorp.config import VaultConfig
 from vault.sealed import KeySource
 
@@ -78,7 +79,8 @@ class Settings:
     listen: tuple[ListenSetting, ...]
     ca_dir: Path
     audit: AuditConfig
-    policy_files: tuple[Path, ...]
+    policies: tuple[Source, ...]
+    """Looked up anew at each load: a file that was dropped into a folder counts from the next reload on."""
     variables: Mapping[str, str]
     store: Literal["vault", "sealed"]
     vault: VaultConfig | None

@@ -61,7 +61,9 @@ def test_defaults_are_those_of_the_contract(folder: Path) -> None:
         1000,
     )
     assert (settings.audit.durability, settings.store, settings.engine) == ("written", "sealed", "mitmproxy")
-    assert settings.policy_files == (folder / "a.policy.yaml",)
+    assert [(source.pattern, source.folder, source.rights) for source in settings.policies] == [
+        ("*.policy.yaml", folder, None)
+    ]
     assert settings.audit.sinks == (FileSink(folder / "audit.jsonl"),)
     assert settings.secrets_key == KeyFile(folder / "s.key")
 
@@ -141,7 +143,8 @@ engine: fast
         "an audit sink needs 'file'",
         "'durability' of audit cannot be 'maybe'",
         "no file matches '*.nothing'",
-        "(files, may) are not built yet",
+        "may needs 'define'",
+        "no file matches 'x'",
         "secrets would cross the network in clear text",
         "'vault' is no Vault address",
         "auth method kubernetes is not built yet",
