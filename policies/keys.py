@@ -13,6 +13,8 @@ type Schema = Mapping[str, Any]
 type Keys = Mapping[str, Schema]
 
 _TEXT: Final[Schema] = {"type": "string", "minLength": 1}
+_SCALAR: Final[Schema] = {"type": ["string", "number", "boolean"]}
+"""What the loader takes as text however it looks: an editor types plain scalars."""
 _BOOLEAN: Final[Schema] = {"type": "boolean"}
 
 
@@ -43,7 +45,7 @@ FILE: Final[Keys] = {
     "routes": _map(_ref("route")),
     "tests": _one_or_list(_ref("test")),
 }
-WORKLOAD: Final[Keys] = {"proofs": _one_or_list(_ref("proof")), "labels": _map(_TEXT)}
+WORKLOAD: Final[Keys] = {"proofs": _one_or_list(_ref("proof")), "labels": _map(_SCALAR)}
 PROOF: Final[Keys] = {
     "key_hash": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
     "peer": _ref("peer"),
@@ -108,7 +110,7 @@ TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": 
 TEST: Final[Keys] = {
     "as": _TEXT,
     "request": {"type": "string", "pattern": "^[A-Z]+ https://"},
-    "headers": _map({"type": "string"}),
+    "headers": _map(_SCALAR),
     "expect": {"anyOf": [_TEXT, _ref("expect")]},
 }
 EXPECT: Final[Keys] = {"route": _TEXT, "inject": _NAMES, "rule": _TEXT}

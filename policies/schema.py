@@ -1,24 +1,52 @@
-"""The editor schema (JSON Schema 2020-12), generated from the table of keys that the loader itself uses."""
+"""The editor schema (JSON Schema 2020-12), generated from the table of keys that the loader itself uses, with a sentence
+for each key (`descriptions.py`).
+
+A key that is not built yet is in it, so that an editor says so instead of calling it unknown.
+`errorMessage` and `doNotSuggest` are of yaml-language-server; other validators pass over them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from policies.keys import TABLES
+from policies.descriptions import DESCRIPTIONS
+from policies.keys import LATER, TABLES
+
+REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
+    "workload": ("proofs",),
+    "peer": ("uid",),
+    "secret": ("path",),
+    "route": ("match", "allow"),
+    "match": ("host",),
+    "basic": ("username", "password"),
+    "test": ("as", "request", "expect"),
+    "expect": ("route",),
+}
 
 
 def policy_schema() -> dict[str, Any]:
     """The schema of one policy file."""
-    tables = {
-        name: {"type": "object", "properties": dict(keys), "additionalProperties": False}
-        for name, keys in TABLES.items()
-    }
+    tables = {name: _table(name) for name in TABLES}
     root = tables.pop("file")
-    for name in ("proof", "inject"):
-        tables[name]["minProperties"] = 1
+    tables["proof"] |= {"minProperties": 1, "maxProperties": 1}
+    tables["inject"] |= {"minProperties": 1}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Ostiary policy",
         **root,
         "$defs": tables,
     }
+
+
+def _table(name: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        key: {**schema, "description": DESCRIPTIONS[name][key]} for key, schema in TABLES[name].items()
+    }
+    for key, sentence in LATER.get(name, {}).items():
+        told = f"{key!r} is not built yet: {sentence}"
+        properties[key] = {"enum": ["not built yet"], "description": told, "errorMessage": told, "doNotSuggest": True}
+    table: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    if name in REQUIRED:
+        table["required"] = list(REQUIRED[name])
+    return table

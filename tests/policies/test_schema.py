@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
+from policies import FaultError, load_policy
+from policies.descriptions import DESCRIPTIONS
 from policies.keys import LATER, TABLES
-from policies.schema import policy_schema
+from policies.schema import REQUIRED, policy_schema
 
 GOOD = sorted((Path(__file__).parent / "golden" / "good").glob("*.yaml"))
 
@@ -20,8 +23,54 @@ def test_every_table_is_in_the_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     tables = {**schema["$defs"], "file": schema}
     for name, keys in TABLES.items():
-        assert set(tables[name]["properties"]) == set(keys)
+        assert set(tables[name]["properties"]) == {*keys, *LATER.get(name, {})}
         assert tables[name]["additionalProperties"] is False
+
+
+def test_every_key_has_a_sentence_for_the_editor() -> None:
+    assert {name: set(keys) for name, keys in DESCRIPTIONS.items()} == {
+        name: set(keys) for name, keys in TABLES.items()
+    }
+    for keys in DESCRIPTIONS.values():
+        for sentence in keys.values():
+            assert 10 <= len(sentence) <= 160
+
+
+@pytest.mark.parametrize(("table", "key"), [(table, key) for table, keys in REQUIRED.items() for key in keys])
+def test_what_the_schema_requires_the_loader_requires(table: str, key: str, tmp_path: Path) -> None:
+    document: dict[str, Any] = {
+        "workloads": {"w": {"proofs": [{"peer": {"uid": 1}}]}},
+        "routes": {
+            "r": {
+                "match": {"host": "a.test"},
+                "allow": "w",
+                "secret": {"path": "secret/a", "field": "k"},
+                "inject": {"basic": {"username": "{secret.u}", "password": "{secret}"}},
+            }
+        },
+        "tests": [{"as": "w", "request": "GET https://a.test/", "expect": {"route": "r"}}],
+    }
+    path = tmp_path / "policy.yaml"
+    path.write_text(json.dumps(document))
+    jsonschema.validate(document, policy_schema())
+    load_policy([path])
+    route = document["routes"]["r"]
+    holder: dict[str, Any] = {
+        "workload": document["workloads"]["w"],
+        "peer": document["workloads"]["w"]["proofs"][0]["peer"],
+        "secret": route["secret"],
+        "route": route,
+        "match": route["match"],
+        "basic": route["inject"]["basic"],
+        "test": document["tests"][0],
+        "expect": document["tests"][0]["expect"],
+    }[table]
+    del holder[key]
+    path.write_text(json.dumps(document))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, policy_schema())
+    with pytest.raises(FaultError, match=f"needs '{key}'"):
+        load_policy([path])
 
 
 def test_nothing_is_both_built_and_not() -> None:

@@ -1,0 +1,117 @@
+"""One sentence for each key, shown by editors where the key is hovered or offered. tests/policies/test_schema.py holds it
+against the table of keys: a key without a sentence is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_WORKLOADS: Final = "One or more workloads, by name."
+_GROUPS: Final = "One or more groups, by name."
+_METHODS: Final = "Upper-case methods. Left out: all but TRACE, TRACK and CONNECT."
+_PATHS: Final = "Path patterns: * inside one segment, ** for any number of segments. Left out: all."
+_VALUE: Final = "A template: literal text with {secret}, {secret.NAME} or {NAME} of secrets."
+_ONE: Final = "Where one secret lives; {secret} stands for its field."
+_MANY: Final = "Several secrets, each with a name that templates use: {NAME} or {NAME.FIELD}."
+
+DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "file": {
+        "version": "Of the language: 1. May be left out.",
+        "default": "What becomes of a CONNECT to an authority that no route names: deny refuses it, tunnel and observe pass it on unopened.",
+        "workloads": "Who calls: each workload with the proofs by which it is known.",
+        "groups": "Names for several workloads.",
+        "credentials": "Secrets that several routes share, by name.",
+        "routes": "Who may call what, and with which secret.",
+        "tests": "Examples that the policy carries; ostiary policy test runs them.",
+    },
+    "workload": {
+        "proofs": "How the workload is known; any one suffices.",
+        "labels": "Free text about the workload, by name.",
+    },
+    "proof": {
+        "key_hash": "The hash of a caller key, as ostiary key mint prints it.",
+        "peer": "The process at the other end of a Unix socket.",
+        "any": "Whoever reaches a listener that names this workload.",
+    },
+    "peer": {"uid": "The user id of the process."},
+    "credential": {"secret": _ONE, "secrets": _MANY},
+    "secret": {
+        "path": "Mount first (secret/egress/stripe), or below mount. ${name} is put in from vars of the settings.",
+        "field": "The field that {secret} stands for.",
+        "mount": "The mount, where it is not the first segment of path.",
+        "namespace": "A Vault namespace.",
+        "kv": "The version of the key-value engine, 1 or 2. Left out: detected.",
+        "version": "A pinned version of the secret. Left out: the newest.",
+        "ttl": "How long a value serves from memory (15s). At most a day.",
+        "max_stale": "How long beyond ttl a value serves while the store is unreachable (10m). At most a day.",
+        "public": "The field is no secret, such as an account id.",
+    },
+    "route": {
+        "match": "Which requests the route is for.",
+        "allow": "Workloads, groups or grants; the first that holds counts.",
+        "deny": "What is refused although allow names it; wins over allow.",
+        "secret": _ONE,
+        "secrets": _MANY,
+        "credential": "The name of an entry of credentials.",
+        "inject": "Where the credential is put, one kind an item.",
+        "caller_credentials": "What becomes of credentials the caller sent: replace strips them, reject answers 400, keep is for routes without inject.",
+        "mode": "observe: limits and content checks only report. A grant is needed either way.",
+        "allow_cleartext": "Lets the credential go over plain http, to addresses that are not public.",
+        "egress": "Private networks and fixed dial targets of this route.",
+        "tls": "How the upstream's certificate is verified.",
+        "timeouts": "Deadlines of this route; they win over limits of the settings.",
+    },
+    "match": {
+        "host": 'Exact host names, or "*.example.com" for one label.',
+        "port": "443 unless it stands here.",
+        "methods": _METHODS,
+        "paths": _PATHS,
+    },
+    "grant": {
+        "workload": _WORKLOADS,
+        "group": _GROUPS,
+        "credential": "The credential for these callers; goes before the route's own.",
+        "methods": _METHODS,
+        "paths": _PATHS,
+        "reason": "Why: a ticket, a decision. For whoever reads the policy.",
+    },
+    "deny": {
+        "workload": _WORKLOADS + " Neither workload nor group: everybody.",
+        "group": _GROUPS,
+        "methods": _METHODS,
+        "paths": _PATHS,
+    },
+    "inject": {
+        "header": "A header field, replacing all of that name; needs value.",
+        "bearer": "Authorization: Bearer with this template.",
+        "basic": "Authorization: Basic with user name and password.",
+        "query": "A query parameter, replacing all of that name; needs value.",
+        "swap": "A placeholder that the caller sends and that is replaced; needs in and value.",
+        "value": _VALUE,
+        "in": "Where the placeholder may stand: header:NAME.",
+    },
+    "basic": {"username": _VALUE, "password": _VALUE},
+    "egress": {
+        "allow": "Address blocks inside the network that may be dialled, such as 10.1.0.0/16.",
+        "resolve": 'Fixed dial targets: "host:port" to "address:port".',
+    },
+    "tls": {"ca_file": "Roots for this upstream, a PEM file relative to the policy."},
+    "timeouts": {
+        "connect": "Until the upstream is connected.",
+        "first_byte": "Until the answer begins.",
+        "idle": "Without a byte in either direction.",
+        "total": "For the whole exchange.",
+    },
+    "test": {
+        "as": "The workload that asks.",
+        "request": "METHOD https://host/path",
+        "headers": "Header fields of the request, for swap.",
+        "expect": "A refusal code, or the route that is chosen.",
+    },
+    "expect": {
+        "route": "The name of the route.",
+        "inject": "What is put: header names, and query:NAME for parameters.",
+        "rule": "The entry that granted it: allow[0].",
+    },
+}
