@@ -98,7 +98,10 @@ def _matches(source: Source, faults: Faults) -> list[Path]:
     names = sorted(glob.glob(str(source.folder / source.pattern), recursive=True))  # noqa: PTH207 - absolute patterns are legal too
     if not names:
         faults.add(source.place, f"no file matches {source.pattern!r}", "file names are relative to the settings file")
-    return [Path(name) for name in names]
+    for name in names:
+        if not name.isprintable():  # it would reach terminals and logs with every fault of the file
+            faults.add(source.place, f"{name!r} is no name for a file of policies", "rename it")
+    return [Path(name) for name in names if name.isprintable()]
 
 
 def _identity(source: Source, path: Path, faults: Faults) -> tuple[int, int] | None:
@@ -106,10 +109,10 @@ def _identity(source: Source, path: Path, faults: Faults) -> tuple[int, int] | N
     try:
         real = path.resolve(strict=True)
         stat = real.stat()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # Python 3.12 calls a loop of links a RuntimeError
         faults.add(
             Place(shown_path(path, Path.cwd())),
-            f"cannot be read: {error.strerror or error}",
+            f"cannot be read: {getattr(error, 'strerror', None) or 'it is a link to itself'}",
             "check the path and its permissions",
         )
         return None

@@ -69,6 +69,13 @@ def test_what_is_left_out_is_not_granted(folder: Path) -> None:
     assert (found.define, found.hosts, found.secrets, found.workloads) == ({"scrub: none"}, (), (), ())
 
 
+def test_files_without_may_write_everything(folder: Path) -> None:
+    (folder / "ostiary.yaml").write_text(f"{BASE}policies: {{files: [base.yaml, pay/*.yaml]}}\n")
+    settings, policy = load_all(Path("ostiary.yaml"), {})
+    assert [source.rights for source in settings.policies] == [None, None]
+    assert set(policy.routes) == {"r", "p"}
+
+
 def test_every_fault_of_may_is_told(folder: Path) -> None:
     found = faults(
         folder,

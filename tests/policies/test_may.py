@@ -563,11 +563,26 @@ def test_what_is_no_file(folder: Path) -> None:
     os.mkfifo(folder / "pay" / "pipe.yaml")
     (folder / "pay" / "folder.yaml").mkdir()
     (folder / "pay" / "gone.yaml").symlink_to("nowhere")
-    assert [fault.partition(" (")[0] for fault in faults(folder, ROUTE)] == [
+    (folder / "pay" / "loop.yaml").symlink_to("loop.yaml")
+    found = [fault.partition(" (")[0] for fault in faults(folder, ROUTE)]
+    assert found.pop(2).startswith("pay/loop.yaml:1:1: cannot be read: ")
+    assert found == [
         "pay/folder.yaml:1:1: is no regular file",
         "pay/gone.yaml:1:1: cannot be read: No such file or directory",
         "pay/pipe.yaml:1:1: is no regular file",
     ]
+
+
+@pytest.mark.parametrize("name", [b"a\x1b[2J.yaml", b"a\n.yaml", b"a\xff.yaml"])
+def test_a_file_name_is_no_way_to_write_into_logs(folder: Path, name: bytes) -> None:
+    path = os.path.join(os.fsencode(folder / "pay"), name)
+    with open(path, "w") as handle:
+        handle.write("default: tunnel\n")
+    found = faults(folder, ROUTE)
+    assert len(found) == 1
+    assert "is no name for a file of policies (rename it)" in found[0]
+    assert found[0].isascii()
+    assert found[0].isprintable()
 
 
 def test_an_entry_without_files(folder: Path) -> None:
