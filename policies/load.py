@@ -102,6 +102,9 @@ def load_policy(
         except FaultError as error:
             faults.found.extend(error.faults)
             continue
+        except OSError as error:  # it went between the two looks
+            faults.add(Place(shown_path(path, base)), f"cannot be read: {error.strerror}", "load once more")
+            continue
         limits.kinds(root, path)
         keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])
         keys.choice("version", {"1"})

@@ -188,16 +188,13 @@ def may_overlap(one: PathPattern, other: PathPattern) -> bool:
         second = other.segments[right] if right < len(other.segments) else None
         if first is None and second is None:
             return True
+        # A `**` ends here, or takes one segment and stands on.
         if first == "**":
             todo.append((left + 1, right))
         if second == "**":
             todo.append((left, right + 1))
         if first is not None and second is not None and _segments_meet(first, second):
-            todo += [
-                (left + (first != "**"), right + (second != "**")),
-                (left + 1, right + (second != "**")),
-                (left + (first != "**"), right + 1),
-            ]
+            todo.append((left + (first != "**"), right + (second != "**")))
     return False
 
 

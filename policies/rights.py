@@ -47,7 +47,7 @@ class HostRight:
             return False
         if host == self.host:
             return True
-        return self.host.wildcard and not host.wildcard and host.text.partition(".")[2] == self.host.text[2:]
+        return self.host.wildcard and host.text.partition(".")[2] == self.host.text[2:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def test_everything_that_may_says(folder: Path) -> None:
 def test_what_is_left_out_is_not_granted(folder: Path) -> None:
     found = rights(folder, "{define: scrub_none}")
     assert found is not None
-    assert (found.define, found.hosts, found.secrets, found.workloads) == ({"scrub: none"}, (), (), ())
+    assert found == Rights(found.place, frozenset({"scrub: none"}))
 
 
 def test_files_without_may_write_everything(folder: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import FaultError, Grant, Place, Policy, Question, Rights, Source, load_sources
+from policies.document import Node, read_file
 from policies.keys import TABLES
 from policies.load_rights import WALKED
 from policies.model import HostPattern, SecretSpec
@@ -571,6 +572,19 @@ def test_what_is_no_file(folder: Path) -> None:
         "pay/gone.yaml:1:1: cannot be read: No such file or directory",
         "pay/pipe.yaml:1:1: is no regular file",
     ]
+
+
+def test_a_file_that_goes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload then ends with a fault, not with an exception that nobody sees."""
+
+    def read_and_remove(path: Path, *, shown_as: str | None = None) -> Node:
+        read = read_file(path, shown_as=shown_as)
+        if path.name == "pay.yaml":
+            path.unlink()
+        return read
+
+    monkeypatch.setattr("policies.load.read_file", read_and_remove)
+    assert faults(folder, ROUTE) == ["pay/pay.yaml:1:1: cannot be read: No such file or directory (load once more)"]
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[2J.yaml", b"a\n.yaml", b"a\xff.yaml"])
