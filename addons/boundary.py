@@ -19,7 +19,7 @@ from addons.audit import AuditLog, AuditUnavailable, Fields
 from addons.clock import Clock
 from addons.credentials import Openings
 from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadIdentity
-from addons.refusal import Answer, Code, Refusal, answer
+from addons.refusal import Answer, Answered, Code, Refusal, answer
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
 from policies import Passage
@@ -69,6 +69,10 @@ class Boundary:
             The answer for the caller; it is also kept as `exchange.refused`, which the engine must give instead of
             anything else.
         """
+        if isinstance(error, Answered):
+            exchange.refused = error.answer
+            self.settle(exchange, "refused", status=error.answer.status)
+            return error.answer
         refusal = refusal_for(error)
         if not isinstance(error, Refusal | AuditUnavailable):
             _log.error("request %s failed: %s at %s", exchange.request_id, type(error).__name__, place_of(error))
@@ -116,8 +120,12 @@ class Boundary:
                 self._audit.close(record, ended)
         elif exchange.find(Passage) is not None and exchange.dialled_s is not None:
             self._audit.note("tunnel.closed", {**facts_of(exchange), **ended})
-        elif code is not None or (outcome == "client_gone" and exchange.dialled_s is None and not exchange.connect):
-            # Refused, or given up by the caller before anything was sent.
+        elif (
+            outcome == "refused"
+            or code is not None
+            or (outcome == "client_gone" and exchange.dialled_s is None and not exchange.connect)
+        ):
+            # Refused, answered by an addon, or given up by the caller before anything was sent.
             self._audit.refused({**facts_of(exchange), **ended})
         elif not exchange.connect:
             self._audit.note("request.forwarded", {**facts_of(exchange), **ended})
@@ -133,6 +141,8 @@ class Boundary:
         ended: Fields = {"outcome": outcome, "ms": round(elapsed_s * 1000, 3)}
         if code is not None:
             ended["code"] = code.value
+        if exchange.addon is not None:
+            ended["addon"] = exchange.addon
         final_status = status if status is not None else exchange.status
         if final_status is not None:
             ended["status"] = final_status

@@ -117,6 +117,7 @@ class Exchange:
     __slots__ = (
         "__weakref__",
         "_facts",
+        "addon",
         "bytes_in",
         "bytes_out",
         "connect",
@@ -159,6 +160,8 @@ class Exchange:
         self.settled = False
         self.refused: Answer | None = None
         """The answer of a refusal that the engine must give instead of the upstream's."""
+        self.addon: str | None = None
+        """The user's addon that answered, refused or failed, if one did."""
         self.route: str | None = None
         self.rule: str | None = None
         self.status: int | None = None

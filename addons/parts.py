@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from addons.audit import AuditLog
 from addons.boundary import Boundary
+from addons.buffers import Buffers
 from addons.clock import Clock
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, Resolver
 from addons.telemetry import Metrics
+from addons.user_addon import UserAddon
 from policies import Policy
 from vault.store import SecretSource
 
@@ -48,5 +50,9 @@ class Parts:
     deadlines: Deadlines = field(default_factory=Deadlines)
     connections_per_workload: int = 0
     """0: any number."""
+    buffers: Buffers | None = None
+    """None: nothing is counted."""
+    user_addons: tuple[UserAddon, ...] = ()
+    """In the order of the settings."""
     extra_keys: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 hex of keys of this process alone, to workloads."""

@@ -17,11 +17,13 @@ from addons.stages.plans import Plans
 from addons.stages.record import RecordStage
 from addons.stages.registry import Registry
 from addons.stages.reply import ReplyStage
+from addons.stages.user_addons import UserAddons, UserReplyStage, UserRequestStage
 
 
 def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
-    """The stages in their one order."""
+    """The stages in their one order. Those of users' addons are there only where the settings name one."""
     plans = Plans(parts)
+    common = UserAddons(parts, registry) if parts.user_addons else None
     return (
         # First, so that whatever fails later has an exchange to be recorded on.
         BeginStage(parts, registry),
@@ -34,6 +36,9 @@ def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
         # After the yes and before the secret: a destination that may not be dialled must not cost a read, nor open a
         # record.
         EgressStage(parts, registry, plans),
+        # Behind every check and before the secret: an addon sees granted requests alone, and never a credential. What it
+        # adds to the head is the caller's, and is treated so below.
+        *((UserRequestStage(common),) if common else ()),
         # Last: sealed secret, open record, credential, head. What fails here has sent nothing.
         CredentialStage(parts, registry, plans),
         # Behind every refusal: a body starts to stream only when the head that leaves is ready.
@@ -42,4 +47,7 @@ def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
         TunnelStage(registry),
         # Settles what the others began.
         RecordStage(parts, registry),
+        # First of the answer's side: what an addon leaves in an answer is cleaned by ours, and what it fails at is
+        # recorded.
+        *((UserReplyStage(common),) if common else ()),
     )

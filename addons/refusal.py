@@ -1,7 +1,8 @@
 """Refusals: the typed no that ends a request, and the one table that maps it to an HTTP answer.
 
 Owns the codes of the wire contract (docs/reference/errors.md), their statuses, their RFC 9209 error types and the shape
-of the answer body. Every stage raises `Refusal`; nothing else in the project builds an error answer. Adding a code
+of the answer body. Every stage raises `Refusal`; nothing else in the project builds an error answer. (`Answered` is an answer of
+a user's addon: it has no code.) Adding a code
 means adding a row to `TABLE` and to the reference.
 """
 
@@ -120,6 +121,14 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+
+class Answered(Exception):
+    """Ends the request with the answer of a user's addon; the upstream sees nothing of it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("answered by an addon")
+        self.answer = answer
 
 
 def answer(refusal: Refusal, request_id: str) -> Answer:

@@ -105,6 +105,9 @@ class Metrics:
         self._upstream = gauge(
             "upstream_connections", "Open connections to upstreams.", "host", "state", bound=MAX_HOSTS
         )
+        self._buffered = Gauge(
+            "ostiary_buffered_bytes", "Bytes held for callers and upstreams that read slowly.", registry=self.registry
+        )
         self._policy = Gauge("ostiary_policy_info", "The policy in force.", ["version"], registry=self.registry)
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
         self._vault_up = Gauge(
@@ -139,6 +142,9 @@ class Metrics:
 
     def upstream_connection(self, host: str, state: str, delta: int) -> None:
         self._upstream(host, state).inc(delta)
+
+    def buffered(self, held_bytes: int) -> None:
+        self._buffered.set(held_bytes)
 
     # --- audit ---
 

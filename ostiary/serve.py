@@ -28,13 +28,15 @@ import uvloop
 
 from addons.audit import AuditConfig, AuditLog, FileSink, SinkError
 from addons.boundary import Boundary
+from addons.buffers import Buffers
 from addons.clock import Clock, SystemClock
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, Forbidden, SystemResolver, networks
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
 from addons.telemetry import Metrics
-from ostiary import __version__
+from addons.user_addon import UserAddon
+from ostiary import __version__, user_addons
 from ostiary.admin import Health, start_probes
 from ostiary.ca import CaError, LeafStore, load_or_create
 from ostiary.descriptors import carried, raise_limit, sockets
@@ -91,12 +93,19 @@ class Opened:
             path.unlink(missing_ok=True)
 
 
-def main(settings: Settings, policy: Policy, *, environ: Mapping[str, str], private: Private | None = None) -> int:
+def main(
+    settings: Settings,
+    policy: Policy,
+    *,
+    environ: Mapping[str, str],
+    private: Private | None = None,
+    addons: tuple[UserAddon, ...] = (),
+) -> int:
     """Runs until a signal; returns the exit code."""
     try:
         chosen = private_settings(settings, private) if private else settings
-        return asyncio.run(_run(chosen, policy, environ, private), loop_factory=uvloop.new_event_loop)
-    except (CaError, StoreFailed) as error:
+        return asyncio.run(_run(chosen, policy, environ, private, addons), loop_factory=uvloop.new_event_loop)
+    except (CaError, StoreFailed, user_addons.AddonFailed) as error:
         sys.stderr.write(f"ostiary: {error}\n")
         return EXIT_SETTINGS
     except BindFailed as error:
@@ -196,6 +205,7 @@ def build_parts(
     clock: Clock,
     rules: EgressRules,
     extra_keys: Mapping[str, str],
+    addons: tuple[UserAddon, ...] = (),
 ) -> Parts:
     """The parts that stages are given."""
     limits = settings.limits
@@ -213,11 +223,19 @@ def build_parts(
             limits.connect_timeout, limits.first_byte_timeout, limits.idle_timeout, limits.total_timeout
         ),
         connections_per_workload=limits.connections_per_workload,
+        buffers=Buffers(metrics, limits.buffers),
+        user_addons=addons,
         extra_keys=extra_keys,
     )
 
 
-async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], private: Private | None) -> int:
+async def _run(
+    settings: Settings,
+    policy: Policy,
+    environ: Mapping[str, str],
+    private: Private | None,
+    addons: tuple[UserAddon, ...],
+) -> int:
     clock = SystemClock()
     metrics = Metrics(__version__)
     authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
@@ -234,7 +252,9 @@ async def _run(settings: Settings, policy: Policy, environ: Mapping[str, str], p
         await _log_in(store)
         rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, await forbidden(settings, opened))
         extra_keys = {private.key_sha256: private.workload} if private else {}
-        parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys)
+        parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys, addons)
+        await user_addons.running(addons, clock)
+        ending.push_async_callback(user_addons.done, addons, clock)
         limits = settings.limits
         descriptors = raise_limit()
         engine = MitmEngine(

@@ -45,6 +45,8 @@ class Fields(TypedDict, total=False):
     ms_upstream: float
     redactions: int
     retries: int
+    addon: str
+    """The user's addon that answered, refused or failed."""
     count: int
     """How many refusals of one unproven source this record stands for."""
     version: str

@@ -52,4 +52,8 @@ class BeginStage:
             connect=connect,
         )
         self._registry.begin(flow, exchange)
+        buffers = self._parts.buffers
+        if buffers is not None and buffers.full:
+            # Before anything is proven, resolved or read: what is under way needs the memory more.
+            raise Refusal(Code.OVERLOADED, "The proxy holds too much for slow readers right now.", retry_after_s=1.0)
         return exchange

@@ -29,12 +29,12 @@ def add(commands: Any) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    from ostiary.settings import load_all
+    from ostiary.settings import load_to_run
     from policies.faults import FaultError
 
     path = config_of(options)
     try:
-        settings, policy = load_all(path, os.environ)
+        settings, policy, _ = load_to_run(path, os.environ)
     except FaultError as error:
         if options.json:
             print(json.dumps({"ok": False, "faults": [str(fault) for fault in error.faults]}))

@@ -27,14 +27,14 @@ def command(options: argparse.Namespace) -> int:
 
     from ostiary.logs import set_up
     from ostiary.serve import Private, main
-    from ostiary.settings import load_all
+    from ostiary.settings import load_to_run
 
     private: Private | None = None
     if options.private_fd is not None:
         private = _private(options.private_fd)
     set_up(logging.WARNING if private else logging.INFO)
-    settings, policy = load_all(config_of(options), os.environ, private=private is not None)
-    return main(settings, policy, environ=os.environ, private=private)
+    settings, policy, addons = load_to_run(config_of(options), os.environ, private=private is not None)
+    return main(settings, policy, environ=os.environ, private=private, addons=addons)
 
 
 def _private(descriptor: int) -> Any:

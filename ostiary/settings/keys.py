@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "engine"),
+    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "engine", "addons"),
     "listen": ("name", "bind", "workload", "mode", "socket_mode"),
     "ca": ("dir",),
     "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
@@ -21,9 +21,10 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "may": ("define", "hosts", "secrets", "workloads"),
     "may_secret": ("namespace", "path"),
     "egress": ("allow", "resolve", "ca_file"),
+    "addon": ("addon", "options", "timeout"),
     "limits": (
         "request_line", "header_bytes", "header_count", "header_timeout", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
-        "drain_timeout", "connections", "connections_per_source", "connections_per_workload",
+        "drain_timeout", "connections", "connections_per_source", "connections_per_workload", "buffers",
     ),
 }  # fmt: skip
 
@@ -31,7 +32,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "settings": {
         "identity": "tokens of an issuer come later; use key_hash, peer or any",
         "state": "shared state comes with limits",
-        "addons": "own addons come later",
     },
     "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
@@ -51,6 +51,5 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "admin": {"tokens": "the admin API comes later; the probes need no token"},
     "limits": {
         "buffered_body": "no body is buffered yet",
-        "buffers": "comes with the fast engine",
     },
 }

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from addons.audit import AuditConfig, FileSink, StdoutSink
+from addons.user_addon import UserAddon
+from ostiary.settings.addons import read_addons
 from ostiary.settings.keys import KNOWN, LATER
 from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
 from ostiary.settings.rights import read_policies
@@ -26,6 +28,7 @@ from policies.load_parts import NAME, Context, read_network, read_resolve
 from vault.sealed import KeyCredential, KeyEnv, KeyFile, KeySource
 
 _OVERRIDE: Final = re.compile(r"OSTIARY_([A-Z][A-Z0-9_]*?)__([A-Z][A-Z0-9_]*)")
+MIN_BUFFERS: Final = 1024 * 1024
 _MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
@@ -44,7 +47,7 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
 
 
 def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -> tuple[Settings, Policy]:
-    """Settings and policy together.
+    """Settings and policy together. Addons are named by the settings, not loaded.
 
     Args:
         path: of ostiary.yaml.
@@ -55,6 +58,36 @@ def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -
         FaultError: every fault of both.
     """
     faults = Faults()
+    settings, policy = _load_all(path, environ, faults, private=private)
+    return _whole(path, settings, policy, faults)
+
+
+def load_to_run(
+    path: Path, environ: Mapping[str, str], *, private: bool = False
+) -> tuple[Settings, Policy, tuple[UserAddon, ...]]:
+    """Settings, policy, and the users' addons made: what `run` needs and `check` tries.
+
+    Raises:
+        FaultError: every fault of all three.
+    """
+    from ostiary.user_addons import load_addons
+
+    faults = Faults()
+    settings, policy = _load_all(path, environ, faults, private=private)
+    addons = load_addons(settings.addons, faults) if settings is not None else ()
+    return (*_whole(path, settings, policy, faults), addons)
+
+
+def _whole(path: Path, settings: Settings | None, policy: Policy | None, faults: Faults) -> tuple[Settings, Policy]:
+    faults.raise_any()
+    if settings is None or policy is None:
+        raise FaultError([Fault(Place(str(path)), "cannot be used")])
+    return settings, policy
+
+
+def _load_all(
+    path: Path, environ: Mapping[str, str], faults: Faults, *, private: bool
+) -> tuple[Settings | None, Policy | None]:
     settings = _load(path, environ, faults)
     policy: Policy | None = None
     if settings is not None and settings.policies:
@@ -64,9 +97,6 @@ def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -
             faults.found.extend(error.faults)
     if settings is not None and policy is not None and not private:
         _together(settings, policy, faults)
-    faults.raise_any()
-    if settings is None or policy is None:
-        raise FaultError([Fault(Place(str(path)), "cannot be used")])
     return settings, policy
 
 
@@ -124,6 +154,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         egress=_egress(keys, context),
         admin=_admin(keys, context),
         limits=_limits(keys),
+        addons=read_addons(keys, context),
     )
 
 
@@ -149,6 +180,7 @@ def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
                 "listen",
                 "sink",
                 "auth",
+                "addon",
                 "policies",
                 "may",
                 "may_secret",
@@ -418,7 +450,17 @@ def _limits(keys: Fields) -> Limits:
         connections=count("connections", default.connections, 1),
         connections_per_source=count("connections_per_source", default.connections_per_source, 1),
         connections_per_workload=_per_workload(inner, default),
+        buffers=_buffers(inner, default),
     )
+
+
+def _buffers(keys: Fields, default: Limits) -> int:
+    found = keys.size("buffers", default.buffers) or default.buffers
+    if found < MIN_BUFFERS:
+        keys.faults.add(
+            keys.place_of("buffers"), "buffers is less than a single connection may hold", "write at least 1MiB"
+        )
+    return found
 
 
 def _per_workload(keys: Fields, default: Limits) -> int:

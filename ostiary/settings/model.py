@@ -53,6 +53,21 @@ class EgressSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class AddonSetting:
+    """A user's addon, not yet loaded. Either a file or an importable module holds its class."""
+
+    name: str
+    """As written."""
+    file: Path | None
+    module: str
+    class_name: str
+    options: Mapping[str, object]
+    """Keyword arguments of its constructor."""
+    timeout_s: float
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Caps and deadlines; docs/reference/limits.md tells the reason of each. Seconds and bytes; 0 seconds means
     none.
@@ -71,6 +86,7 @@ class Limits:
     connections_per_source: int = 1_000
     connections_per_workload: int = 0
     """0: any number."""
+    buffers: int = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +105,5 @@ class Settings:
     egress: EgressSetting
     admin: AdminSetting | None
     limits: Limits
+    addons: tuple[AddonSetting, ...] = ()
     engine: Literal["mitmproxy"] = "mitmproxy"

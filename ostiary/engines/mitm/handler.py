@@ -40,7 +40,9 @@ deadline of its own; this one catches the unforeseen."""
 
 
 MAX_HTTP2_WAITING_BYTES: Final = 1 << 20
-"""What may wait for an HTTP/2 caller that does not read, before its upstreams are held back."""
+"""What may wait for an HTTP/2 caller that does not read, before its upstreams are held back; and the other way round."""
+MAX_HTTP2_UPLOAD_BYTES: Final = 16 << 20
+"""What may wait for HTTP/2 upstreams while the caller's own window is closed as well."""
 
 
 class ClientHandler(server.ConnectionHandler):
@@ -65,8 +67,12 @@ class ClientHandler(server.ConnectionHandler):
         self.header_timeout_s = engine.header_timeout_s
         self.layer = GuardedHttpLayer(context, HTTPMode.regular, self)
         self.transports[client] = server.ConnectionIO(reader=reader, writer=writer)
+        self.sent_ahead: Callable[[], int] | None = None
+        """Bytes that an HTTP/1 caller has sent ahead of its turn."""
         self.http2_waiting: Callable[[], int] | None = None
         """Bytes that wait for an HTTP/2 caller to open its window; None for an HTTP/1 caller."""
+        self.http2_uploads: dict[Server, Callable[[], int]] = {}
+        """Bytes that wait for an HTTP/2 upstream to open its window or to take another stream."""
         self._progress = asyncio.Event()
         self.entrance: layer.Layer | None = None
         """What an accepted CONNECT leads to."""
@@ -149,7 +155,7 @@ class ClientHandler(server.ConnectionHandler):
     def post(self, event: events.Event) -> None:
         """Feeds one event to the layers and carries out what they answer. Never suspends; re-entrant calls queue."""
         self.timeout_watchdog.register_activity()
-        if self.http2_waiting is not None:
+        if self.http2_waiting is not None or self.http2_uploads:
             self._progress.set()  # A window opened, or a deadline reset the stream: those who wait look again.
         self._queue.append(event)
         if self._pumping:
@@ -235,15 +241,43 @@ class ClientHandler(server.ConnectionHandler):
         for io in self.transports.values():
             writer = io.writer
             if isinstance(writer, asyncio.StreamWriter) and writer.transport.get_write_buffer_size():
+                self.backlog()
                 await super().drain_writers()
                 break
         client = self.transports.get(self.client)
-        if self.http2_waiting is None or client is None or asyncio.current_task() is client.handler:
-            # Only upstreams are held back: it is the caller's own frames that open the window again.
+        if client is None or (self.http2_waiting is None and not self.http2_uploads):
             return
-        while self.client.connected and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES:
+        # Each side is held back by what waits for the other: it is that side's own frames that open its window again.
+        waits = self._upload_waits if asyncio.current_task() is client.handler else self._download_waits
+        while self.client.connected and waits():
+            self.backlog()
             self._progress.clear()
             await self._progress.wait()
+
+    def _download_waits(self) -> bool:
+        return self.http2_waiting is not None and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES
+
+    def _upload_waits(self) -> bool:
+        uploads = sum(waiting() for waiting in self.http2_uploads.values())
+        # Held back on both sides nobody would move again; so the caller is read on, up to a cap of its own.
+        return uploads > MAX_HTTP2_WAITING_BYTES and (not self._download_waits() or uploads > MAX_HTTP2_UPLOAD_BYTES)
+
+    def backlog(self) -> None:
+        """Something waits here: it is counted until nothing does."""
+        if self.parts.buffers is not None:
+            self.parts.buffers.watch(self)
+
+    def held_bytes(self) -> int:
+        """What waits to be written, has been read and not been looked at, and waits for a window or a turn."""
+        held = 0
+        for io in tuple(self.transports.values()):
+            if isinstance(io.writer, asyncio.StreamWriter):
+                held += io.writer.transport.get_write_buffer_size()
+            held += len(getattr(io.reader, "_buffer", b""))  # asyncio shows it to nobody
+        for waiting in (self.sent_ahead, self.http2_waiting, *self.http2_uploads.values()):
+            if waiting is not None:
+                held += waiting()
+        return held
 
     # --- life ---
 
@@ -266,6 +300,8 @@ class ClientHandler(server.ConnectionHandler):
                 task.cancel()
             self._progress.set()
             self._bound.clear()
+            if self.parts.buffers is not None:
+                self.parts.buffers.forget(self)
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Dials the vetted destination this connection was bound to, and nothing else."""
@@ -326,6 +362,8 @@ class ClientHandler(server.ConnectionHandler):
             await self.handle_connection(connection)
         finally:
             self._bound.pop(connection, None)
+            self.http2_uploads.pop(connection, None)
+            self._progress.set()
             self.parts.metrics.upstream_connection(host, "open", -1)
 
     def _broken(self, command: commands.OpenConnection, error: BaseException) -> None:

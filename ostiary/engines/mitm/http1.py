@@ -84,6 +84,9 @@ class StrictHttp1Server(Http1Server):
             yield ReceiveHttp(RequestProtocolError(self.stream_id, "flood", ErrorCode.CLIENT_DISCONNECTED))
             self.state = self.done
             return
+        if self.buf:
+            self.handler.sent_ahead = lambda: len(self.buf)
+            self.handler.backlog()
         yield from super().wait(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:

@@ -200,8 +200,10 @@ class GuardedHttpLayer(HttpLayer):
             fields = tuple(field for field in fields if field[0] != b"host")
         authority = exchange.ask(Destination).authority.host_header if seen.http_version == b"HTTP/2.0" else b""
         exchange.dialled_s = self.handler.parts.clock.monotonic_s()
-        # A shallow copy with four things changed. The constructor would check the type of every field anew.
+        # A shallow copy with five things changed. The constructor would check the type of every field anew. The method is
+        # the one that was granted, whatever an addon did to the flow since.
         wire = request_like(seen)
+        wire.data.method = exchange.head.method.encode("ascii")
         wire.data.authority = authority
         wire.data.path = ready.target
         wire.data.headers = http.Headers(fields)
@@ -229,7 +231,7 @@ class GuardedHttpLayer(HttpLayer):
         context.server = Server(address=event.address, transport_protocol="tcp")
         context.server.sni = event.bound.destination.authority.host
         self.handler.bind(context.server, event.bound)
-        first: layer.Layer = UpstreamClient(context)
+        first: layer.Layer = UpstreamClient(context, self.handler.http2_uploads)
         if event.tls:
             first, client = ServerTLSLayer(context), first
             first.child_layer = client

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
 from mitmproxy import http
+from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseHeaders, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestData, ResponseHeaders, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
@@ -134,13 +137,34 @@ class StrictHttp1Client(Http1Client):
             yield from self.state(events.DataReceived(self.conn, held))
 
 
+def _waiting(client: Http2Client) -> int:
+    """Bytes that wait for the upstream's window, or for one of its streams to end."""
+    buffered = sum(len(chunk.data) for chunks in client.h2_conn.stream_buffers.values() for chunk in chunks)
+    queued = sum(
+        len(event.data)
+        for waiting in client.stream_queue.values()
+        for event in waiting
+        if isinstance(event, RequestData)
+    )
+    return buffered + queued
+
+
 class UpstreamClient(layer.Layer):
     """Opens a connection, then speaks what was negotiated on it."""
+
+    def __init__(self, context: Context, uploads: dict[Server, Callable[[], int]]) -> None:
+        super().__init__(context)
+        self._uploads = uploads
 
     def _handle_event(self, event: events.Event) -> Commands:
         failure = yield commands.OpenConnection(self.context.server)
         if not failure:
-            child = Http2Client(self.context) if self.context.server.alpn == b"h2" else StrictHttp1Client(self.context)
+            child: layer.Layer
+            if self.context.server.alpn == b"h2":
+                child = http2 = Http2Client(self.context)
+                self._uploads[self.context.server] = lambda: _waiting(http2)
+            else:
+                child = StrictHttp1Client(self.context)
             self._handle_event = child.handle_event  # type: ignore[method-assign]  # as mitmproxy's own client layer does
             yield from child.handle_event(event)
         yield RegisterHttpConnection(self.context.server, failure)
