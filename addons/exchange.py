@@ -109,7 +109,7 @@ class Exchange:
         request_id: UUIDv7, shown to the caller and in every record.
         connection: where it came in.
         policy: the policy it is judged by from beginning to end.
-        head: what the caller sent.
+        head: what the caller sent; a user's addon may replace its fields before the secret is read.
         started_s: monotonic seconds.
         connect: whether this is the CONNECT itself, not a request inside the tunnel.
     """

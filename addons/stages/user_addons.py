@@ -86,15 +86,18 @@ class Runner:
         began_s = self._clock.monotonic_s()
         # Eager: a coroutine that waits for nothing costs no turn of the loop.
         task = asyncio.Task(_contained(function, subject), loop=asyncio.get_running_loop(), eager_start=True)
-        blocked_s = self._clock.monotonic_s() - began_s
-        if blocked_s > BLOCKED_S:
-            self._tell(addon, hook, blocked_s)
-        if not task.done():
-            try:
+        try:
+            blocked_s = self._clock.monotonic_s() - began_s
+            if blocked_s > BLOCKED_S:
+                self._tell(addon, hook, blocked_s)
+            if not task.done():
                 await asyncio.wait({task}, timeout=addon.timeout_s)
-            finally:
-                if not task.done():
-                    self._abandon(task)
+        finally:
+            # Also when we are cancelled ourselves: nothing of an addon goes on unseen.
+            if not task.done():
+                self._abandon(task)
+            elif not task.cancelled():
+                task.exception()
         if not task.done():
             raise HookTimeout
         if task.cancelled():

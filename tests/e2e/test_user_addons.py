@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_http2 import Http2
+from tests.e2e.test_websocket import HANDSHAKE, switching
 from tests.harness.canaries import canary, scan
 from tests.harness.client import Answer, get, tunnel
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
@@ -474,3 +475,24 @@ def test_the_example_of_the_guide(proxy: Proxy) -> None:
     answer = ask(one, "/v1/x", method="POST", body=b"a" * 100_001)
     assert (answer.status, answer.body, len(api.requests)) == (413, b"too large for our budget\n", 1)
     assert b"requests are marked for team blue" in bytes(one.stderr)
+
+
+def test_a_websocket_handshake_is_seen_and_its_frames_are_not(proxy: Proxy, upstream: Callable[..., Upstream]) -> None:
+    one, api, key = proxy("[./my_addon.py:Tries, ./my_addon.py:Replies]", TRIES, upstream(switching()))
+    with tunnel(one.address("sidecar"), one.ca) as raw:
+        raw.send(f"{HANDSHAKE.replace('/live?x=1', '/v1/reply-field')}\r\n".encode())
+        answer = raw.head()
+        assert (answer.status, answer.get("X-Seen"), answer.all("Upgrade")) == (101, "yes", ["websocket"])
+        raw.send(b"\x81\x85abcd12345")
+        assert raw.read_exactly(11) == b"\x81\x85abcd12345"
+    assert api.requests[0].get("Authorization") == f"Bearer {key}"
+    for name, seen in (("end-raises", 2), ("upgrade", 2)):
+        with tunnel(one.address("sidecar"), one.ca) as raw:
+            raw.send(f"{HANDSHAKE.replace('/live?x=1', '/v1/' + name)}X-Drop: a\r\n\r\n".encode())
+            if name == "end-raises":
+                raw.send(b"\x81\x85abcd12345")
+                assert b"12345" not in raw.sock.recv(65536) + raw.sock.recv(65536)
+                assert raw.closed()
+            else:  # it put other values of what it found there
+                assert raw.head().status == 500
+        assert len(api.requests) == seen

@@ -34,6 +34,7 @@ from addons.egress import EgressRules, networks
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
 from addons.telemetry import Metrics
+from addons.user_addon import FLOW_HOOKS, UserAddon
 from ostiary.ca import LeafStore, load_or_create
 from ostiary.engines.mitm import engine as engine_module
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
@@ -146,6 +147,23 @@ class Names:
         return ["127.0.0.1"]
 
 
+class Mine:
+    """A user's addon with every hook: one that waits on the way there, plain ones on the way back."""
+
+    async def requestheaders(self, flow: Any) -> None:
+        await asyncio.sleep(0)
+        flow.request.headers["X-Team"] = "blue"
+
+    def responseheaders(self, flow: Any) -> None:
+        flow.response.headers["X-Seen"] = "yes"
+
+    def response(self, flow: Any) -> None:
+        pass
+
+    def error(self, flow: Any) -> None:
+        pass
+
+
 class Running:
     """What a torture needs of the engine that runs in a thread."""
 
@@ -162,7 +180,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def engine(folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip) -> Iterator[Running]:
+def engine(
+    folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip, *, addon: bool = False
+) -> Iterator[Running]:
     """The engine in a thread, every part of it counted."""
     (folder / "policy.yaml").write_text(POLICY.replace("PORT", str(port)))
     started, ended = threading.Event(), threading.Event()
@@ -191,6 +211,8 @@ def engine(folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip) ->
             in_force.policy = wrapped(load_policy([folder / "policy.yaml"]))
 
         running.reload = reload
+        mine = wrapped(Mine())
+        hooks = {name: getattr(mine, name) for name in FLOW_HOOKS}
         parts = Parts(
             in_force=in_force,
             secrets=wrapped(SecretCache(wrapped(store), clock.monotonic_s, metrics)),
@@ -200,6 +222,7 @@ def engine(folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip) ->
             boundary=wrapped(Boundary(wrapped(audit), wrapped(metrics), wrapped(clock))),
             resolver=wrapped(Names()),
             egress=EgressRules(networks(["127.0.0.0/8"]), {}),
+            user_addons=(UserAddon("mine", hooks, 0.3),) if addon else (),
             deadlines=Deadlines(connect_s=0.3, first_byte_s=2.0, idle_s=2.0),
         )
         leaves = wrapped(LeafStore(authority, lambda: dt.datetime.now(dt.UTC)))
@@ -296,6 +319,7 @@ KINDS: Final[dict[str, tuple[Callable[[Running, Raw], Answer], int]]] = {
     "denied": (_denied, 403),
     "reload during": (_reload, 200),
     "from Vault": (_plain, 200),
+    "with an addon": (_upload, 200),
 }
 
 
@@ -368,7 +392,10 @@ def test_f3_every_call_fails_once(
     ask, status = KINDS[kind]
     unrecorded = hung = refused = 0
     stuck: list[list[str]] = []
-    with store_of(kind, tmp_path, key) as store, engine(tmp_path, pki, api.port, store, trip) as run:
+    with (
+        store_of(kind, tmp_path, key) as store,
+        engine(tmp_path, pki, api.port, store, trip, addon=kind == "with an addon") as run,
+    ):
         assert (first := attempt(run, ask)) is not None  # what is made once (leaves, plans) is made
         assert first.status == status
         trip.arm(0)
