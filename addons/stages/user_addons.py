@@ -199,6 +199,7 @@ class UserRequestStage:
 
     def __init__(self, common: UserAddons) -> None:
         self._common = common
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         common = self._common
@@ -234,14 +235,21 @@ class UserRequestStage:
             exchange.addon = addon.name
             raise answered[0]
 
-    async def error(self, flow: http.HTTPFlow) -> None:
+    def error(self, flow: http.HTTPFlow) -> None:
         common = self._common
         exchange = common.registry.find(flow)
-        if exchange is None or exchange.find(Shown) is None:
+        if exchange is None or exchange.find(Shown) is None or not any("error" in one.hooks for one in common.addons):
             return
-        for addon in reversed(common.addons):
+        # By itself: the caller's connection may be gone, and with it everything that runs for it.
+        task = asyncio.Task(self._tell(exchange, flow), loop=asyncio.get_running_loop(), eager_start=True)
+        if not task.done():
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, exchange: Exchange, flow: http.HTTPFlow) -> None:
+        for addon in reversed(self._common.addons):
             try:
-                await common.runner.call(addon, "error", flow)
+                await self._common.runner.call(addon, "error", flow)
             except Exception as error:  # noqa: BLE001 - the request has failed and is recorded
                 _log.error(
                     "addon %s failed in error of request %s: %s", addon.name, exchange.request_id, _told(error, addon)

@@ -382,6 +382,35 @@ class Second(First):
 """
 
 
+MOURNER = """
+import asyncio, pathlib
+
+class Mourner:
+    async def error(self, flow):
+        await asyncio.sleep(0.3)
+        pathlib.Path("mourned").write_text(flow.error.msg)
+        raise ValueError("cnry-text-of-an-addon")
+"""
+
+
+def test_an_error_hook_ends_though_its_caller_has_gone(proxy: Proxy, upstream: Callable[..., Upstream]) -> None:
+    def trickles(seen: Seen, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        time.sleep(2)
+
+    one, _, _ = proxy("[./my_addon.py:Mourner]", MOURNER, upstream(trickles))
+    with tunnel(one.address("sidecar"), one.ca) as raw:
+        raw.send(b"GET /v1/x HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        assert raw.head().status == 200
+    assert one.wait_audit("credential.closed")[0]["outcome"] == "client_gone"
+    deadline = time.monotonic() + 5
+    while b"failed in error" not in bytes(one.stderr):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (one.folder / "mourned").exists()
+    assert b"cnry-text-of-an-addon" not in bytes(one.stderr)
+
+
 def test_several_run_in_order_and_back(proxy: Proxy) -> None:
     one, api, _ = proxy("[./my_addon.py:First, ./my_addon.py:Second]", ORDERED)
     answer = ask(one, "/v1/x")

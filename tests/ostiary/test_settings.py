@@ -54,6 +54,7 @@ def test_defaults_are_those_of_the_contract(folder: Path) -> None:
         300,
         300,
     )
+    assert limits.buffers == 256 << 20
     assert (limits.total_timeout, limits.drain_timeout, limits.connections, limits.connections_per_source) == (
         0,
         10,
@@ -127,7 +128,7 @@ ca: {vault_pki: x}
 audit: {sinks: [{}], durability: maybe}
 policies: ["*.nothing", {files: x, may: {}}]
 vault: {addresses: ["http://vault.test", "vault"], auth: {method: kubernetes, role: x}}
-limits: {idle_timeout: soon, connections: 0, buffers: 1MiB}
+limits: {idle_timeout: soon, connections: 0, buffers: 1KiB, buffered_body: 8MiB}
 listn: [x]
 engine: fast
 """
@@ -151,7 +152,8 @@ engine: fast
         "'role' is not built yet",
         "'idle_timeout' of limits is no duration",
         "'connections' of limits must lie between 1",
-        "'buffers' is not built yet",
+        "buffers is less than a single connection may hold (write at least 1MiB)",
+        "'buffered_body' is not built yet",
         ":8:1: unknown key 'listn' in the settings (did you mean 'listen'?)",
         "engine: fast is not built yet",
     ):
