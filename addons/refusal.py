@@ -135,7 +135,7 @@ def answer(refusal: Refusal, request_id: str) -> Answer:
     """Renders a refusal: JSON body, code header and `Proxy-Status` (RFC 9209)."""
     code = refusal.code
     row = TABLE[code]
-    body = json.dumps({"error": refusal.message, "code": code.value, "request_id": request_id}).encode()
+    body = json.dumps({"error": refusal.message, "code": code.value, "request_id": request_id}).encode() + b"\n"
     headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),

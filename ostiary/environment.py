@@ -101,13 +101,21 @@ def write_bundle(folder: Path, ca_pem: bytes) -> Path:
             with contextlib.suppress(OSError):
                 parts.append(Path(roots).read_bytes().strip())
     content = b"\n".join(parts) + b"\n"
-    bundle = folder / "bundle.pem"
-    if not bundle.exists() or bundle.read_bytes() != content:
-        fresh = folder / f".bundle-{os.getpid()}.pem"
+    return write_public(folder / "bundle.pem", content)
+
+
+def write_public(path: Path, content: bytes) -> Path:
+    """Writes a file that anybody may read; replaced whole where it has changed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not path.exists() or path.read_bytes() != content:
+        fresh = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
         fresh.write_bytes(content)
         fresh.chmod(0o644)
-        fresh.replace(bundle)
-    return bundle
+        fresh.replace(path)
+    return path
 
 
 def client_environment(

@@ -34,6 +34,8 @@ class Fields(TypedDict, total=False):
     secret_version: str
     lease: str
     cache: str
+    caller_credential: str
+    """Where the caller sent a credential of its own."""
     payload_sha256: str
     status: int
     outcome: str

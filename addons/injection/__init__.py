@@ -6,11 +6,12 @@ half-way leaves nothing behind.
 """
 
 from addons.injection.build import build_forward, build_with_credential
-from addons.injection.places import Plan, applicable, plan_for, references, reject_caller_credentials
+from addons.injection.places import Plan, applicable, brought, plan_for, references, reject_caller_credentials
 
 __all__ = [
     "Plan",
     "applicable",
+    "brought",
     "build_forward",
     "build_with_credential",
     "plan_for",

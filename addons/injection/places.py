@@ -6,13 +6,14 @@ that a route compiles to: computed once a route and policy, looked up by every r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from addons.head import Fields, RequestHead
-from addons.injection.render import holds_placeholder
+from addons.injection.render import holds_placeholder, unpacked
 from addons.refusal import Code, Refusal
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, Route, SwapInjector
 from policies.template import FieldRef
@@ -55,6 +56,11 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 OWN_PREFIX: Final = b"x-ostiary-"
+
+# What `ostiary env` gives programs that refuse to start without a key; and what is left of a header field when the
+# variable it is made of is empty.
+_DUMMY: Final = re.compile(rb"ostiary[-_]placeholder")
+_EMPTY: Final = re.compile(rb"(?i:bearer|basic|token)? *")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,24 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
             raise Refusal(
                 Code.CALLER_CREDENTIALS, "This route wants no credential from the caller; remove it from the query."
             )
+
+
+def brought(plan: Plan, head: RequestHead) -> str | None:
+    """The first place in which the caller sent a credential of its own: `header:authorization`, `query:api_key`. Never its
+    value. None where it sent none, or a placeholder.
+    """
+    swaps = [injector for injector in plan.injectors if isinstance(injector, SwapInjector)]
+    for name, value in head.fields:
+        key = name.lower()
+        if key not in plan.credential_headers or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):
+            continue
+        if not any(_swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps):
+            return f"header:{key.decode('ascii')}"
+    for pair in _pairs(head.target) if plan.strip_parameters else ():
+        name = parameter_name(pair)
+        if name in plan.strip_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair):
+            return f"query:{name.decode('utf-8', 'replace')}"
+    return None
 
 
 def _pairs(target: bytes) -> Sequence[bytes]:

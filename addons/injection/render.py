@@ -113,6 +113,12 @@ def holds_placeholder(value: bytes, placeholder: str) -> bool:
     return basic is not None and placeholder in basic
 
 
+def unpacked(value: bytes) -> bytes:
+    """A field's value with Basic taken apart."""
+    basic = _basic_parts(value)
+    return ":".join(basic).encode() if basic is not None else value
+
+
 def swapped(value: bytes, placeholder: str, template: Template, credential: Credential) -> bytes:
     """The field value with the placeholder replaced; only for values of which `holds_placeholder` is true.
 

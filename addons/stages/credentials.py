@@ -15,7 +15,14 @@ from addons.boundary import facts_of
 from addons.credentials import Openings, SealedCredential, may_travel, seal, unseal
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
-from addons.injection import applicable, build_forward, build_with_credential, references, reject_caller_credentials
+from addons.injection import (
+    applicable,
+    brought,
+    build_forward,
+    build_with_credential,
+    references,
+    reject_caller_credentials,
+)
 from addons.parts import Parts
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
@@ -41,17 +48,21 @@ class CredentialStage:
         if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
             exchange.put(build_forward(plan, exchange.head, authority))
             return
-        openings = await self._open(exchange, grant, injectors)
+        openings = await self._open(exchange, grant, injectors, brought(plan, exchange.head))
         credential = unseal(exchange.ask(SealedCredential), openings)
         exchange.put(build_with_credential(plan, injectors, exchange.head, authority, credential))
 
-    async def _open(self, exchange: Exchange, grant: Grant, injectors: tuple[Injector, ...]) -> Openings:
+    async def _open(
+        self, exchange: Exchange, grant: Grant, injectors: tuple[Injector, ...], place: str | None
+    ) -> Openings:
         clock = self._parts.clock
         before_s = clock.monotonic_s()
         sealed = await seal(grant, self._parts.secrets, references(injectors))
         exchange.secret_ms = (clock.monotonic_s() - before_s) * 1000
         exchange.put(sealed)
         facts = facts_of(exchange)
+        if place is not None:
+            facts["caller_credential"] = place
         records: list[OpenRecord] = []
         try:
             for secret in sealed.secrets:

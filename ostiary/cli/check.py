@@ -41,8 +41,7 @@ def command(options: argparse.Namespace) -> int:
         else:
             for fault in error.faults:
                 sys.stderr.write(f"{fault}\n")
-            count = len(error.faults)
-            sys.stderr.write(f"{count} fault{'s' if count != 1 else ''}\n")
+            sys.stderr.write(f"{_counted(len(error.faults), 'fault')}\n")
         return 78
     problems = asyncio.run(_live(settings, policy)) if options.live else []
     summary = {
@@ -60,9 +59,13 @@ def command(options: argparse.Namespace) -> int:
         return 78
     live = ", and every secret has its fields" if options.live else ""
     print(
-        f"{path}: {len(policy.routes)} routes for {len(policy.workloads)} workloads, secrets from {settings.store}{live}"
+        f"{path}: {_counted(len(policy.routes), 'route')} for {_counted(len(policy.workloads), 'workload')}, secrets from {settings.store}{live}"
     )
     return 0
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 async def _live(settings: Any, policy: Any) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ostiary.cli.common import CommandFailed, add_config, config_of
@@ -24,6 +25,12 @@ def add(commands: Any) -> None:
     add_config(parser)
     parser.add_argument("--shell", choices=SHELLS, default="sh", help="how to print it (default: sh)")
     parser.add_argument("--proxy", metavar="URL", help="the proxy (default: the first listener of the settings)")
+    parser.add_argument(
+        "--certs",
+        metavar="DIR",
+        type=Path,
+        help="write what clients trust into DIR, for clients that may not read the CA's folder (default: that folder)",
+    )
     parser.set_defaults(command=command)
 
 
@@ -37,35 +44,48 @@ def command(options: argparse.Namespace) -> int:
         if first.path is not None or first.port == 0:
             raise CommandFailed("the first listener has no fixed TCP address: name the proxy with --proxy URL")
         address = str(first)
-    made = for_client(settings, policy, address, os.environ.get("OSTIARY_KEY"), os.environ)
+    made = for_client(settings, policy, address, os.environ.get("OSTIARY_KEY"), os.environ, certs=options.certs)
     for warning in made.warnings:
         sys.stderr.write(f"ostiary: warning: {warning}\n")
     sys.stdout.write(render(made.variables, options.shell))
     return 0
 
 
-def for_client(settings: Any, policy: Any, address: str, key: str | None, inherited: Mapping[str, str]) -> Any:
-    """The environment for a client of these settings; writes the CA bundle.
+def for_client(
+    settings: Any,
+    policy: Any,
+    address: str,
+    key: str | None,
+    inherited: Mapping[str, str],
+    *,
+    certs: Path | None = None,
+) -> Any:
+    """The environment for a client of these settings; writes the CA bundle, into `certs` if that is given. The CA's own
+    folder is closed to other users: it holds the key.
 
     Raises:
         CommandFailed: the CA cannot be used.
     """
     from ostiary.ca import CERT_FILE, CaError, load_or_create
-    from ostiary.environment import client_environment, proxy_url, write_bundle
+    from ostiary.environment import client_environment, proxy_url, write_bundle, write_public
     from ostiary.java import write_trust_store
 
     try:
         authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
-        bundle = write_bundle(settings.ca_dir, authority.pem)
+        ca_file = settings.ca_dir / CERT_FILE
+        if certs is not None:
+            certs.mkdir(parents=True, exist_ok=True)
+            ca_file = write_public(certs / CERT_FILE, authority.pem)
+        bundle = write_bundle(certs or settings.ca_dir, authority.pem)
         write_trust_store(bundle)
     except CaError as error:
         raise CommandFailed(str(error), 78) from None
     except OSError as error:
-        raise CommandFailed(f"the CA bundle cannot be written: {error.strerror}") from None
+        raise CommandFailed(
+            f"the CA bundle cannot be written into {certs or settings.ca_dir}: {error.strerror}"
+        ) from None
     hosts = dict.fromkeys(host.text for route in policy.routes.values() for host in route.hosts)
-    return client_environment(
-        proxy_url(address, key), (settings.ca_dir / CERT_FILE).resolve(), bundle.resolve(), inherited, hosts
-    )
+    return client_environment(proxy_url(address, key), ca_file.resolve(), bundle.resolve(), inherited, hosts)
 
 
 def render(variables: Mapping[str, str], shell: str) -> str:

@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
@@ -95,17 +96,23 @@ async def _one(setup: Setup, rules: EgressRules, authority: Authority, route: Ro
     try:
         await asyncio.to_thread(_handshake, settings, route, authority.host, address, setup.deadline_s)
     except _NotProven as error:
-        roots = route.ca_file or settings.egress.ca_file
-        mend = (
-            f"is the CA of {authority.host} in {roots}, and the name in its certificate?"
-            if roots is not None
-            else f"name the CA of {authority.host} under egress.ca_file or tls.ca_file, if it is no public one"
-        )
+        mend = _for_certificate(error, authority.host, route, route.ca_file or settings.egress.ca_file)
         return Finding("upstream.tls", "fail", f"{at}: its certificate is not accepted: {error}", mend)
     except OSError as error:
         mend = f"is {address[0]}:{address[1]} running, and let through from here?"
         return Finding("upstream.tcp", "fail", f"{at}: no connection ({type(error).__name__})", mend)
     return None
+
+
+def _for_certificate(error: _NotProven, host: str, route: Route, roots: Path | None) -> str:
+    """What to do about a certificate that was refused."""
+    if "expired" in str(error) or "not yet valid" in str(error):
+        return f"renew the certificate of {host}, or set this machine's clock"
+    if "mismatch" in str(error):
+        return f"write under match.host of route {route.name} a name that stands in the certificate, or give {host} one that names it"
+    if roots is not None:
+        return f"put the CA of {host} into {roots}"
+    return f"if a CA of yours has signed it: egress: {{ca_file: CA.pem}}, or tls: {{ca_file: CA.pem}} in route {route.name}"
 
 
 def _reason(session: SSL.Connection, error: SSL.Error) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,22 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.harness.canaries import canary
+from tests.harness.guides import GUIDES, Block, blocks, free_port, shims
 from tests.harness.ostiary_process import Ostiary, clean_environment
 from tests.harness.registries import Images, cargo
 from tests.harness.two_ways import CACHE, NODE, PROGRAMS, ROOT
 from tests.harness.upstream import Script, Seen, Upstream, Wire, plain
 from tests.harness.vendors import openai
 
-GUIDES = ROOT / "docs" / "guides"
-FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SECRET = re.compile(r"secret: \{path: ([\w/]+), field: (\w+)\}")
 LANGUAGES = {"node": "node", "go": "go", "java": "java", "rust": "cargo", "docker": "docker", "python": "python"}
 """Guides, and the command that each cannot do without."""
-
-
-def blocks(guide: str) -> list[tuple[str, str, str]]:
-    """Language, mark and text of each block."""
-    return [(found[1], found[2] or "", found[3]) for found in FENCE.finditer((GUIDES / f"{guide}.md").read_text())]
 
 
 def hosts_of(policy: str) -> list[str]:
@@ -100,7 +92,7 @@ def test_commands(
     assert not any("placeholder" in value or "undefined" in value for value in sent)
 
 
-def commands(found: list[tuple[str, str, str]]) -> int:
+def commands(found: list[Block]) -> int:
     """How many client commands the guide runs."""
     lines = [line for language, _, text in found if language == "sh" for line in text.splitlines()]
     return sum(not line.startswith(("eval ", "go build")) for line in lines)
@@ -112,21 +104,10 @@ def shown(authorization: str) -> str:
     return base64.b64decode(rest).decode() if scheme == "Basic" else authorization
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def prepare(folder: Path, tmp_path: Path, guide: str, request: pytest.FixtureRequest) -> dict[str, str]:
     """Lays the programs where the guide's reader has them; gives the environment of the reader's shell."""
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    for name, target in (("node", NODE), ("python", sys.executable)):
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{target}" "$@"\n')
-        (bin_folder / name).chmod(0o755)
-    (bin_folder / "ostiary").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ostiary "$@"\n')
-    (bin_folder / "ostiary").chmod(0o755)
-    extra = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    path = shims(tmp_path / "bin", node=f'"{NODE}"', python=f'"{sys.executable}"')
+    extra = {"PATH": path, "PYTHONPATH": str(ROOT)}
     if guide == "node":
         packages: Path = request.getfixturevalue("packages")
         (folder / "node_modules").symlink_to(packages / "node_modules")

@@ -51,7 +51,7 @@ def test_secrets_from_the_first_to_the_last(folder: Path) -> None:
     assert len(run(folder, "secret", "history", "secret/a").splitlines()) == 2
     assert (
         run(folder, "check", "--live")
-        == "ostiary.yaml: 1 routes for 1 workloads, secrets from sealed, and every secret has its fields\n"
+        == "ostiary.yaml: 1 route for 1 workload, secrets from sealed, and every secret has its fields\n"
     )
     assert run(folder, "secret", "rm", "secret/a", "key") == "removed field key of secret/a\n"
     assert "policy.yaml:3:10: route r: secret secret/a has no field 'key' (it has other)" in run(
@@ -89,7 +89,7 @@ def test_without_a_settings_file(tmp_path: Path) -> None:
 
 
 def test_check_in_words_and_as_json(folder: Path) -> None:
-    assert run(folder, "check") == "ostiary.yaml: 1 routes for 1 workloads, secrets from sealed\n"
+    assert run(folder, "check") == "ostiary.yaml: 1 route for 1 workload, secrets from sealed\n"
     assert json.loads(run(folder, "check", "--json"))["ok"] is True
     assert run(folder, "check", OSTIARY_CONFIG=str(folder / "ostiary.yaml")).endswith("secrets from sealed\n")
     (folder / "policy.yaml").write_text(POLICY.replace("allow: w", "allow: v").replace("inject:", "injct:"))

@@ -404,11 +404,11 @@ def test_an_upstream_that_is_down(patient: Patient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "reason"),
+    ("names", "options", "reason", "mend"),
     [
-        (("other.test",), {}, "hostname mismatch"),
-        (("api.test",), {"expired": True}, "certificate has expired"),
-        (("api.test",), {"self_signed": True}, "self"),
+        (("other.test",), {}, "hostname mismatch", "under match.host of route api a name that stands in the certificate"),
+        (("api.test",), {"expired": True}, "certificate has expired", "renew the certificate of api.test"),
+        (("api.test",), {"self_signed": True}, "self", "put the CA of api.test into "),
     ],
 )
 def test_an_upstream_with_a_wrong_certificate(
@@ -417,10 +417,11 @@ def test_an_upstream_with_a_wrong_certificate(
     names: tuple[str, ...],
     options: dict[str, bool],
     reason: str,
+    mend: str,
 ) -> None:
     api = upstream(names=names, **options)
     patient.rewrite(upstreams={"api.test:443": api.port})
-    patient.fails("upstream.tls", reason, "CA of api.test")
+    patient.fails("upstream.tls", reason, mend)
     assert not api.requests
 
 

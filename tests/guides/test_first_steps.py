@@ -1,0 +1,66 @@
+"""The first guides and the README's first route, word by word against the real process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.harness.canaries import canary
+from tests.harness.guides import ROOT, Reader, blocks, free_port
+from tests.harness.upstream import Upstream
+
+
+def test_first_route(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api, key = upstream(names=("api.example.com",)), canary()
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=(key,),
+        typed=key + "\n",
+        replaced={":8080": f":{free_port()}"},
+    )
+    one.follow(blocks("first-route"))
+    assert [seen.target for seen in api.requests] == ["/v1/things", "/v1/things", "/v2/things"]
+    assert {seen.get("X-Api-Key") for seen in api.requests} == {key}
+
+
+def test_the_route_of_the_readme(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api, key = upstream(names=("api.github.com",)), canary()
+    one = reader(
+        upstreams={"api.github.com:443": api.port},
+        secrets=(key,),
+        typed=key + "\n",
+        replaced={":8080": f":{free_port()}"},
+    )
+    one.follow(blocks(ROOT / "README.md", "## The first real route, in five minutes"))
+    assert [seen.target for seen in api.requests] == ["/user", "/user"]
+    assert {seen.get("Authorization") for seen in api.requests} == {f"Bearer {key}"}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_own_api(reader: Callable[..., Reader]) -> None:
+    one = reader(
+        upstreams={},
+        secrets=("the-orders-key",),
+        written=("api.py",),
+        replaced={":8080": f":{free_port()}", "8443": str(free_port())},
+    )
+    one.follow(blocks("own-api"))
+
+
+def test_vault(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api = upstream(names=("api.example.com",))
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=("first-key", "second-key"),
+        replaced={":8080": f":{free_port()}", ":8200": f":{free_port()}"},
+    )
+    one.follow(blocks("vault"))
+    assert [seen.get("Authorization") for seen in api.requests] == [
+        "Bearer first-key",
+        "Bearer first-key",
+        "Bearer second-key",
+    ]
+    for name in ("secret-id", "vault-token"):
+        assert (one.folder / name).stat().st_mode & 0o777 == 0o600
