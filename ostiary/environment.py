@@ -96,12 +96,18 @@ def write_bundle(folder: Path, ca_pem: bytes) -> Path:
             ),
             None,
         )
+    bundle = folder / "bundle.pem"
+    if system is not None and bundle.exists() and Path(system).exists() and bundle.samefile(system):
+        # The shell has our environment already. What it calls the system's roots is this file: it would grow each time.
+        if bundle.read_bytes().startswith(parts[0]):
+            return bundle
+        system = ssl.get_default_verify_paths().openssl_cafile
     for roots in (certifi.where(), system):
         if roots is not None:
             with contextlib.suppress(OSError):
                 parts.append(Path(roots).read_bytes().strip())
     content = b"\n".join(parts) + b"\n"
-    return write_public(folder / "bundle.pem", content)
+    return write_public(bundle, content)
 
 
 def write_public(path: Path, content: bytes) -> Path:

@@ -119,11 +119,10 @@ async def audit(setup: Setup) -> list[Finding]:
 async def descriptors(setup: Setup) -> list[Finding]:
     """The descriptor limit holds as many connections as `limits.connections` promises."""
     settings, _ = setup.loaded
-    # `run` raises its soft limit to the hard one.
-    _soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.limits.connections * DESCRIPTORS_A_CONNECTION + OWN_DESCRIPTORS
-    if most != resource.RLIM_INFINITY and most < wanted:
-        mend = f"ulimit -Hn {wanted} (systemd: LimitNOFILE={wanted}), or lower limits.connections"
-        found = f"{most} descriptors do not hold limits.connections {settings.limits.connections}"
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        mend = f"ulimit -n {wanted} (systemd: LimitNOFILE={wanted}), or lower limits.connections"
+        found = f"{soft} descriptors do not hold limits.connections {settings.limits.connections}"
         return [Finding("limits.descriptors", "warn", found, mend)]
-    return [Finding("limits.descriptors", "ok", f"{most} descriptors hold {settings.limits.connections} connections")]
+    return [Finding("limits.descriptors", "ok", f"{soft} descriptors hold {settings.limits.connections} connections")]

@@ -36,19 +36,22 @@ def blocks(language: str) -> list[tuple[str, str, str]]:
     ids=lambda value: value if isinstance(value, str) and "#" in value and "\n" not in value else "",
 )
 def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path) -> None:
-    """Blocks are marked `policy`, `settings`, or `fragment` for what is neither."""
-    assert kind in {"policy", "settings", "fragment"}, f"{where} says not what it is"
+    """Blocks are marked `policy`, `settings`, `manifest` of another program, or `fragment` for what is none of them."""
+    assert kind in {"policy", "settings", "fragment", "manifest"}, f"{where} says not what it is"
     path = tmp_path / "example.yaml"
     path.write_text(text)
-    (tmp_path / "corp-roots.pem").write_text("x")
+    for name in ("corp-roots.pem", "corp-ca.pem", "role-id"):
+        (tmp_path / name).write_text("x")
     if kind == "policy":
         policy = load_policy([path], variables={"env": "prod"})
-        assert policy.routes
+        assert policy.routes or policy.default == "observe"  # a migration begins without one
         assert run_tests(policy).ok
     elif kind == "settings":
         (tmp_path / "policies").mkdir()
         (tmp_path / "policies" / "a.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
         (tmp_path / "policy.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
+        # A policy at a path of the reader's machine is one here.
+        path.write_text(text.replace("/etc/ostiary/policy.yaml", "policy.yaml"))
         load_settings(path, {"VAULT_TOKEN": "x"})
 
 

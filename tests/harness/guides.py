@@ -68,8 +68,8 @@ def shims(folder: Path, **targets: str) -> str:
 
 def matches(expected: str, printed: str) -> bool:
     """Whether a command printed what the guide says."""
-    pattern = "".join(".*" if part == "…" else re.escape(part) for part in re.split("(…)", expected))
-    return re.fullmatch(pattern, printed) is not None
+    pattern = "".join(".*" if part == "…" else re.escape(part) for part in re.split("(…)", expected.rstrip("\n")))
+    return re.fullmatch(pattern, printed.rstrip("\n")) is not None
 
 
 class Server:

@@ -406,7 +406,12 @@ def test_an_upstream_that_is_down(patient: Patient) -> None:
 @pytest.mark.parametrize(
     ("names", "options", "reason", "mend"),
     [
-        (("other.test",), {}, "hostname mismatch", "under match.host of route api a name that stands in the certificate"),
+        (
+            ("other.test",),
+            {},
+            "hostname mismatch",
+            "under match.host of route api a name that stands in the certificate",
+        ),
         (("api.test",), {"expired": True}, "certificate has expired", "renew the certificate of api.test"),
         (("api.test",), {"self_signed": True}, "self", "put the CA of api.test into "),
     ],

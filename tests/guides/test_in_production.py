@@ -1,0 +1,139 @@
+"""The guides for sidecars and for a migration, word by word; what cannot be run is held against what can."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.harness.canaries import canary
+from tests.harness.guides import Reader, blocks, free_port
+from tests.harness.ostiary_process import command
+from tests.harness.pki import Pki
+from tests.harness.upstream import Seen, Upstream, Wire
+
+
+def slow_report(seen: Seen, wire: Wire) -> None:
+    if seen.target == "/v1/report":
+        time.sleep(2.5)
+    wire.answer(200, b"hello")
+
+
+def test_sidecar(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api, key = upstream(slow_report, names=("api.example.com",)), canary()
+    probes = free_port()
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=(key,),
+        typed=key + "\n",
+        replaced={
+            ":8080": f":{free_port()}",
+            "0.0.0.0:9090": f"127.0.0.1:{probes}",
+            ":9090": f":{probes}",
+            "uid: 1001": f"uid: {os.getuid()}",
+        },
+    )
+    one.follow(blocks("sidecar"))
+    assert [seen.target for seen in api.requests] == ["/v1/things", "/v1/report", "/v1/things"]
+    assert {seen.get("Authorization") for seen in api.requests} == {f"Bearer {key}"}
+    on_loopback = one.servers[0]
+    assert on_loopback.process.wait(10) == 0
+    assert on_loopback.output.count(b'"event":"credential.closed"') == 2
+    # The service's user reads what it trusts, and the CA's folder stays closed to it.
+    assert (one.folder / "certs").stat().st_mode & 0o005 == 0o005
+    assert {path.stat().st_mode & 0o777 for path in (one.folder / "certs").iterdir()} == {0o644}
+    assert (one.folder / "ca").stat().st_mode & 0o077 == 0
+    assert b"PRIVATE" not in b"".join(path.read_bytes() for path in (one.folder / "certs").iterdir())
+
+
+def test_migration(reader: Callable[..., Reader], upstream: Callable[..., Upstream], pki: Pki) -> None:
+    hosts = ("api.example.com", "mail.example.com", "unknown.example.com")
+    api = upstream(names=hosts)
+    one = reader(
+        upstreams={f"{host}:443": api.port for host in hosts},
+        secrets=("old-key", "new-key"),
+        replaced={":8080": f":{free_port()}", ":8081": f":{free_port()}"},
+    )
+    # What passes unopened shows the upstream's own certificate: this reader's system trusts its CA.
+    one.environment = {**one.environment, "SSL_CERT_FILE": str(pki.ca_file)}
+    one.follow(blocks("migration"))
+    sent = [(seen.get("Host"), seen.target, seen.get("Authorization")) for seen in api.requests]
+    old, new = "Bearer old-key", "Bearer new-key"
+    things, report, mail = (
+        ("api.example.com", "/v1/things"),
+        ("api.example.com", "/v1/report"),
+        ("mail.example.com", "/send"),
+    )
+    assert sent == [
+        (*things, old), (*mail, None), (*report, old),   # watched
+        (*things, new), (*report, new),                  # taken over, though the callers send the old one
+        (*things, new), (*report, new),                  # the callers send none
+        (*mail, None), (*things, new),                   # closed; one that sends a key is refused
+    ]  # fmt: skip
+
+
+# --- what no test runs here ---
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    (text,) = (block.text for block in blocks("sidecar") if block.mark == "manifest")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def test_the_manifest_gives_the_service_what_env_prints(manifest: dict[str, Any], tmp_path: Path) -> None:
+    settings, policy = (
+        next(block.text for block in blocks("sidecar") if block.mark == mark) for mark in ("settings", "policy")
+    )
+    (tmp_path / "ostiary.yaml").write_text(settings)
+    (tmp_path / "policy.yaml").write_text(policy)
+    done = command("env", "--shell", "k8s", "--certs", "certs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.decode().replace(str((tmp_path / "certs").resolve()), "/certs")
+    told = {one["name"]: one["value"] for one in yaml.safe_load(printed)["env"]}
+    (app,) = manifest["spec"]["containers"]
+    assert {one["name"]: one["value"] for one in app["env"]}.items() <= told.items()
+
+
+def test_the_manifest_agrees_with_the_settings_beside_it(manifest: dict[str, Any]) -> None:
+    settings = yaml.safe_load([block.text for block in blocks("sidecar") if block.mark == "settings"][-1])
+    (ostiary,), (app,) = manifest["spec"]["initContainers"], manifest["spec"]["containers"]
+    for name, path in (("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
+        assert ostiary[name]["httpGet"] == {"path": path, "port": int(settings["admin"]["probes"].rpartition(":")[2])}
+    mounted = {one["mountPath"]: one for one in ostiary["volumeMounts"]}
+    assert {one["name"] for one in ostiary["volumeMounts"]} == {one["name"] for one in manifest["spec"]["volumes"]}
+    for path in (settings["ca"]["dir"], settings["policies"][0], settings["vault"]["auth"]["file"]):
+        assert any(path.startswith(f"{mount}/") for mount in mounted), path
+    assert "readOnly" not in mounted["/var/lib/ostiary"]
+    # The service sees the certificates and nothing else, as another user.
+    assert [one["mountPath"] for one in app["volumeMounts"]] == ["/certs"]
+    assert app["securityContext"]["runAsUser"] != ostiary["securityContext"]["runAsUser"]
+    grace_s = manifest["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s > int(settings["limits"]["drain_timeout"].rstrip("s"))
+
+
+def test_the_unit(tmp_path: Path) -> None:
+    (text,) = (block.text for block in blocks("sidecar") if block.mark == "ostiary.service")
+    commands = re.findall(r"/opt/ostiary/\.venv/bin/ostiary (\w+)", text)
+    assert commands == ["check", "env", "run"]
+    first = next(block.text for block in blocks("sidecar") if block.mark == "settings")
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert int(stop_s) > int(re.findall(r"drain_timeout: (\d+)s", first)[0])
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed: the rest of the unit is not checked")
+    unit = tmp_path / "ostiary.service"
+    unit.write_text(text.replace("/opt/ostiary/.venv/bin/ostiary", "/bin/true").replace("User=ostiary", "User=root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60, check=False
+    )
+    told = [line for line in done.stderr.splitlines() if "ostiary.service" in line]
+    assert not told, told
