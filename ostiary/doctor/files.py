@@ -13,14 +13,15 @@ from cryptography import x509
 
 from addons.audit.config import FileSink
 from ostiary.ca import CERT_FILE, KEY_FILE, CaError, load
+from ostiary.descriptors import RESERVE, carried
 from ostiary.doctor.finding import Finding, Setup
+from ostiary.settings.model import Limits
 from vault.hashicorp.config import AppRoleAuth, TokenFileAuth
 from vault.sealed import KeyFile
 
 EXPIRES_SOON = dt.timedelta(days=30)
 DESCRIPTORS_A_CONNECTION = 2
 """One towards the caller, one towards the upstream."""
-OWN_DESCRIPTORS = 64
 
 
 def _private(setup: Setup) -> list[tuple[str, Path]]:
@@ -119,10 +120,15 @@ async def audit(setup: Setup) -> list[Finding]:
 async def descriptors(setup: Setup) -> list[Finding]:
     """The descriptor limit holds as many connections as `limits.connections` promises."""
     settings, _ = setup.loaded
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.limits.connections * DESCRIPTORS_A_CONNECTION + OWN_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        mend = f"ulimit -n {wanted} (systemd: LimitNOFILE={wanted}), or lower limits.connections"
-        found = f"{soft} descriptors do not hold limits.connections {settings.limits.connections}"
-        return [Finding("limits.descriptors", "warn", found, mend)]
-    return [Finding("limits.descriptors", "ok", f"{soft} descriptors hold {settings.limits.connections} connections")]
+    wanted = settings.limits.connections
+    # `run` raises its soft limit to the hard one.
+    _soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or carried(wanted, most, asked=False) == wanted:
+        return [Finding("limits.descriptors", "ok", f"there are descriptors for {wanted} connections")]
+    held = carried(wanted, most, asked=False)
+    if wanted == Limits().connections:
+        return [Finding("limits.descriptors", "ok", f"{most} descriptors carry {held} connections")]
+    needed = wanted * DESCRIPTORS_A_CONNECTION + RESERVE
+    found = f"{most} descriptors do not hold limits.connections {wanted}: {held} connections are taken"
+    mend = f"ulimit -Hn {needed} (systemd: LimitNOFILE={needed}), or limits: {{connections: {held}}}"
+    return [Finding("limits.descriptors", "warn", found, mend)]
