@@ -209,7 +209,7 @@ async def destination(
         allow: exceptions of process and route together.
         resolver: asked only where no fixed target and no literal address says it.
         vetted: what this route's questions were answered before; added to.
-        deadline_s: for the resolver, seconds.
+        deadline_s: for the resolver, seconds; 0 means none.
 
     Raises:
         Refusal: `egress_denied`, `upstream_unreachable` or `upstream_timeout`.
@@ -238,7 +238,7 @@ async def _addresses(
     except ValueError:
         pass
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(deadline_s or None):
             found = await resolver.resolve(authority.host)
     except TimeoutError:
         raise Refusal(Code.UPSTREAM_TIMEOUT, f"The name {authority.host} was not resolved in time.") from None

@@ -11,6 +11,7 @@ from policies.paths import PathPattern
 
 _ANY = "doctor-0"
 """A segment that only a wildcard matches."""
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 
 
 def _samples(pattern: PathPattern) -> Iterator[str]:
@@ -22,8 +23,9 @@ def _samples(pattern: PathPattern) -> Iterator[str]:
 
 
 def _questions(route: Route) -> Iterator[Question]:
-    methods = sorted(route.methods) if route.methods is not None else ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
+    of_route = route.methods if route.methods is not None else frozenset(_METHODS)
     for entry in route.allow:
+        methods = sorted(of_route & entry.methods if entry.methods is not None else of_route)
         paths = [path for pattern in (*(route.paths or ()), *(entry.paths or ())) for path in _samples(pattern)] or [
             f"/{_ANY}"
         ]
@@ -47,7 +49,7 @@ def _never(policy: Policy, route: Route) -> str | None:
             others.add(answer.route.name)
         elif answer.route not in {None, route.name}:
             others.add(str(answer.route))
-        elif answer.rule:
+        elif answer.rule is not None and answer.rule.startswith("deny"):
             denials.add(answer.rule)
     if denials:
         return f"its own {', '.join(sorted(denials))} refuses whatever it matches"

@@ -14,12 +14,15 @@ from urllib.parse import urlsplit
 
 from addons.credentials import reference_of
 from ostiary.doctor.finding import Finding, Setup
+from ostiary.settings.model import Settings
 from policies.model import SecretSpec
+from vault.hashicorp.config import AppRoleAuth, TokenFileAuth, VaultConfig
 from vault.observer import Silent
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretDenied, SecretMissing, StoreError
 
 AT_ONCE = 8
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORT_TTL_S = 300.0
 MAX_SKEW_S = 60.0
 
@@ -50,6 +53,9 @@ async def reachable(setup: Setup) -> list[Finding]:
         return [Finding("store.reachable", "ok", f"{settings.secrets_file} opens")]
     if settings.vault is None:
         return [Finding("store.reachable", "fail", "the settings name no Vault", "add vault: {addresses: […]}")]
+    if (own := _own_listener(settings)) is not None:
+        mend = "correct vault.addresses, or listen.bind: the start would end with the same message"
+        return [Finding("store.reachable", "fail", f"the Vault address {own} is one of our own listeners", mend)]
     from vault.hashicorp.store import VaultStore
 
     setup.store = VaultStore(settings.vault, _Heard(setup))
@@ -62,9 +68,35 @@ async def reachable(setup: Setup) -> list[Finding]:
             return [Finding("store.reachable", "fail", f"Vault is sealed: {error.reason}", mend)]
         if "TLS" in error.reason:
             mend = f"set vault.ca_file to the CA of {where}, and the address to a name in its certificate"
+            if any(urlsplit(address).hostname in LOOPBACK for address in settings.vault.addresses):
+                mend += "; a development server has no TLS: write http://"
             return [Finding("store.reachable", "fail", error.reason, mend)]
         return [Finding("store.reachable", "fail", error.reason, f"is Vault running at {where}, and let through?")]
     return [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+
+
+def _login_anew(config: VaultConfig | None) -> str:
+    """How what Ostiary logs in with is made anew."""
+    match config.auth if config is not None else None:
+        case AppRoleAuth(mount=mount, secret_id_file=file):
+            path = f"auth/{mount}/role/ROLE"
+            return f"vault write -f -field=secret_id {path}/secret-id > {file}; vault read {path}/role-id shows the role id"
+        case TokenFileAuth(file=file):
+            return f"is the token in {file} still good? the Vault Agent writes a new one, or vault token create -field=token"
+        case _:
+            return "is the token still good? vault token lookup tells"
+
+
+def _own_listener(settings: Settings) -> str | None:
+    """The Vault address at which we ourselves listen."""
+    binds = {(one.bind.host, one.bind.port) for one in settings.listen if one.bind.path is None}
+    for address in settings.vault.addresses if settings.vault is not None else ():
+        split = urlsplit(address)
+        host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
+        hosts = {host, "127.0.0.1", "0.0.0.0"} if host in LOOPBACK else {host}  # noqa: S104 - compared, not bound
+        if any((one, port) in binds for one in hosts):
+            return address
+    return None
 
 
 async def login(setup: Setup) -> list[Finding]:
@@ -77,7 +109,7 @@ async def login(setup: Setup) -> list[Finding]:
     try:
         await start()
     except StoreError as error:
-        mend = f"look at vault.auth ({method}): is the token, role id or secret id still good?"
+        mend = f"look at vault.auth ({method}): {_login_anew(settings.vault)}"
         return [Finding("store.login", "fail", error.reason, mend)]
     ttl_s = setup.token_ttl_s
     if ttl_s is not None and ttl_s < SHORT_TTL_S:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from addons.audit import AuditConfig
 from addons.refusal import TABLE, Code
+from ostiary.ca import MAX_LEAVES
 from ostiary.cli import parser
+from ostiary.engines.mitm.stream import LINGER_S, MAX_DISCARDED_BYTES
 from ostiary.environment import ADDING, REPLACING
 from ostiary.settings import load_settings
 from ostiary.settings.keys import KNOWN
 from ostiary.settings.model import Limits
 from policies import load_policy, run_tests
+from policies.document import MAX_FILE_BYTES
 from policies.keys import TABLES
+from vault.cache import SecretCache
+from vault.hashicorp.config import VaultConfig
+from vault.sealed import READ_DEADLINE_S
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench" / "RESULTS.md"])
@@ -89,8 +99,34 @@ def test_policy_keys() -> None:
 
 def test_limits() -> None:
     text = (ROOT / "docs/reference/limits.md").read_text()
-    for key in Limits.__dataclass_fields__:
-        assert f"| `{key}` |" in text
+    told = dict(re.findall(r"^\| `(\w+)` \| (\w+) \| ", text, re.MULTILINE))
+    units = {"MiB": 1048576.0, "KiB": 1024.0, "s": 1.0, "": 1.0}
+    values: dict[str, float] = {}
+    for key, value in told.items():
+        number, unit = re.fullmatch(r"(\d*)(\D*)", value.replace("none", "0")).groups()  # type: ignore[union-attr]
+        values[key] = float(number) * units[unit]
+    assert values == dataclasses.asdict(Limits())
+
+
+def default_of(kind: type, name: str) -> float:
+    found: Any = next(one.default for one in dataclasses.fields(kind) if one.name == name)
+    return float(found)
+
+
+def test_fixed_limits() -> None:
+    text = " ".join((ROOT / "docs/reference/limits.md").read_text().partition("Fixed:")[2].split())
+    for said, value, unit in (
+        ("{} KiB and", MAX_DISCARDED_BYTES, 1024),
+        ("and {} s of a refused body", LINGER_S, 1),
+        ("a secret takes {} s", default_of(VaultConfig, "deadline_s"), 1),
+        ("a secret takes {} s", READ_DEADLINE_S, 1),
+        ("`audit.wait` ({} s)", AuditConfig(()).wait_s, 1),
+        ("a policy file has {} MiB", MAX_FILE_BYTES, 1 << 20),
+        ("{} leaves", MAX_LEAVES, 1),
+        ("answer {} MiB", default_of(VaultConfig, "max_answer_bytes"), 1 << 20),
+        ("{} secrets are kept", inspect.signature(SecretCache).parameters["capacity"].default, 1),
+    ):
+        assert said.format(f"{value / unit:,.0f}") in text, said
 
 
 def test_commands() -> None:

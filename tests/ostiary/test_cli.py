@@ -129,6 +129,22 @@ def test_ca(folder: Path) -> None:
     assert "chmod 600" in run(folder, "ca", "show", code=78)
 
 
+def test_env_writes_what_clients_trust_where_they_may_read_it(folder: Path) -> None:
+    text = run(folder, "env", "--shell", "docker", "--certs", "for/clients")
+    told = dict(line.split("=", 1) for line in text.splitlines())
+    certs = folder / "for" / "clients"
+    assert told["SSL_CERT_FILE"] == str(certs / "bundle.pem")
+    assert told["NODE_EXTRA_CA_CERTS"] == str(certs / "ca.pem")
+    assert str(certs / "trust.p12") in told["JAVA_TOOL_OPTIONS"]
+    assert sorted(path.name for path in certs.iterdir()) == ["bundle.pem", "ca.pem", "trust.p12"]
+    assert (certs / "ca.pem").read_bytes() == (folder / "ca" / "ca.pem").read_bytes()
+    assert not (folder / "ca" / "bundle.pem").exists()
+    (folder / "taken").write_text("")
+    done = command("env", "--certs", "taken", cwd=folder)
+    assert done.returncode == 1
+    assert b"cannot be written into taken" in done.stderr
+
+
 @pytest.mark.parametrize("shell", ["sh", "fish", "powershell", "docker", "k8s"])
 def test_env_in_every_shell(folder: Path, shell: str) -> None:
     text = run(folder, "env", "--shell", shell, OSTIARY_KEY="ost_a'b c")

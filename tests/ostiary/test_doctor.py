@@ -81,8 +81,9 @@ class Patient:
 
     def fails(self, check: str, found: str, mend: str, *, state: str = "fail") -> dict[str, list[Finding]]:
         by_id = self.examine()
+        broken = [one for findings in by_id.values() for one in findings if one.mend]
         assert any(one.state == state and found in one.found and mend in one.mend for one in by_id.get(check, ())), (
-            by_id
+            "\n".join(f"{one.state} {one.id}: {one.found} -> {one.mend}" for one in broken)
         )
         return by_id
 
@@ -226,6 +227,21 @@ def test_a_proxy_url_with_tls(patient: Patient) -> None:
     patient.fails("env.proxy", "speak plain HTTP", f"http:// before 127.0.0.1:{patient.port}")
 
 
+def test_a_proxy_variable_that_is_no_url(patient: Patient) -> None:
+    patient.environ["HTTPS_PROXY"] = patient.environ["https_proxy"] = "http://127.0.0.1:port"
+    patient.fails("env.proxy", "is no proxy URL", "ostiary env")
+
+
+def test_one_spelling_alone(patient: Patient) -> None:
+    del patient.environ["https_proxy"]
+    patient.fails("env.proxy", "https_proxy is not set", "set both", state="warn")
+
+
+def test_an_audit_file_that_is_a_folder(patient: Patient) -> None:
+    (patient.folder / "audit.jsonl").mkdir()
+    patient.fails("audit.writable", "is a folder", "name a file under audit.sinks")
+
+
 def test_a_no_proxy_that_bypasses(patient: Patient) -> None:
     patient.environ["NO_PROXY"] = "localhost,.test"
     patient.fails("env.no_proxy", "takes api.test past the proxy", "take .test out of NO_PROXY")
@@ -288,6 +304,16 @@ def test_a_grant_outside_the_route(patient: Patient) -> None:
 def test_an_example_that_fails(patient: Patient) -> None:
     patient.rewrite(policy=POLICY + 'tests: [{as: billing, request: "GET https://b.test/", expect: {route: api}}]\n')
     patient.fails("policy.tests", "came route_denied", "policy.yaml:5:")
+
+
+def test_a_route_that_another_one_always_overtakes(patient: Patient) -> None:
+    more = """  wide: {match: {host: api.test, paths: ["/a/*"]}, allow: billing}
+  narrow: {match: {host: api.test, paths: ["/a/b"], methods: [GET]}, allow: billing}
+  late: {match: {host: api.test, paths: ["/a/b"]}, allow: {workload: billing, methods: [GET]}}
+"""
+    patient.rewrite(policy=POLICY + more)
+    by_id = patient.fails("policy.reachable", "route late", "ostiary explain")
+    assert "narrow always comes before it" in by_id["policy.reachable"][0].found
 
 
 # --- the secret store ---
@@ -382,6 +408,60 @@ def test_a_clock_that_is_wrong(patient: Patient) -> None:
     with scripted(answer) as (address, _):
         vault(patient, address, "x")
         patient.fails("clock.skew", "ahead of Vault's", "NTP")
+
+
+def approle(patient: Patient, address: str, role: str, secret_id: str | None) -> None:
+    path = patient.folder / "secret-id"
+    if secret_id is not None:
+        path.write_text(secret_id)
+        path.chmod(0o600)
+    auth = f"{{method: approle, role_id: {role}, secret_id_file: secret-id}}"
+    patient.rewrite(store=f'vault: {{addresses: ["{address}"], auth: {auth}}}', secrets={})
+
+
+def test_a_secret_id_that_is_used_up(patient: Patient, bao: OpenBao) -> None:
+    role, _ = bao.approle("short", "default")
+    wrong = canary("secret-id")
+    patient.ostiary.canaries.append(wrong)
+    approle(patient, bao.address, role, wrong)
+    patient.fails("store.login", "invalid", "write -f -field=secret_id auth/approle/role/")
+
+
+def test_a_secret_id_file_that_is_not_there(patient: Patient, bao: OpenBao) -> None:
+    role, _ = bao.approle("short", "default")
+    approle(patient, bao.address, role, None)
+    patient.fails("store.login", "secret-id", "write -f -field=secret_id auth/approle/role/")
+
+
+def test_a_secret_id_file_open_to_others(patient: Patient, bao: OpenBao) -> None:
+    role, secret_id = bao.approle("open", "default")
+    patient.ostiary.canaries.append(secret_id)
+    approle(patient, bao.address, role, secret_id)
+    (patient.folder / "secret-id").chmod(0o640)
+    patient.fails("files.modes", "the secret id file", f"chmod 600 {patient.folder / 'secret-id'}")
+
+
+def test_a_vault_with_a_ca_that_nobody_knows(patient: Patient, upstream: Callable[..., Upstream]) -> None:
+    address = f"https://127.0.0.1:{upstream(names=('127.0.0.1',)).port}"
+    vault(patient, address, "x")
+    patient.fails("store.reachable", "TLS", f"set vault.ca_file to the CA of {address}")
+
+
+def test_a_vault_that_speaks_no_tls(patient: Patient, bao: OpenBao) -> None:
+    vault(patient, bao.address.replace("http:", "https:"), "x")
+    patient.fails("store.reachable", "TLS", "http://")
+
+
+def test_a_path_that_vault_does_not_have(patient: Patient, bao: OpenBao) -> None:
+    vault(patient, bao.address, bao.token)
+    patient.ostiary.canaries.append(bao.token)
+    patient.rewrite(policy=POLICY.replace("secret/egress/api", "secret/egress/nowhere"))
+    patient.fails("store.secrets", "secret/egress/nowhere", "write secret/egress/nowhere")
+
+
+def test_a_vault_address_that_is_our_own_listener(patient: Patient) -> None:
+    vault(patient, f"http://127.0.0.1:{patient.port}", "x")
+    patient.fails("store.reachable", "one of our own listeners", "vault.addresses")
 
 
 # --- upstreams ---

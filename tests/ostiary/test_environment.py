@@ -58,3 +58,17 @@ def test_the_bundle_is_replaced_only_when_it_changed(tmp_path: Path) -> None:
     assert write_bundle(tmp_path, b"ours").stat().st_ino == before
     assert write_bundle(tmp_path, b"theirs").stat().st_ino != before
     assert bundle.read_bytes().startswith(b"theirs\n")
+
+
+def test_the_bundle_does_not_take_itself_for_the_systems_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corporate.pem").write_bytes(b"corporate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "corporate.pem"))
+    bundle = write_bundle(tmp_path, b"ours")
+    first = bundle.read_bytes()
+    assert first.endswith(b"\ncorporate\n")
+    # A shell that has our environment already.
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    assert write_bundle(tmp_path, b"ours").read_bytes() == first
+    renewed = write_bundle(tmp_path, b"anew").read_bytes()
+    assert renewed.startswith(b"anew\n")
+    assert b"ours" not in renewed

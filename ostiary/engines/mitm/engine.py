@@ -39,6 +39,8 @@ _log = logging.getLogger("ostiary.engine")
 
 RECHECK_S: Final = 1.0
 """How often open streams are asked whether they may go on."""
+_ENDLESS_S: Final = 365 * 86_400.0
+"""For connections whose silence nobody bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ class MitmEngine:
         self.dispatcher: Dispatcher = self.master.addons
         # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter
         # deadlines of their own.
-        self.options = snapshot(self.master.options, idle_s=max(limits.idle_s, limits.first_byte_s) + 30.0)
+        endless = not limits.idle_s or not limits.first_byte_s
+        silence_s = _ENDLESS_S if endless else max(limits.idle_s, limits.first_byte_s) + 30.0
+        self.options = snapshot(self.master.options, idle_s=silence_s)
         self.header_timeout_s = limits.header_timeout_s
         self._limits = limits
         self._servers: list[asyncio.Server] = []

@@ -105,7 +105,7 @@ class StrictHttp1Server(Http1Server):
                 yield from self._refuse(refusal)
                 return
             if end < 0:
-                if self._deadline is None and len(raw) > lead:
+                if self._deadline is None and len(raw) > lead and self.handler.header_timeout_s:
                     self._deadline = _HeadDeadline(self.handler.header_timeout_s)
                     yield self._deadline
                 return

@@ -12,6 +12,7 @@ from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
 from addons.injection import (
     applicable,
+    brought,
     build_forward,
     build_with_credential,
     plan_for,
@@ -196,6 +197,32 @@ def test_reject_names_the_place_and_not_the_value() -> None:
         assert refused.value.code is Code.CALLER_CREDENTIALS
         assert "canary" not in refused.value.message
     reject_caller_credentials(plan, head(((b"X-Api-Key", b"sk-placeholder"),)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "target", "place"),
+    [
+        (((b"Authorization", b"Bearer canary-1"),), b"/", "header:authorization"),
+        (((b"Accept", b"*/*"), (b"private-TOKEN", b"canary-1")), b"/", "header:private-token"),
+        (((b"authorization", b"Basic " + base64.b64encode(b"me:canary-1")),), b"/", "header:authorization"),
+        ((), b"/?a=1&api%5Fkey=canary-1", "query:api_key"),
+        # None, an empty one, a placeholder of `ostiary env`, one that will be swapped.
+        ((), b"/?a=canary-1", None),
+        (((b"Authorization", b"Bearer "),), b"/?api_key=", None),
+        (((b"Authorization", b"Bearer sk-ostiary-placeholder"),), b"/?access_token=ostiary-placeholder", None),
+        (((b"Authorization", b"Basic " + base64.b64encode(b"sk_test_ostiary_placeholder:")),), b"/", None),
+        (((b"X-Api-Key", b"sk-placeholder"),), b"/", None),
+    ],
+)
+def test_where_a_caller_sent_a_credential_of_its_own(
+    fields: tuple[tuple[bytes, bytes], ...], target: bytes, place: str | None
+) -> None:
+    assert brought(plan_for(route(SWAP)), head(fields, target=target)) == place
+
+
+def test_a_route_that_keeps_what_callers_send_replaces_nothing() -> None:
+    sent = head(((b"Authorization", b"Bearer canary-1"),))
+    assert brought(plan_for(route(caller_credentials="keep")), sent) is None
 
 
 def test_references_are_told_once() -> None:
