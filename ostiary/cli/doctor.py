@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     from ostiary.doctor.chain import walk
+    from ostiary.doctor.finding import counted
 
     # What modules log on the way is told by their findings.
     logging.disable(logging.CRITICAL)
@@ -51,5 +52,5 @@ def command(options: argparse.Namespace) -> int:
         if one.state in {"fail", "warn"} and one.mend:
             print(f"{'':<{6 + _WIDTH}}-> {one.mend}")
     warned = sum(finding.state == "warn" for finding in found)
-    print(f"{failed} failed, {warned} warnings, {len(found)} checks")
+    print(f"{failed} failed, {counted(warned, 'warning')}, {counted(len(found), 'finding')}")
     return 1 if failed else 0

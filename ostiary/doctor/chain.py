@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ostiary.doctor import client, files, routes, store, upstream
-from ostiary.doctor.finding import Check, Finding, Setup
+from ostiary.doctor.finding import Check, Finding, Setup, counted
 from policies.faults import FaultError
 
 CHECK_DEADLINE_S: Final = 60.0
@@ -90,7 +90,7 @@ def _load(setup: Setup, path: Path) -> list[Finding]:
             Finding("settings.load", "fail", f"{fault.place}: {fault.message}", fault.mend or f"see {fault.place}")
             for fault in error.faults
         ]
-    return [Finding("settings.load", "ok", f"{path}: {len(setup.policy.routes)} routes")]
+    return [Finding("settings.load", "ok", f"{path}: {counted(len(setup.policy.routes), 'route')}")]
 
 
 async def _run(check: Check, setup: Setup) -> list[Finding]:

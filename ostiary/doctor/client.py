@@ -88,24 +88,26 @@ async def trusted(setup: Setup) -> list[Finding]:
     # Compared as written: public bundles hold certificates that a strict parser refuses.
     ours = "".join(_PEM.findall((settings.ca_dir / CERT_FILE).read_text("latin-1"))[0].split())
     given = {name: setup.environ[name] for name in (*REPLACING, *ADDING) if setup.environ.get(name)}
+    if _proxy(setup) is None:
+        return [Finding("env.ca_trusted", "skip", "this is no client's environment: HTTPS_PROXY is not set")]
     if not given:
-        if _proxy(setup) is None:
-            return [Finding("env.ca_trusted", "skip", "this is no client's environment: HTTPS_PROXY is not set")]
         found = "none of the CA variables is set: clients will not trust the proxy's certificates"
         return [Finding("env.ca_trusted", "fail", found, f"{_EVAL} sets {', '.join(REPLACING[:3])} and others")]
     bad: list[Finding] = []
-    for name, path in given.items():
+    for path in dict.fromkeys(given.values()):
+        names = [name for name, value in given.items() if value == path]
+        named = f"{', '.join(names)} {'names' if len(names) == 1 else 'name'}"
         try:
             text = await asyncio.to_thread(Path(path).read_text, "latin-1")
         except OSError:
             text = ""
         held = {"".join(block.split()) for block in _PEM.findall(text)}
         if not held:
-            bad.append(Finding("env.ca_trusted", "fail", f"{name} names {path}, no file of certificates", _EVAL))
+            bad.append(Finding("env.ca_trusted", "fail", f"{named} {path}, no file of certificates", _EVAL))
             continue
         if ours not in held:
-            found = f"{name} names {path}, which does not hold the CA {settings.ca_dir / CERT_FILE}"
-            bad.append(Finding("env.ca_trusted", "fail", found, f"write the bundle anew: {_EVAL} (a stale one?)"))
+            found = f"{named} {path}, which does not hold the CA {settings.ca_dir / CERT_FILE}"
+            bad.append(Finding("env.ca_trusted", "fail", found, f"{_EVAL} writes a bundle that holds it, and names it"))
     missing = [name for name in REPLACING if name not in given]
     if not bad and missing:
         found = f"the CA is in {', '.join(given)}; {', '.join(missing)} are not set"

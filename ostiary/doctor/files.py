@@ -14,7 +14,7 @@ from cryptography import x509
 from addons.audit.config import FileSink
 from ostiary.ca import CERT_FILE, KEY_FILE, CaError, load
 from ostiary.descriptors import RESERVE, carried
-from ostiary.doctor.finding import Finding, Setup
+from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Limits
 from vault.hashicorp.config import AppRoleAuth, TokenFileAuth
 from vault.sealed import KeyFile
@@ -65,7 +65,7 @@ async def modes(setup: Setup) -> list[Finding]:
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 found = f"anybody may replace audit files in {folder} (mode {stat.S_IMODE(mode):04o})"
                 bad.append(Finding("files.modes", "fail", found, f"chmod o-w {folder}"))
-    return bad or [Finding("files.modes", "ok", f"{looked} private files and folders are private")]
+    return bad or [Finding("files.modes", "ok", f"{counted(looked, 'file')} and folders looked at: private")]
 
 
 async def ca_usable(setup: Setup) -> list[Finding]:
@@ -114,7 +114,7 @@ async def audit(setup: Setup) -> list[Finding]:
                 f"the disk of {path} has {free} bytes free, less than audit.reserve ({settings.audit.reserve_bytes})"
             )
             bad.append(Finding("audit.writable", "fail", found, f"make room on the disk of {folder}"))
-    return bad or [Finding("audit.writable", "ok", f"{len(settings.audit.sinks)} sinks can be written")]
+    return bad or [Finding("audit.writable", "ok", f"{counted(len(settings.audit.sinks), 'sink')} can be written")]
 
 
 async def descriptors(setup: Setup) -> list[Finding]:

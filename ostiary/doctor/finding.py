@@ -25,6 +25,11 @@ class Finding:
     mend: str = ""
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 route`, `2 routes`."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 @dataclass(slots=True)
 class Setup:
     """What checks look at. `settings` and `policy` are there once they have loaded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ostiary.doctor.finding import Finding, Setup
+from ostiary.doctor.finding import Finding, Setup, counted
 from policies import Grant, Policy, Question, run_tests
 from policies.model import Route
 from policies.paths import PathPattern
@@ -68,14 +68,18 @@ async def reachable(setup: Setup) -> list[Finding]:
             found = f"route {route.name} ({route.place}) can never grant a request: {why}"
             mend = f"change or remove {route.name} at {route.place}; ostiary explain shows which route a request gets"
             bad.append(Finding("policy.reachable", "fail", found, mend))
-    return bad or [Finding("policy.reachable", "ok", f"each of {len(policy.routes)} routes can grant a request")]
+    return bad or [
+        Finding("policy.reachable", "ok", f"{counted(len(policy.routes), 'route')}, each can grant a request")
+    ]
 
 
 async def examples(setup: Setup) -> list[Finding]:
     """The examples that policies carry come out as they say."""
     _, policy = setup.loaded
     report = run_tests(policy)
+    if not report.passed and not report.failures:
+        return [Finding("policy.tests", "ok", "the policies carry no examples")]
     return [
         Finding("policy.tests", "fail", str(failure), f"mend the route or the example at {failure.test.place}")
         for failure in report.failures
-    ] or [Finding("policy.tests", "ok", f"{report.passed} examples hold")]
+    ] or [Finding("policy.tests", "ok", f"{counted(report.passed, 'example')} checked, all hold")]

@@ -13,7 +13,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from addons.credentials import reference_of
-from ostiary.doctor.finding import Finding, Setup
+from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
 from policies.model import SecretSpec
 from vault.hashicorp.config import AppRoleAuth, TokenFileAuth, VaultConfig
@@ -145,7 +145,7 @@ async def secrets(setup: Setup) -> list[Finding]:
 
     refs = policy.secret_refs()
     bad = [found for found in await asyncio.gather(*(one(*ref) for ref in refs)) if found is not None]
-    return bad or [Finding("store.secrets", "ok", f"{len(refs)} secrets have their fields")]
+    return bad or [Finding("store.secrets", "ok", f"{counted(len(refs), 'secret')} asked for, no field is missing")]
 
 
 async def clock(setup: Setup) -> list[Finding]:

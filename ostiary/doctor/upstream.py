@@ -18,7 +18,7 @@ from addons.clock import SystemClock
 from addons.egress import EgressRules, Forbidden, SystemResolver, destination, networks
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
-from ostiary.doctor.finding import Finding, Setup
+from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
 from policies.model import Route
 
@@ -69,7 +69,7 @@ async def upstreams(setup: Setup) -> list[Finding]:
 
     found = await asyncio.gather(*(one(host, port, route) for (host, port, _), route in chosen))
     bad = [finding for finding in found if finding is not None]
-    return bad or [Finding("upstream.tls", "ok", f"{len(chosen)} upstreams prove their names")]
+    return bad or [Finding("upstream.tls", "ok", f"{counted(len(chosen), 'upstream')} asked, each proves its name")]
 
 
 async def _one(setup: Setup, rules: EgressRules, authority: Authority, route: Route) -> Finding | None:

@@ -188,12 +188,25 @@ def test_a_stale_bundle(patient: Patient) -> None:
     for name in ("ca.key", "ca.pem"):
         (patient.folder / "ca" / name).unlink()
     ca.load_or_create(patient.folder / "ca", dt.datetime.now(dt.UTC))
-    patient.fails("env.ca_trusted", "SSL_CERT_FILE names", "ostiary env")
+    patient.fails("env.ca_trusted", "SSL_CERT_FILE, REQUESTS_CA_BUNDLE, ", "ostiary env")
 
 
 def test_no_ca_variable(patient: Patient) -> None:
     patient.environ = {name: value for name, value in patient.environ.items() if "proxy" in name.lower()}
     patient.fails("env.ca_trusted", "none of the CA variables", "SSL_CERT_FILE")
+
+
+def test_an_environment_that_is_no_clients(patient: Patient) -> None:
+    patient.environ = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt"}
+    assert patient.examine()["env.ca_trusted"][0].state == "skip"
+
+
+def test_variables_that_name_one_file_are_one_finding(patient: Patient) -> None:
+    foreign = patient.folder / "foreign.pem"
+    foreign.write_text((patient.folder / "ca" / "ca.pem").read_text().replace("MII", "MIJ", 1))
+    patient.environ |= {"CURL_CA_BUNDLE": str(foreign), "GIT_SSL_CAINFO": str(foreign)}
+    by_id = patient.fails("env.ca_trusted", f"CURL_CA_BUNDLE, GIT_SSL_CAINFO name {foreign}", "ostiary env")
+    assert len(by_id["env.ca_trusted"]) == 1
 
 
 def test_a_ca_variable_that_names_nothing(patient: Patient) -> None:
