@@ -151,6 +151,8 @@ class Boundary:
             ended["bytes_out"] = exchange.bytes_out
         if exchange.payload is not None:
             ended["payload_sha256"] = exchange.payload.hexdigest()
+        if exchange.caller_credential is not None:
+            ended["caller_credential"] = exchange.caller_credential
         if exchange.secret_ms is not None:
             ended["ms_secret"] = round(exchange.secret_ms, 3)
         if exchange.dialled_s is not None and exchange.first_byte_s is not None:

@@ -120,6 +120,7 @@ class Exchange:
         "addon",
         "bytes_in",
         "bytes_out",
+        "caller_credential",
         "connect",
         "connection",
         "dialled_s",
@@ -171,6 +172,8 @@ class Exchange:
         """Whether the caller asks for WebSocket."""
         self.switched = False
         """Whether the upstream has agreed to it: from then on frames pass, and the end of the connection is the end."""
+        self.caller_credential: str | None = None
+        """Where the caller sent a credential of its own, which does not travel."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.payload: Any = None

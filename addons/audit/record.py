@@ -34,8 +34,6 @@ class Fields(TypedDict, total=False):
     secret_version: str
     lease: str
     cache: str
-    caller_credential: str
-    """Where the caller sent a credential of its own."""
     payload_sha256: str
     status: int
     outcome: str
@@ -54,6 +52,8 @@ class Fields(TypedDict, total=False):
     version: str
     """Of the policy."""
     reason: str
+    caller_credential: str
+    """Where the caller sent a credential of its own."""
 
 
 ORDER: Final = tuple(Fields.__annotations__)

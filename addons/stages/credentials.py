@@ -44,25 +44,22 @@ class CredentialStage:
         authority = exchange.ask(Authority)
         plan = self._plans.of(exchange.policy, grant.route).plan
         reject_caller_credentials(plan, exchange.head)
+        exchange.caller_credential = brought(plan, exchange.head)
         injectors = applicable(plan, exchange.head)
         if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
             exchange.put(build_forward(plan, exchange.head, authority))
             return
-        openings = await self._open(exchange, grant, injectors, brought(plan, exchange.head))
+        openings = await self._open(exchange, grant, injectors)
         credential = unseal(exchange.ask(SealedCredential), openings)
         exchange.put(build_with_credential(plan, injectors, exchange.head, authority, credential))
 
-    async def _open(
-        self, exchange: Exchange, grant: Grant, injectors: tuple[Injector, ...], place: str | None
-    ) -> Openings:
+    async def _open(self, exchange: Exchange, grant: Grant, injectors: tuple[Injector, ...]) -> Openings:
         clock = self._parts.clock
         before_s = clock.monotonic_s()
         sealed = await seal(grant, self._parts.secrets, references(injectors))
         exchange.secret_ms = (clock.monotonic_s() - before_s) * 1000
         exchange.put(sealed)
         facts = facts_of(exchange)
-        if place is not None:
-            facts["caller_credential"] = place
         records: list[OpenRecord] = []
         try:
             for secret in sealed.secrets:

@@ -65,6 +65,16 @@ def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path) ->
         load_settings(path, {"VAULT_TOKEN": "x"})
 
 
+def test_every_guide_is_in_the_index_and_run_by_a_test() -> None:
+    index = (ROOT / "docs/guides/README.md").read_text()
+    tests = "".join(path.read_text() for room in ("guides", "clients") for path in (ROOT / "tests" / room).glob("*.py"))
+    for path in (ROOT / "docs/guides").glob("*.md"):
+        if path.name != "README.md":
+            assert f"]({path.name})" in index, path.name
+            runs = "```sh\n" in path.read_text()
+            assert not runs or f'"{path.stem}"' in tests, f"no test follows {path.name}"
+
+
 def test_every_link_leads_somewhere() -> None:
     for path in DOCS:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
