@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,15 +29,14 @@ def program() -> Path:
 class Valkey:
     """One server. Killed, stopped with SIGSTOP and started again on the same port."""
 
-    def __init__(self, folder: Path, *options: str, password: str | None = None, tls: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.password = password
-        ports = ["--port", "0", "--tls-port", str(self.port), *tls] if tls else ["--port", str(self.port)]
-        self._options = [*ports, *options]
+        self._options = ["--port", str(self.port), *options]
         if password is not None:
             # In a file: the arguments of a process are seen by everybody.
             (folder / "login.conf").write_text(f"requirepass {password}\n")
@@ -82,10 +81,8 @@ class Valkey:
 
 
 @contextlib.contextmanager
-def valkey_server(
-    folder: Path, *options: str, password: str | None = None, tls: Sequence[str] = ()
-) -> Iterator[Valkey]:
-    server = Valkey(folder, *options, password=password, tls=tls)
+def valkey_server(folder: Path, *options: str, password: str | None = None) -> Iterator[Valkey]:
+    server = Valkey(folder, *options, password=password)
     try:
         yield server
     finally:

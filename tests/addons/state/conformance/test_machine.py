@@ -149,8 +149,8 @@ def test_any_order_of_calls(kind: str, request: pytest.FixtureRequest) -> None:
         return Machine(runner, store, None if kind == "valkey" else clock)
 
     with endings:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            machine,
+        run_state_machine_as_test(
+            machine,  # type: ignore[arg-type]
             settings=settings(
                 max_examples=100 if kind == "memory" else 25,
                 stateful_step_count=30,
