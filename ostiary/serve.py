@@ -178,23 +178,30 @@ def open_sockets(settings: Settings) -> Opened:
 
 async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
     """What may never be dialled: our own sockets, and Vault and the state store by name and by every address that they
-    have now.
+    have now. Of a store on this machine, its port at every local address: it may listen on all of them.
     """
     sockets = {address for one in opened.all() if (address := forbidden_of(one)) is not None}
     own = frozenset(sockets)
     hosts: set[tuple[str, int]] = set()
+    local = local_addresses()
     for what, host, port in _stores(settings):
         hosts.add((host, port))
         if (host, port) in own or ((None, port) in own and host in {"127.0.0.1", "::1", "localhost"}):
             raise StoreFailed(f"the {what} address {host}:{port} is one of our own listeners")
+        found: set[str] = set()
         try:
-            sockets.add((str(ipaddress.ip_address(host)), port))
+            found.add(str(ipaddress.ip_address(host)))
         except ValueError:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2.0):
-                    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                sockets.update((str(entry[4][0]), port) for entry in found)
-    return Forbidden(frozenset(sockets), frozenset(hosts), local_addresses())
+                    answer = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found.update(str(entry[4][0]) for entry in answer)
+        for text in found:
+            there = ipaddress.ip_address(text)
+            sockets.add((text, port))
+            if there.is_loopback or there.is_unspecified or text in local:
+                sockets.add((None, port))
+    return Forbidden(frozenset(sockets), frozenset(hosts), local)
 
 
 def _stores(settings: Settings) -> list[tuple[str, str, int]]:

@@ -132,6 +132,12 @@ class Guarded:
         except (StateFull, StateConflict):
             self._worked()
             raise
+        except StateError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a store that raises anything else is broken: whoever asked refuses
+            odd = StateUnavailable(f"the state store ({self.name}) failed: {type(error).__name__}")
+            self._failed(odd)
+            raise odd from None
         else:
             self._worked()
             return answer

@@ -100,9 +100,9 @@ def test_g41_g60_own_sockets_are_refused_whatever_is_allowed(ostiary: Callable[.
 def test_g41_g60_the_state_store_is_refused_whatever_is_allowed(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], pki: Pki, host: str
 ) -> None:
-    """By the name of the settings and by every address it has. What stands there would answer whoever reached it."""
+    """By the name of the settings, and on this machine by every local address, since it may listen on all. What stands there would answer whoever reached it."""
     there = upstream(names=("127.0.0.1", "localhost"))
-    asked = ("127.0.0.1", "::ffff:127.0.0.1", "localhost")
+    asked = ("127.0.0.1", "::ffff:127.0.0.1", "localhost", "127.0.0.2")
     for settings, refused in ((f'state: {{url: "redis://{host}:{there.port}"}}\n', True), ("", False)):
         proxy = ostiary(
             policy(*asked, port=there.port),

@@ -127,6 +127,15 @@ async def test_answers_of_a_store_that_works_open_no_circuit(mood: Exception, re
     assert False not in heard.ups
 
 
+async def test_whatever_else_a_store_raises_is_an_outage_without_its_text() -> None:
+    store, guarded, heard, _ = make()
+    store.mood = ValueError("hunter2")
+    told = await fail(guarded)
+    assert told.reason.endswith("failed: ValueError")
+    assert told.__suppress_context__
+    assert heard.calls == [("once", "unavailable")]
+
+
 async def test_every_call_is_counted() -> None:
     _, guarded, heard, _ = make()
     await guarded.once("nonce:a", 60)
