@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
 import random
@@ -30,6 +31,8 @@ from addons.state.store import (
 )
 
 POLL_S: Final = 0.4
+BACK_S: Final = 86_400.0
+"""How long it is known that an item was given back."""
 _MIN_LEFT_S: Final = 0.001
 _log = logging.getLogger("ostiary.state")
 
@@ -127,8 +130,17 @@ class Remembered:
         for key, (item, ends_s) in tuple(self._known.items()):
             left_s = ends_s - now_s
             if left_s >= _MIN_LEFT_S:
+                # Marked once it is back: who comes later must not undo that it was lifted meanwhile.
+                back = self._back(item)
+                if (await self._store.add(back, 0, BACK_S)).value > 0:
+                    continue
                 with contextlib.suppress(StateConflict):  # somebody else gave it back, or put a newer one
                     await self._store.put(key, item.value, ttl_s=None if math.isinf(left_s) else left_s, expect=0)
+                await self._store.add(back, 1, BACK_S)
+
+    def _back(self, item: Item) -> str:
+        epoch = self._revision.partition(":")[0]
+        return "back:" + hashlib.sha256(f"{epoch}:{item.version}:{item.key}".encode()).hexdigest()
 
     def _take_over(self, listing: Listing) -> None:
         now_s = self._clock()

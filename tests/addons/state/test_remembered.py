@@ -178,6 +178,23 @@ async def test_l1_a_server_that_lost_its_memory_is_given_the_kills_back(tmp_path
         await fresh.close()
 
 
+async def test_l1_what_was_lifted_meanwhile_is_not_given_back_by_who_comes_later() -> None:
+    clock = Turned()
+    lost, fresh = MemoryStore(clock), MemoryStore(clock)
+    await lost.put("kill:a", b"x")
+    await lost.put("kill:b", b"y")
+    early, late = (Remembered(lost, "kill:", clock, Heard()) for _ in range(2))
+    await early.refresh()
+    await late.refresh()
+    early._store = late._store = fresh
+    await early.refresh()
+    assert set(early.items()) == {"kill:a", "kill:b"}
+    await fresh.delete("kill:a")
+    await late.refresh()
+    await early.refresh()
+    assert set(late.items()) == set(early.items()) == {"kill:b"}
+
+
 async def test_a_memory_of_one_process_forgets_nothing_it_was_not_told(valkey: Valkey) -> None:
     """Another first item below another prefix is no lost epoch."""
     store = ValkeyStore(server_of(valkey), deadline_s=5)
