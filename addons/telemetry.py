@@ -16,7 +16,9 @@ from prometheus_client.exposition import choose_encoder
 MAX_CHILDREN: Final = 10_000
 MAX_HOSTS: Final = 1000
 OTHER: Final = "other"
-_FIXED: Final = frozenset({"outcome", "stage", "code", "store", "result", "event", "reason", "side", "state"})
+_FIXED: Final = frozenset(
+    {"outcome", "stage", "code", "store", "result", "event", "operation", "reason", "side", "state"}
+)
 """Labels whose values come from lists in the code: they survive the bound."""
 _LATENCY_S: Final = (
     0.0005,
@@ -67,7 +69,8 @@ class _Children:
 
 
 class Metrics:
-    """The metrics of one process. Implements `vault.observer.StoreObserver`.
+    """The metrics of one process. Implements `vault.observer.StoreObserver` and
+    `addons.state.StateObserver`.
 
     Args:
         version: of Ostiary.
@@ -110,6 +113,20 @@ class Metrics:
         )
         self._policy = Gauge("ostiary_policy_info", "The policy in force.", ["version"], registry=self.registry)
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
+        self._state_calls = counter("state_calls", "Calls to the state store that ended.", "operation", "result")
+        self._state_seconds = histogram(
+            "state_call_seconds", "How long a call to the state store took.", _OVERHEAD_S, "operation"
+        )
+        self._state_local = counter(
+            "state_local",
+            "Limits that this process decided alone while the state store was down.",
+            "operation",
+            "result",
+        )
+        self._state_age = gauge("state_age_seconds", "Age of what is remembered of the state, by prefix.", "prefix")
+        self._state_up = Gauge(
+            "ostiary_state_up", "Whether the last contact with the state store succeeded.", registry=self.registry
+        )
         self._vault_up = Gauge(
             "ostiary_vault_up", "Whether the last contact with the secret store succeeded.", registry=self.registry
         )
@@ -186,6 +203,21 @@ class Metrics:
 
     def token_ttl(self, ttl_s: float) -> None:
         self._token_ttl.set(ttl_s if math.isfinite(ttl_s) else -1)
+
+    # --- shared state (addons.state.StateObserver) ---
+
+    def state_call(self, operation: str, result: str, duration_s: float) -> None:
+        self._state_calls(operation, result).inc()
+        self._state_seconds(operation).observe(duration_s)
+
+    def state_up(self, *, up: bool) -> None:
+        self._state_up.set(up)
+
+    def state_local(self, operation: str, result: str) -> None:
+        self._state_local(operation, result).inc()
+
+    def state_age(self, prefix: str, age_s: float) -> None:
+        self._state_age(prefix).set(age_s)
 
     # --- out ---
 

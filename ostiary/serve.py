@@ -1,6 +1,6 @@
 """The composition root: builds every part once, opens the sockets, says that it is ready, and ends in order.
 
-Order of the start: CA, secret store, sockets, audit, engine. What fails says why and gives the process its exit code:
+Order of the start: CA, secret store, state, sockets, audit, engine. What fails says why and gives the process its exit code:
 78 for settings and CA, 71 for a listener, 74 for an audit sink. Order of the end: stop accepting, let requests finish,
 close the audit, then the store, whose own login is revoked last.
 """
@@ -34,6 +34,7 @@ from addons.edge import HeadLimits
 from addons.egress import EgressRules, Forbidden, SystemResolver, networks
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
+from addons.state import StateError, StateStore, StateUnavailable, open_state
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from ostiary import __version__, user_addons
@@ -57,7 +58,7 @@ EXIT_SETTINGS: Final = 78
 
 
 class StoreFailed(Exception):
-    """The secret store cannot be opened with these settings."""
+    """A store cannot be opened with these settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +177,62 @@ def open_sockets(settings: Settings) -> Opened:
 
 
 async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
-    """What may never be dialled: our own sockets, and Vault by name and by every address it has now."""
+    """What may never be dialled: our own sockets, and Vault and the state store by name and by every address that they
+    have now. Of a store on this machine, its port at every local address: it may listen on all of them.
+    """
     sockets = {address for one in opened.all() if (address := forbidden_of(one)) is not None}
     own = frozenset(sockets)
     hosts: set[tuple[str, int]] = set()
-    for url in settings.vault.addresses if settings.vault is not None else ():
-        split = urlsplit(url)
-        host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
+    local = local_addresses()
+    for what, host, port in _stores(settings):
         hosts.add((host, port))
         if (host, port) in own or ((None, port) in own and host in {"127.0.0.1", "::1", "localhost"}):
-            raise StoreFailed(f"the Vault address {host}:{port} is one of our own listeners")
+            raise StoreFailed(f"the {what} address {host}:{port} is one of our own listeners")
+        found: set[str] = set()
         try:
-            sockets.add((str(ipaddress.ip_address(host)), port))
+            found.add(str(ipaddress.ip_address(host)))
         except ValueError:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2.0):
-                    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                sockets.update((str(entry[4][0]), port) for entry in found)
-    return Forbidden(frozenset(sockets), frozenset(hosts), local_addresses())
+                    answer = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found.update(str(entry[4][0]) for entry in answer)
+        for text in found:
+            there = ipaddress.ip_address(text)
+            sockets.add((text, port))
+            if there.is_loopback or there.is_unspecified or text in local:
+                sockets.add((None, port))
+    return Forbidden(frozenset(sockets), frozenset(hosts), local)
+
+
+def _stores(settings: Settings) -> list[tuple[str, str, int]]:
+    """What the stores are, and where: host and port."""
+    found: list[tuple[str, str, int]] = []
+    for url in settings.vault.addresses if settings.vault is not None else ():
+        split = urlsplit(url)
+        found.append(("Vault", split.hostname or "", split.port or (443 if split.scheme == "https" else 80)))
+    if settings.state is not None and settings.state.host:
+        found.append(("state", settings.state.host, settings.state.port))
+    return found
+
+
+async def _open_state(settings: Settings, clock: Clock, metrics: Metrics) -> StateStore | None:
+    """The state store of the settings. A server that is down does not keep the process from starting; a file that cannot
+    be used does.
+
+    Raises:
+        StoreFailed: with what to do.
+    """
+    if settings.state is None:
+        return None
+    try:
+        state = await open_state(settings.state, clock, metrics)
+    except StateUnavailable as error:
+        raise StoreFailed(f"state: {error.reason}") from None
+    try:
+        await state.probe()
+    except StateError as error:
+        _log.error("state: %s; it is asked until it works", error.reason)
+    return state
 
 
 def build_parts(
@@ -244,6 +283,9 @@ async def _run(
         # Ended in reverse: sockets, audit, store. Each is ended whatever happens to the others.
         store = open_store(settings, environ, metrics)
         ending.push_async_callback(store.close)
+        state = await _open_state(settings, clock, metrics)
+        if state is not None:
+            ending.push_async_callback(state.close)
         audit = AuditLog(settings.audit, metrics, clock)
         ending.push_async_callback(audit.stop)
         opened = open_sockets(settings)
@@ -270,7 +312,7 @@ async def _run(
                 limits.first_byte_timeout,
             ),
         )
-        await _serve(settings, parts, engine, opened, store)
+        await _serve(settings, parts, engine, opened, store, state)
     return EXIT_OK
 
 
@@ -287,7 +329,14 @@ async def _log_in(store: SecretStore) -> None:
         _log.error("%s; requests are refused until it works", error.reason)
 
 
-async def _serve(settings: Settings, parts: Parts, engine: MitmEngine, opened: Opened, store: SecretStore) -> None:
+async def _serve(
+    settings: Settings,
+    parts: Parts,
+    engine: MitmEngine,
+    opened: Opened,
+    store: SecretStore,
+    state: StateStore | None,
+) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -300,7 +349,7 @@ async def _serve(settings: Settings, parts: Parts, engine: MitmEngine, opened: O
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
-    health = Health(store, parts.audit, parts.clock, lambda: parts.in_force.policy.version)
+    health = Health(store, parts.audit, parts.clock, lambda: parts.in_force.policy.version, state)
     for listener, bound in opened.listeners:
         bound.setblocking(False)
         await engine.listen(listener, bound)

@@ -1,7 +1,7 @@
 """`make report`: docs/testing.md from the tests there are, their last outcomes, and the figures they state.
 
 The tables say which test stands for which row of `tests/harness/rows.py`. A row is `defended` when tests name it and
-every one of them passed in the recorded run; `leaks` where docs/threat-model.md says so; else `not built`, `not run` or `no test`. The
+every one of them passed in the recorded run; `in part` where what they test is not all of it; `leaks` where docs/threat-model.md says so; else `not built`, `not run` or `no test`. The
 text holds no time, duration or path of a machine: two runs of one tree with one outcome give the same bytes.
 """
 
@@ -67,6 +67,8 @@ def standing(row: str, tests: Iterable[str], seen: Mapping[str, str]) -> str:
         return "leaks"
     if not ended:
         return f"not built ({LATER[row]})" if row in LATER else "no test"
+    if row in LATER:
+        return f"in part (waits for {LATER[row]})"
     return "defended" if "passed" in ended and "not run" not in ended else "not run"
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv/ with the locked runtime, test and development sets and an editable Ostiary.
+# Makes .venv/ with the locked runtime, extras, test and development sets and an editable Ostiary.
 # Finds a Python >= 3.12 itself: $PYTHON, PATH, pyenv's versions, uv. Quick when nothing changed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,7 +39,7 @@ MSG
 }
 
 stamp=.venv/.locked
-want=$(cat requirements/runtime.txt requirements/test.txt requirements/dev.txt pyproject.toml | cksum)
+want=$(cat requirements/runtime.txt requirements/extras.txt requirements/test.txt requirements/dev.txt pyproject.toml | cksum)
 if [ -x .venv/bin/ostiary ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && fits .venv/bin/python; then
     exit 0
 fi
@@ -52,7 +52,7 @@ if ! fits .venv/bin/python; then
 fi
 rm -f "$stamp"
 pip=".venv/bin/python -m pip --disable-pip-version-check --no-input -q"
-$pip install --require-hashes -r requirements/runtime.txt -r requirements/test.txt -r requirements/dev.txt
+$pip install --require-hashes -r requirements/runtime.txt -r requirements/extras.txt -r requirements/test.txt -r requirements/dev.txt
 # The build back end comes from the locked development set: nothing is fetched unpinned.
 $pip install --no-deps --no-build-isolation -e .
 printf '%s\n' "$want" >"$stamp"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ostiary.doctor import client, files, routes, store, upstream
+from ostiary.doctor import client, files, routes, state, store, upstream
 from ostiary.doctor.finding import Check, Finding, Setup, counted
 from policies.faults import FaultError
 
@@ -44,6 +44,7 @@ CHAIN: Final = (
         ("settings.load", "store.reachable", "store.login"),
     ),
     Check("clock.skew", "Do this clock and Vault's agree?", store.clock, ("settings.load", "store.reachable")),
+    Check("state.reachable", "Can the shared state be read and written?", state.reachable),
     Check("upstream.tls", "Can every upstream be dialled, and does it prove its name?", upstream.upstreams),
     Check("audit.writable", "Can audit records be written?", files.audit),
     Check("limits.descriptors", "Are there descriptors enough?", files.descriptors),

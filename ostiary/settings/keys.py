@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "engine", "addons"),
+    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "state", "engine", "addons"),
     "listen": ("name", "bind", "workload", "mode", "socket_mode"),
     "ca": ("dir",),
     "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
@@ -22,6 +22,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "may_secret": ("namespace", "path"),
     "egress": ("allow", "resolve", "ca_file"),
     "addon": ("addon", "options", "timeout"),
+    "state": ("url", "username", "password", "ca_file", "prefix", "deadline", "allow_cleartext"),
     "limits": (
         "request_line", "header_bytes", "header_count", "header_timeout", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
         "drain_timeout", "connections", "connections_per_source", "connections_per_workload", "buffers",
@@ -31,7 +32,6 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "settings": {
         "identity": "tokens of an issuer come later; use key_hash, peer or any",
-        "state": "shared state comes with limits",
     },
     "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},

@@ -18,6 +18,7 @@ from ostiary.settings.addons import read_addons
 from ostiary.settings.keys import KNOWN, LATER
 from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
 from ostiary.settings.rights import read_policies
+from ostiary.settings.state import read_state
 from ostiary.settings.vault import read_vault
 from policies import Policy, load_sources
 from policies.document import Entry, Node, Scalar, kind_of, read_file
@@ -155,6 +156,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         admin=_admin(keys, context),
         limits=_limits(keys),
         addons=read_addons(keys, context),
+        state=read_state(keys.node("state"), context, environ),
     )
 
 

@@ -1,5 +1,5 @@
 """What a process is told about itself: listeners, stores, audit, limits. Frozen; no value here is a secret but
-`VaultConfig`'s, which hides its own.
+those of `VaultConfig` and `StateConfig`, which hide their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from addons.audit import AuditConfig
+from addons.state import StateConfig
 from policies.faults import Place
 from policies.sources import Source
 from vault.hashicorp.config import VaultConfig
@@ -106,4 +107,5 @@ class Settings:
     admin: AdminSetting | None
     limits: Limits
     addons: tuple[AddonSetting, ...] = ()
+    state: StateConfig | None = None
     engine: Literal["mitmproxy"] = "mitmproxy"

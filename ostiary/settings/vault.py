@@ -49,7 +49,7 @@ def read_vault(node: Node | None, context: Context, environ: Mapping[str, str]) 
         else:
             addresses.append(scalar.text.rstrip("/"))
     auth = _auth(keys.node("auth"), context, environ)
-    files = {key: _file(keys, key, context) for key in ("ca_file", "client_cert", "client_key")}
+    files = {key: read_file_path(keys, key, context) for key in ("ca_file", "client_cert", "client_key")}
     if files["client_key"] is not None and files["client_cert"] is None:
         faults.add(keys.place_of("client_key"), "client_key needs a client_cert")
     if auth is None or len(faults.found) > before:
@@ -59,7 +59,8 @@ def read_vault(node: Node | None, context: Context, environ: Mapping[str, str]) 
     )
 
 
-def _file(keys: Fields, key: str, context: Context) -> Path | None:
+def read_file_path(keys: Fields, key: str, context: Context) -> Path | None:
+    """The path of a file that is there."""
     scalar = keys.scalar(key)
     if scalar is None:
         return None

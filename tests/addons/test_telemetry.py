@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from addons import telemetry
+from addons.state import StateObserver
 from addons.telemetry import Metrics
 from vault.observer import StoreObserver
 
@@ -39,6 +40,11 @@ def everything() -> Metrics:
     observer.secret_in_use("secret/api", "7", 3.5)
     observer.store_up(up=True)
     observer.token_ttl(3600)
+    state: StateObserver = metrics
+    state.state_call("once", "ok", 0.002)
+    state.state_up(up=True)
+    state.state_local("add", "limited")
+    state.state_age("kill:", 0.5)
     return metrics
 
 
@@ -54,6 +60,11 @@ def test_what_is_told_is_counted() -> None:
     assert value(metrics, "ostiary_audit_lost_total", sink="audit.jsonl", reason="reserve") == 1
     assert value(metrics, "ostiary_audit_lag_seconds") == 0.001
     assert value(metrics, "ostiary_policy_reloads_total", result="ok") == 1
+    assert value(metrics, "ostiary_state_calls_total", operation="once", result="ok") == 1
+    assert value(metrics, "ostiary_state_call_seconds_sum", operation="once") == 0.002
+    assert value(metrics, "ostiary_state_local_total", operation="add", result="limited") == 1
+    assert value(metrics, "ostiary_state_age_seconds", prefix="kill:") == 0.5
+    assert value(metrics, "ostiary_state_up") == 1
     assert value(metrics, "ostiary_secret_reads_total", store="vault", result="ok") == 1
     assert value(metrics, "ostiary_secret_cache_total", result="hit") == 1
     assert value(metrics, "ostiary_secret_version", secret="secret/api") == 7

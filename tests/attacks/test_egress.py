@@ -11,6 +11,7 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, get, tunnel
 from tests.harness.ostiary_process import Ostiary
+from tests.harness.pki import Pki
 from tests.harness.upstream import Upstream
 
 ANY = """
@@ -92,6 +93,29 @@ def test_g41_g60_own_sockets_are_refused_whatever_is_allowed(ostiary: Callable[.
         for host in targets:
             with tunnel(f"127.0.0.1:{port}", None, f"{host}:{port}", sni=None) as raw:
                 assert raw.request(f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n").code == "egress_denied"
+        proxy.stop()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_g41_g60_the_state_store_is_refused_whatever_is_allowed(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], pki: Pki, host: str
+) -> None:
+    """By the name of the settings, and on this machine by every local address, since it may listen on all. What stands there would answer whoever reached it."""
+    there = upstream(names=("127.0.0.1", "localhost"))
+    asked = ("127.0.0.1", "::ffff:127.0.0.1", "localhost", "127.0.0.2")
+    for settings, refused in ((f'state: {{url: "redis://{host}:{there.port}"}}\n', True), ("", False)):
+        proxy = ostiary(
+            policy(*asked, port=there.port),
+            egress=f'egress: {{allow: ["0.0.0.0/0", "::/0"], ca_file: {pki.ca_file}}}',
+            settings=settings,
+        )
+        for one in asked:
+            shown = f"[{one}]:{there.port}" if ":" in one else f"{one}:{there.port}"
+            with tunnel(proxy.address("sidecar"), None, shown, sni=None) as raw:
+                code = raw.request(f"GET / HTTP/1.1\r\nHost: {shown}\r\n\r\n").code
+            # Without the setting the same request is dialled.
+            assert (code == "egress_denied") is refused, (one, code)
+        assert bool(there.requests) is not refused
         proxy.stop()
 
 

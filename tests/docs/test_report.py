@@ -52,4 +52,7 @@ def test_names_and_outcomes(tmp_path: Path) -> None:
     assert standing("G01", ["a.py::z"], seen) == "defended"
     assert standing("G01", ["a.py::z", "a.py::new"], seen) == "not run"
     assert standing("G01", [], seen) == "no test"
+    waiting = next(iter(LATER))
+    assert standing(waiting, ["a.py::z"], seen) == f"in part (waits for {LATER[waiting]})"
+    assert standing(waiting, ["a.py::x"], seen) == "FAILED"
     assert render(folder=tmp_path) == render(folder=tmp_path)

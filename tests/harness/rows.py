@@ -137,7 +137,8 @@ LATER: Final = {
     "U8": "retry of unprocessed streams",
     "A4": "audit verify",
     "T1": "clock alarm",
-    "L1": "shared limits",
+    "L1": "limits, nonces and kills that use the state store, which is tested",
     "F5": "workers",
 }
-"""Rows whose feature is not built yet: what they wait for. A test that names such a row takes it off this list."""
+"""Rows whose feature is not built yet: what they wait for. A test that names such a row takes it off this list,
+or the row stands `in part`."""

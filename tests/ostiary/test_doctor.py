@@ -24,6 +24,7 @@ from tests.harness.ostiary_process import Ostiary, command
 from tests.harness.pki import Pki
 from tests.harness.scripted_vault import scripted, send
 from tests.harness.upstream import Upstream
+from tests.harness.valkey import valkey_server
 
 POLICY = """
 workloads: {billing: {proofs: {any: true}}}
@@ -105,7 +106,11 @@ def test_a_healthy_set_up(patient: Patient) -> None:
         shown = json.loads(told.stdout)
         assert shown["ok"] is True
         assert [one["id"] for one in shown["findings"]] == [check.id for check in CHAIN]
-        assert {one["id"] for one in shown["findings"] if one["state"] == "skip"} == {"store.login", "clock.skew"}
+        assert {one["id"] for one in shown["findings"] if one["state"] == "skip"} == {
+            "store.login",
+            "clock.skew",
+            "state.reachable",
+        }
         outputs = [("text", done.stdout + done.stderr), ("json", told.stdout + told.stderr)]
         assert not scan(outputs, [patient.value])
     finally:
@@ -346,6 +351,47 @@ def test_a_secret_that_is_not_there(patient: Patient) -> None:
 def test_a_field_that_is_not_there(patient: Patient) -> None:
     patient.rewrite(policy=POLICY.replace("field: key", "field: token"))
     patient.fails("store.secrets", "no field 'token' (it has key)", "write field token of secret/egress/api")
+
+
+# --- the shared state ---
+
+
+def state(patient: Patient, text: str) -> None:
+    patient.rewrite(settings=LIMITS + f"state: {text}\n")
+
+
+def test_a_healthy_state(patient: Patient, tmp_path: Path) -> None:
+    state(patient, '{url: "sqlite:///state.db"}')
+    assert "made at the first start" in patient.examine()["state.reachable"][0].found
+    assert not (patient.folder / "state.db").exists(), "doctor made the file"
+    with valkey_server(tmp_path / "valkey") as server:
+        state(patient, f'{{url: "redis://127.0.0.1:{server.port}", deadline: 2s}}')
+        assert patient.examine()["state.reachable"][0].state == "ok"
+
+
+def test_a_state_that_cannot_be_used(patient: Patient, tmp_path: Path) -> None:
+    state(patient, '{url: "sqlite:///state.db"}')
+    (patient.folder / "state.db").write_bytes(b"garbage " * 600)
+    (patient.folder / "state.db").chmod(0o600)
+    patient.fails("state.reachable", "damaged or no state file", "state.db whole")
+    (patient.folder / "state.db").chmod(0o644)
+    patient.fails("state.reachable", "open to others", "mode 0600")
+    state(patient, '{url: "sqlite:///nowhere/state.db"}')
+    patient.fails("state.reachable", "cannot be made", "nowhere")
+    address = f"127.0.0.1:{free_port()}"
+    state(patient, f'{{url: "redis://{address}"}}')
+    patient.fails("state.reachable", "out of reach", f"running at {address}")
+    password, wrong = canary(), canary()
+    patient.ostiary.canaries += [password, wrong]
+    (tmp_path / "wrong").write_text(wrong)
+    with valkey_server(tmp_path / "valkey", "--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru") as server:
+        state(patient, f'{{url: "redis://127.0.0.1:{server.port}", deadline: 2s}}')
+        patient.fails("state.reachable", "evicts", "noeviction")
+    with valkey_server(tmp_path / "locked", password=password) as server:
+        state(
+            patient, f'{{url: "redis://127.0.0.1:{server.port}", deadline: 2s, password: "file:{tmp_path / "wrong"}"}}'
+        )
+        patient.fails("state.reachable", "login", "state.password")
 
 
 def vault(patient: Patient, address: str, token: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from addons.audit import FileSink, StdoutSink
+from addons.state import StateConfig
 from ostiary.settings import Settings, load_all, load_settings
 from policies import FaultError
 from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth
@@ -194,3 +196,93 @@ def test_the_environment_overrides_scalars(folder: Path) -> None:
 @pytest.mark.parametrize(("text", "kind"), [("{credential: c}", KeyCredential("c")), ("{env: E}", KeyEnv("E"))])
 def test_key_sources(folder: Path, text: str, kind: object) -> None:
     assert load(folder, BASE.replace("{file: s.key}", text)).secrets_key == kind
+
+
+# --- state ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{url: "memory:"}', StateConfig("memory")),
+        ('{url: "sqlite:////var/lib/ostiary/state.db"}', StateConfig("sqlite", path=Path("/var/lib/ostiary/state.db"))),
+        ('{url: "rediss://Cache.test"}', StateConfig("valkey", host="cache.test", port=6379, tls=True)),
+        (
+            '{url: "valkey://[::1]:7000/3", deadline: 1s}',
+            StateConfig("valkey", host="::1", port=7000, database=3, deadline_s=1),
+        ),
+        (
+            '{url: "redis://cache.test/", allow_cleartext: true, prefix: team-a}',
+            StateConfig("valkey", host="cache.test", port=6379, prefix="team-a"),
+        ),
+        ('{url: "valkeys://c.test", ca_file: roots.pem}', "roots.pem"),
+    ],
+)
+def test_a_state(folder: Path, text: str, expected: StateConfig | str) -> None:
+    found = load(folder, BASE + f"state: {text}\n").state
+    if isinstance(expected, str):
+        assert found is not None
+        assert found.ca_file == folder / expected
+    else:
+        assert found == expected
+
+
+def test_a_relative_state_file_and_the_environment(folder: Path) -> None:
+    found = load(folder, BASE + 'state: {url: "sqlite:///run/s.db"}\n').state
+    assert found is not None
+    assert found.path == folder / "run" / "s.db"
+    found = load(folder, BASE, OSTIARY_STATE__URL="memory:").state
+    assert found == StateConfig("memory")
+    assert load(folder, BASE).state is None
+
+
+def test_the_password_of_a_state_comes_from_elsewhere_and_is_never_shown(folder: Path) -> None:
+    (folder / "pw").write_text("hunter-in-a-file\n")
+    for given, environ, expected in (
+        ("file:pw", {}, "hunter-in-a-file"),
+        ("${PW}", {"PW": "hunter-in-env"}, "hunter-in-env"),
+    ):
+        text = f'state: {{url: "rediss://c.test", username: ostiary, password: "{given}"}}\n'
+        found = load(folder, BASE + text, **environ).state
+        assert found is not None
+        assert found.password is not None
+        assert found.password.reveal() == expected
+        assert "hunter" not in repr(found) + str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", "'url'"),
+        ('{url: "postgres://x"}', "no scheme that is known"),
+        ('{url: "sqlite://state.db"}', "the URL names no file"),
+        ('{url: "sqlite:///"}', "the URL names no file"),
+        ('{url: "redis://:hunter2@127.0.0.1"}', "carries a login"),
+        ('{url: "redis://[::1"}', "cannot be read"),
+        ('{url: "redis://c.test:99999"}', "cannot be read"),
+        ('{url: "rediss://c.test/x"}', "names no server"),
+        ('{url: "rediss://c.test/?password=hunter2"}', "names no server"),
+        ('{url: "redis://c.test"}', "allow_cleartext"),
+        ('{url: "redis://127.0.0.1", ca_file: roots.pem}', "ca_file needs TLS"),
+        ('{url: "rediss://c.test", ca_file: missing.pem}', "no file that can be read"),
+        ('{url: "rediss://c.test", password: hunter2}', "does not stand in the settings"),
+        ('{url: "rediss://c.test", password: "${NOT_SET}"}', "NOT_SET is not set"),
+        ('{url: "rediss://c.test", username: u}', "username needs a password"),
+        ('{url: "rediss://c.test", prefix: "a b"}', "a prefix has"),
+        ('{url: "memory:", prefix: a}', "'prefix' belongs to a server"),
+        ('{url: "memory:", deadline: 20s}', "between 10ms and 5s"),
+        ('{url: "memory:", deadlin: 1s}', "did you mean 'deadline'?"),
+    ],
+)
+def test_faults_of_a_state(folder: Path, text: str, expected: str) -> None:
+    found = faults(folder, BASE + f"state: {text}\n")
+    assert len(found) == 1
+    assert expected in found[0]
+    assert found[0].startswith("/ostiary.yaml:8:")
+    assert "hunter2" not in found[0]
+
+
+def test_a_server_needs_the_redis_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    (found,) = faults(folder, BASE + 'state: {url: "rediss://c.test"}\n')
+    assert "install ostiary[redis]" in found
