@@ -77,7 +77,10 @@ class Forbidden:
         inner = embedded(address) or address
         if (str(inner), port) in self.sockets or (str(address), port) in self.sockets:
             return True
-        return (None, port) in self.sockets and (inner.is_loopback or inner.is_unspecified or str(inner) in self.local)
+        # To connect to 0.0.0.0 or :: is to connect to this machine: whatever is bound there is reached.
+        if inner.is_unspecified and any(port == own for _, own in self.sockets):
+            return True
+        return (None, port) in self.sockets and (inner.is_loopback or str(inner) in self.local)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,16 @@ from addons.state import StateError, StateStore, StateUnavailable, open_state
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from ostiary import __version__, user_addons
-from ostiary.admin import Health, start_probes
+from ostiary.admin import Health, start_listeners
 from ostiary.ca import CaError, LeafStore, load_or_create
+from ostiary.control import control_of
 from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
-from ostiary.settings.model import Bound, Limits, ListenSetting, Settings
+from ostiary.reload import Reloader
+from ostiary.settings.admin import is_loopback
+from ostiary.settings.model import AdminSetting, Bound, Limits, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
-from policies import FaultError, Place, Policy, load_sources
+from policies import Place, Policy
 from vault.cache import SecretCache
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretStore, StoreError
@@ -166,14 +169,23 @@ def open_sockets(settings: Settings) -> Opened:
             if listen.bind.path is not None:
                 opened.paths.append(listen.bind.path)
         if settings.admin is not None:
-            if settings.admin.bind is not None:
-                opened.admin = open_socket("admin", settings.admin.bind)
-            if settings.admin.probes is not None:
-                opened.probes = open_socket("probes", settings.admin.probes)
+            _open_admin(settings.admin, opened)
     except BindFailed:
         opened.close()
         raise
     return opened
+
+
+def _open_admin(admin: AdminSetting, opened: Opened) -> None:
+    if admin.bind is not None:
+        opened.admin = open_socket("admin", admin.bind, admin.socket_mode)
+        opened.paths += [admin.bind.path] if admin.bind.path is not None else []
+        # The settings have judged what is written; what `localhost` stands for is the machine's to say.
+        if admin.bind.path is None and not is_loopback(opened.admin.getsockname()[0]):
+            raise BindFailed(f"listener admin: {admin.bind} is no loopback address here")
+    if admin.probes is not None:
+        opened.probes = open_socket("probes", admin.probes)
+        opened.paths += [admin.probes.path] if admin.probes.path is not None else []
 
 
 async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
@@ -341,20 +353,15 @@ async def _serve(
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    reloads: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(_reload(settings, parts))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    reloader = Reloader(settings.policies, settings.variables, parts)
+    loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
     health = Health(store, parts.audit, parts.clock, lambda: parts.in_force.policy.version, state)
     for listener, bound in opened.listeners:
         bound.setblocking(False)
         await engine.listen(listener, bound)
-    served = [one for one in (opened.admin, opened.probes) if one is not None]
-    probes = start_probes(served, health, parts.metrics) if served else None
+    tokens = settings.admin.tokens if settings.admin is not None else ()
+    control = control_of(parts, reloader, health)
+    listeners = start_listeners(opened.admin, opened.probes, tokens, control, parts.clock)
     ready: dict[str, object] = {
         "event": "ready",
         "listeners": [{"name": listener.name, "address": address_of(bound)} for listener, bound in opened.listeners],
@@ -366,37 +373,11 @@ async def _serve(
         ready["probes"] = address_of(opened.probes)
     sys.stdout.write(json.dumps(ready, separators=(",", ":")) + "\n")
     sys.stdout.flush()
-    _loaded(parts, parts.in_force.policy)
+    reloader.loaded(parts.in_force.policy)
     # What lives now lives to the end: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     await ended.wait()
     health.draining = True
     await engine.drain(settings.limits.drain_timeout)
-    if probes is not None:
-        probes.stop()
-        await probes.close_all_connections()
-
-
-def _loaded(parts: Parts, policy: Policy) -> None:
-    parts.metrics.policy_loaded(policy.version)
-    parts.metrics.policy_reload("ok")
-    parts.audit.note("policy.loaded", {"version": policy.version})
-    _log.info("policy %s with %d routes is in force", policy.version, len(policy.routes))
-
-
-async def _reload(settings: Settings, parts: Parts) -> None:
-    """SIGHUP: the policy files anew, new ones included, and the audit files for whoever rotates them. A broken policy changes nothing but a
-    metric, a record and the log.
-    """
-    await parts.audit.reopen()
-    try:
-        policy = await asyncio.to_thread(lambda: load_sources(settings.policies, variables=settings.variables))
-    except FaultError as error:
-        parts.metrics.policy_reload("rejected")
-        parts.audit.note("policy.rejected", {"version": parts.in_force.policy.version, "reason": str(error.faults[0])})
-        for fault in error.faults:
-            _log.error("policy not loaded: %s", fault)
-        return
-    parts.in_force.policy = policy
-    _loaded(parts, policy)
+    await listeners.end()

@@ -8,7 +8,7 @@ policies; `fields.py` judges keys, `load.py` and `ostiary/settings` give them me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -72,12 +72,13 @@ def kind_of(node: Node) -> str:
             return "a mapping"
 
 
-def read_file(path: Path, *, shown_as: str | None = None) -> Node:
+def read_file(path: Path, *, shown_as: str | None = None, seen: Callable[[bytes], object] | None = None) -> Node:
     """Reads one YAML file.
 
     Args:
         path: the file.
         shown_as: how faults name it; the path as given by default.
+        seen: is given the bytes that were read: a second look could find others.
 
     Raises:
         FaultError: the file cannot be read or breaks a rule; all such faults at once where the parser allows it.
@@ -99,6 +100,8 @@ def read_file(path: Path, *, shown_as: str | None = None) -> Node:
         raise FaultError(
             [Fault(Place(name), f"cannot be read: {error.strerror or error}", "check the path and its permissions")]
         ) from None
+    if seen is not None:
+        seen(raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

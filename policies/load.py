@@ -97,13 +97,9 @@ def load_policy(
     default: _Default | None = None
     for path in files:
         try:
-            root = read_file(path, shown_as=shown_path(path, base))
-            digest.update(path.read_bytes() + b"\x00")
+            root = read_file(path, shown_as=shown_path(path, base), seen=lambda raw: digest.update(raw + b"\x00"))
         except FaultError as error:
             faults.found.extend(error.faults)
-            continue
-        except OSError as error:  # it went between the two looks
-            faults.add(Place(shown_path(path, base)), f"cannot be read: {error.strerror}", "load once more")
             continue
         limits.kinds(root, path)
         keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])

@@ -54,6 +54,8 @@ class Fields(TypedDict, total=False):
     reason: str
     caller_credential: str
     """Where the caller sent a credential of its own."""
+    by: str
+    """Who asked: the name of an admin token, or SIGHUP."""
 
 
 ORDER: Final = tuple(Fields.__annotations__)

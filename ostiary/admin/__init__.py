@@ -1,5 +1,22 @@
-"""The admin listener: for now its three probes."""
+"""The admin listener: the API behind tokens, and three probes that need none.
 
-from ostiary.admin.probes import Health, start_probes
+A request is judged by its head (`judge.py`) against one table of operations (`table.py`), from which the OpenAPI document
+is made too; operations reach the proxy through `control.py` alone.
+"""
 
-__all__ = ["Health", "start_probes"]
+from ostiary.admin.control import AdminRefusal, Control, Readiness, Rejected, Reloaded, Routes, RouteSummary
+from ostiary.admin.health import Health
+from ostiary.admin.listeners import Listeners, start_listeners
+
+__all__ = [
+    "AdminRefusal",
+    "Control",
+    "Health",
+    "Listeners",
+    "Readiness",
+    "Rejected",
+    "Reloaded",
+    "RouteSummary",
+    "Routes",
+    "start_listeners",
+]

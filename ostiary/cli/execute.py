@@ -122,7 +122,8 @@ def _run(arguments: list[str], made: Any) -> int:
     for warning in made.warnings:
         sys.stderr.write(f"ostiary: warning: {warning}\n")
     environment = {**os.environ, **made.variables}
-    environment.pop("OSTIARY_KEY", None)
+    for ours in ("OSTIARY_KEY", "OSTIARY_ADMIN_TOKEN"):
+        environment.pop(ours, None)
     child: subprocess.Popen[bytes] | None = None
     waiting: list[int] = []
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ostiary.doctor import client, files, routes, state, store, upstream
+from ostiary.doctor import admin, client, files, routes, state, store, upstream
 from ostiary.doctor.finding import Check, Finding, Setup, counted
 from policies.faults import FaultError
 
@@ -47,6 +47,7 @@ CHAIN: Final = (
     Check("state.reachable", "Can the shared state be read and written?", state.reachable),
     Check("upstream.tls", "Can every upstream be dialled, and does it prove its name?", upstream.upstreams),
     Check("audit.writable", "Can audit records be written?", files.audit),
+    Check("admin.api", "Is the admin API the owner's alone?", admin.api),
     Check("limits.descriptors", "Are there descriptors enough?", files.descriptors),
 )
 PARTS_OF: Final[Mapping[str, tuple[str, ...]]] = {"upstream.tls": ("upstream.dns", "upstream.egress", "upstream.tcp")}

@@ -16,7 +16,8 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "secrets_key": ("file", "env", "credential"),
     "audit": ("sinks", "durability", "wait", "reserve"),
     "sink": ("file", "stdout"),
-    "admin": ("bind", "probes"),
+    "admin": ("bind", "socket_mode", "probes", "tokens"),
+    "token": ("name", "hash", "roles"),
     "policies": ("files", "may"),
     "may": ("define", "hosts", "secrets", "workloads"),
     "may_secret": ("namespace", "path"),
@@ -48,7 +49,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "kafka": "Kafka comes later",
         "s3": "S3 comes later",
     },
-    "admin": {"tokens": "the admin API comes later; the probes need no token"},
     "limits": {
         "buffered_body": "no body is buffered yet",
     },

@@ -15,8 +15,10 @@ from typing import Final, Literal, cast
 from addons.audit import AuditConfig, FileSink, StdoutSink
 from addons.user_addon import UserAddon
 from ostiary.settings.addons import read_addons
+from ostiary.settings.admin import read_admin
+from ostiary.settings.bind import read_bind, read_socket_mode
 from ostiary.settings.keys import KNOWN, LATER
-from ostiary.settings.model import AdminSetting, Bound, EgressSetting, Limits, ListenSetting, Settings
+from ostiary.settings.model import EgressSetting, Limits, ListenSetting, Settings
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
 from ostiary.settings.vault import read_vault
@@ -30,7 +32,6 @@ from vault.sealed import KeyCredential, KeyEnv, KeyFile, KeySource
 
 _OVERRIDE: Final = re.compile(r"OSTIARY_([A-Z][A-Z0-9_]*?)__([A-Z][A-Z0-9_]*)")
 MIN_BUFFERS: Final = 1024 * 1024
-_MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -153,7 +154,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         secrets_file=secrets_file,
         secrets_key=secrets_key,
         egress=_egress(keys, context),
-        admin=_admin(keys, context),
+        admin=read_admin(keys.node("admin"), context),
         limits=_limits(keys),
         addons=read_addons(keys, context),
         state=read_state(keys.node("state"), context, environ),
@@ -183,6 +184,7 @@ def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
                 "sink",
                 "auth",
                 "addon",
+                "token",
                 "policies",
                 "may",
                 "may_secret",
@@ -218,27 +220,6 @@ def _put(root: MappingNode, section: str, key: str, value: Scalar, faults: Fault
 def _path(keys: Fields, key: str, context: Context) -> Path | None:
     scalar = keys.scalar(key)
     return None if scalar is None or not scalar.text else context.folder / scalar.text
-
-
-def read_bind(scalar: Scalar, context: Context) -> Bound | None:
-    """`host:port`, `[v6]:port` or `unix:/path`."""
-    text = scalar.text
-    if text.startswith("unix:"):
-        name = text.removeprefix("unix:")
-        if not name:
-            context.faults.add(scalar.place, "unix: needs a path", "write unix:/run/ostiary/proxy.sock")
-            return None
-        path = context.folder / name
-        if len(str(path).encode()) > 107:
-            context.faults.add(scalar.place, "the path of the socket is longer than 107 bytes", "use a shorter one")
-            return None
-        return Bound(path=path)
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        context.faults.add(scalar.place, f"{text!r} is no address to listen on", "write 127.0.0.1:8080 or unix:/path")
-        return None
-    return Bound(host, int(port))
 
 
 def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
@@ -281,18 +262,8 @@ def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
                 )
             binds[str(bound)] = bind.place
         names[name] = inner.place_of("name")
-        found.append(ListenSetting(name, bound, inner.text("workload"), node.place, _socket_mode(inner)))
+        found.append(ListenSetting(name, bound, inner.text("workload"), node.place, read_socket_mode(inner)))
     return tuple(found)
-
-
-def _socket_mode(keys: Fields) -> int:
-    scalar = keys.scalar("socket_mode")
-    if scalar is None:
-        return 0o600
-    if not _MODE.fullmatch(scalar.text):
-        keys.faults.add(scalar.place, f"{scalar.text!r} is no file mode", "write 0600, 0660 or 0666")
-        return 0o600
-    return int(scalar.text, 8)
 
 
 def _ca_dir(keys: Fields, context: Context) -> Path:
@@ -412,17 +383,6 @@ def _egress(keys: Fields, context: Context) -> EgressSetting:
             "paths are relative to the settings file",
         )
     return EgressSetting(allow, read_resolve(inner.node("resolve"), context.faults), ca_file)
-
-
-def _admin(keys: Fields, context: Context) -> AdminSetting | None:
-    node = keys.node("admin")
-    if node is None:
-        return None
-    inner = Fields(node, context.faults, "admin", known=KNOWN["admin"], later=LATER["admin"])
-    bind, probes = inner.scalar("bind"), inner.scalar("probes")
-    if bind is None and probes is None:
-        context.faults.add(node.place, "admin needs bind or probes", "write bind: 127.0.0.1:9901")
-    return AdminSetting(read_bind(bind, context) if bind else None, read_bind(probes, context) if probes else None)
 
 
 def _limits(keys: Fields) -> Limits:

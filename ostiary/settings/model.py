@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from addons.audit import AuditConfig
 from addons.state import StateConfig
@@ -15,6 +15,11 @@ from policies.faults import Place
 from policies.sources import Source
 from vault.hashicorp.config import VaultConfig
 from vault.sealed import KeySource
+
+ROLES: Final = ("viewer", "operator", "approver", "admin")
+"""Of admin tokens; `ostiary.admin.tokens` says what each may do."""
+SIGNAL: Final = "SIGHUP"
+"""Who asked for a reload, where it was a signal. No admin token may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,21 @@ class ListenSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminToken:
+    """A token of the admin API, by its lower-case hex SHA-256."""
+
+    name: str
+    sha256: str
+    roles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class AdminSetting:
     bind: Bound | None = None
+    """Loopback or a Unix socket."""
     probes: Bound | None = None
+    tokens: tuple[AdminToken, ...] = ()
+    socket_mode: int = 0o600
 
 
 @dataclass(frozen=True, slots=True)

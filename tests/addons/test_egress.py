@@ -100,11 +100,16 @@ def test_own_sockets_are_never_dialled() -> None:
         ("10.0.0.5", 9901),
         ("::1", 9901),
         ("0.0.0.0", 9901),
+        # They lead to this machine, and so to what is bound to one of its addresses.
+        ("0.0.0.0", 8080),
+        ("::", 8080),
+        ("::ffff:0.0.0.0", 8080),
     ):
         with pytest.raises(Refusal) as refused:
             vet([address], port, allow=allow, forbidden=forbidden)
         assert refused.value.code is Code.EGRESS_DENIED
     assert vet(["127.0.0.1"], 8081, allow=allow, forbidden=forbidden)
+    assert vet(["0.0.0.0"], 8081, allow=allow, forbidden=forbidden)
     assert vet(["10.0.0.6"], 9901, allow=allow, forbidden=forbidden)
 
 

@@ -241,6 +241,15 @@ def test_g54_the_private_proxy_serves_nobody_else(served: Callable[..., Set]) ->
     assert one.api.connections == 0
 
 
+def test_exec_keeps_its_own_tokens_to_itself(served: Callable[..., Set]) -> None:
+    one = served()
+    own = {"OSTIARY_KEY": "ost_cnry-key", "OSTIARY_ADMIN_TOKEN": "ost_cnry-token"}
+    done = one.exec(*python("import os; print(sorted(os.environ.items()))"), **own)
+    assert done.returncode == 0, done.stderr
+    assert b"HTTPS_PROXY" in done.stdout
+    assert b"ost_cnry" not in done.stdout
+
+
 def test_no_proxy_that_bypasses_a_route_is_told(served: Callable[..., Set]) -> None:
     one = served()
     done = one.exec(*python("import os; print(os.environ['NO_PROXY'])"), NO_PROXY="internal.test,.test")

@@ -107,7 +107,7 @@ def test_probes(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstrea
     assert 'ostiary_requests_total{outcome="ok",route="api",workload="billing"} 1.0' in text
     assert 'ostiary_audit_records_total{event="credential.opened"} 1.0' in text
     assert 'ostiary_secret_version{secret="secret/egress/api"} 1.0' in text
-    assert proxy.get("/nothing")[0] == 404
+    assert proxy.get("/nothing")[0] == 403  # without tokens nobody learns what else there is
 
 
 def test_p1_p3_g26_reload_swaps_and_keeps_the_last_good(

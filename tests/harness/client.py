@@ -57,7 +57,7 @@ class Raw:
             self.sock.connect(address.removeprefix("unix:"))
         else:
             host, _, port = address.rpartition(":")
-            self.sock = socket.create_connection((host, int(port)), timeout=timeout)
+            self.sock = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
         self.buffer = b""
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.canaries import files_below, scan
-from tests.harness.client import REFUSALS
+from tests.harness.client import REFUSALS, Raw
 from vault.sealed import KeyFile, SealedFile, read_key
 from vault.secret import Secret
 
@@ -70,6 +70,7 @@ class Ostiary:
     store: str = "secrets_file: secrets.sealed\nsecrets_key: {file: secrets.key}"
     audit_block: str = "audit: {sinks: [{file: audit.jsonl}]}"
     egress: str | None = None
+    admin: str = '{bind: "127.0.0.1:0"}'
     environ: Mapping[str, str] = field(default_factory=dict)
     engine: str = ENGINES[0]
     prefix: tuple[str, ...] = ()
@@ -96,7 +97,7 @@ class Ostiary:
             if self.egress is not None
             else f'egress: {{allow: ["127.0.0.0/8"]{", resolve: {" + resolve + "}" if resolve else ""}{roots}}}'
         )
-        text = f'listen: {self.listen}\nca: {{dir: ca}}\n{self.store}\n{self.audit_block}\nadmin: {{bind: "127.0.0.1:0"}}\npolicies: [policy.yaml]\n{egress}\nengine: {self.engine}\n'
+        text = f"listen: {self.listen}\nca: {{dir: ca}}\n{self.store}\n{self.audit_block}\nadmin: {self.admin}\npolicies: [policy.yaml]\n{egress}\nengine: {self.engine}\n"
         (self.folder / "ostiary.yaml").write_text(text + self.settings)
         if "secrets_file" in self.store and not (self.folder / "secrets.sealed").exists():
             SealedFile.create(self.folder / "secrets.sealed", self.folder / "secrets.key")
@@ -170,6 +171,7 @@ class Ostiary:
         assert self.process is not None
         if policy is not None:
             (self.folder / "policy.yaml").write_text(policy)
+        self.wait_audit("policy.loaded")  # that of the start, which follows the ready line
         before = len(self.audit("policy.loaded")) + len(self.audit("policy.rejected"))
         self.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 5
@@ -202,7 +204,12 @@ class Ostiary:
         return found
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """GET on the admin listener."""
+        """GET on the admin listener, without a token."""
+        if str(self.ready["admin"]).startswith("unix:"):
+            with Raw(self.ready["admin"]) as raw:
+                answer = raw.request(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.told.append((path, answer.body))
+            return answer.status, answer.body
         request = urllib.request.Request(f"http://{self.ready['admin']}{path}")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

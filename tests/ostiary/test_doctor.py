@@ -18,6 +18,7 @@ from ostiary import ca
 from ostiary.doctor.chain import CHAIN, PARTS_OF, walk
 from ostiary.doctor.finding import Finding
 from ostiary.environment import client_environment, write_bundle
+from tests.harness.admin import Token, block
 from tests.harness.canaries import canary, scan
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary, command
@@ -570,6 +571,23 @@ def test_an_upstream_with_a_wrong_certificate(
 
 
 # --- the documents ---
+
+
+def test_the_admin_api(patient: Patient) -> None:
+    assert patient.examine()["admin.api"][0].found == "no admin token: only the probes answer"
+    token = Token("ci", "admin")
+    patient.ostiary.canaries.append(token.value)
+    patient.rewrite(admin=block(token))
+    assert patient.examine()["admin.api"][0].found.startswith("1 admin token for 127.0.0.1:0")
+    (patient.folder / "run").mkdir()
+    patient.rewrite(admin=block(token, bind="unix:run/admin.sock"))
+    assert patient.examine()["admin.api"][0].state == "ok"
+    (patient.folder / "run").chmod(0o777)
+    patient.fails("admin.api", "anybody may put a socket in the place of", f"chmod o-w {patient.folder / 'run'}")
+    (patient.folder / "run").chmod(0o1777)
+    assert patient.examine()["admin.api"][0].state == "ok"
+    patient.rewrite(admin='{probes: "127.0.0.1:0"}')
+    assert patient.examine()["admin.api"][0].found == "the admin API is not opened"
 
 
 def test_the_troubleshooting_table_names_every_check() -> None:

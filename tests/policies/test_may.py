@@ -10,12 +10,13 @@ import os
 import string
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import FaultError, Grant, Place, Policy, Question, Rights, Source, load_sources
+from policies import FaultError, Grant, Place, Policy, Question, Rights, Source, load_policy, load_sources
 from policies.document import Node, read_file
 from policies.keys import TABLES
 from policies.load_rights import WALKED
@@ -574,17 +575,24 @@ def test_what_is_no_file(folder: Path) -> None:
     ]
 
 
-def test_a_file_that_goes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reload then ends with a fault, not with an exception that nobody sees."""
+@pytest.mark.parametrize("then", ["gone", "another"])
+def test_a_file_that_changes_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """It is looked at once: the version is that of what was read, not of what stands there since."""
+    file = folder / "one.yaml"
+    text = "workloads: {w: {proofs: {any: true}}}\n"
+    file.write_text(text)
+    before = load_policy([file]).version
 
-    def read_and_remove(path: Path, *, shown_as: str | None = None) -> Node:
-        read = read_file(path, shown_as=shown_as)
-        if path.name == "pay.yaml":
+    def read_and_change(path: Path, **named: Any) -> Node:
+        read = read_file(path, **named)
+        if then == "gone":
             path.unlink()
+        else:
+            path.write_text("routes: [")
         return read
 
-    monkeypatch.setattr("policies.load.read_file", read_and_remove)
-    assert faults(folder, ROUTE) == ["pay/pay.yaml:1:1: cannot be read: No such file or directory (load once more)"]
+    monkeypatch.setattr("policies.load.read_file", read_and_change)
+    assert load_policy([file]).version == before
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[2J.yaml", b"a\n.yaml", b"a\xff.yaml"])

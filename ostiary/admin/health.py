@@ -1,26 +1,18 @@
-"""`/healthz`, `/readyz` and `/metrics`, on the admin listener and on `admin.probes`, where kubelet and Prometheus reach
-them.
-
-Ready means: a policy is in force, an audit record could be written, and the secret store, and the state store where
+"""Readiness: a policy is in force, an audit record could be written, and the secret store, and the state store where
 there is one, can be reached or was reached inside the time for which stale secrets may serve.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler
+from typing import Final
 
 from addons.audit import AuditLog
 from addons.clock import Clock
 from addons.state import StateError, StateStore
-from addons.telemetry import Metrics
+from ostiary.admin.control import Readiness
 from vault.store import SecretStore, StoreError
 
 STALE_S: Final = 600.0
@@ -44,6 +36,9 @@ class Health:
     _state_reached_s: float = field(default=-1e9)
     _state_problem: str = ""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def readiness(self) -> Readiness:
+        return Readiness(self.policy_version(), tuple(await self.problems()))
 
     async def problems(self) -> list[str]:
         """Why this process is not ready; empty when it is."""
@@ -79,62 +74,3 @@ class Health:
             self._store_problem = ""
             self._reached_s = self.clock.monotonic_s()
         self._probed_s = self.clock.monotonic_s()
-
-
-class _Probe(RequestHandler):
-    """Common to the probes: no caching, no server banner."""
-
-    def initialize(self, health: Health, metrics: Metrics) -> None:
-        self.health = health
-        self.metrics = metrics
-
-    def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-
-    def write_error(self, status_code: int, **_: Any) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"error": self._reason, "status": status_code}))
-
-
-class _Healthz(_Probe):
-    def get(self) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish('{"status": "alive"}')
-
-
-class _Readyz(_Probe):
-    async def get(self) -> None:
-        problems = await self.health.problems()
-        self.set_header("Content-Type", "application/json")
-        self.set_status(503 if problems else 200)
-        await self.finish(
-            json.dumps(
-                {
-                    "status": "not ready" if problems else "ready",
-                    "problems": problems,
-                    "policy": self.health.policy_version(),
-                }
-            )
-        )
-
-
-class _Metrics(_Probe):
-    def get(self) -> None:
-        body, content_type = self.metrics.render(self.request.headers.get("Accept", ""))
-        self.set_header("Content-Type", content_type)
-        self.finish(body)
-
-
-def start_probes(sockets: list[socket.socket], health: Health, metrics: Metrics) -> HTTPServer:
-    """Serves the probes on bound sockets."""
-    given = {"health": health, "metrics": metrics}
-    application = Application(
-        [("/healthz", _Healthz, given), ("/readyz", _Readyz, given), ("/metrics", _Metrics, given)],
-        log_function=lambda _: None,
-    )
-    server = HTTPServer(application, max_header_size=16 * 1024, max_body_size=0, idle_connection_timeout=60)
-    for opened in sockets:
-        opened.setblocking(False)
-    server.add_sockets(sockets)
-    return server

@@ -1,0 +1,92 @@
+"""What the admin API can ask of the proxy, as a value: the API knows these callables and nothing behind them, so that a
+process that is no proxy itself can serve the same API for others.
+
+Every answer is a noun of this module. None can hold a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from policies.faults import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """A policy was read and is in force."""
+
+    version: str
+    routes: int
+    changed: bool
+    """Whether it differs from the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A policy was read and has faults; the one of `version` stays in force."""
+
+    version: str
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests can be served."""
+
+    policy: str
+    """Version of the policy in force."""
+    problems: tuple[str, ...]
+    """Why they cannot; empty when they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSummary:
+    """What may be told of a route. Its secret, paths and grants are not among it."""
+
+    name: str
+    hosts: tuple[str, ...]
+    port: int
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The routes of one policy."""
+
+    version: str
+    routes: tuple[RouteSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRefusal:
+    """An admin call that was refused, for the audit."""
+
+    listener: str
+    source: str
+    method: str
+    path: str
+    code: str
+    status: int
+    by: str = ""
+    """The token, where one was proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the API may ask.
+
+    Args:
+        reload: reads the policy files anew for the one named. Calls never interleave, and one that was begun is ended
+            whatever becomes of its caller.
+        routes: those of the policy in force.
+        readiness: of the process.
+        metrics: the exposition that suits an `Accept` field, and its content type.
+        refused: records a refusal; never waits, and many of one source become one record.
+    """
+
+    reload: Callable[[str], Awaitable[Reloaded | Rejected]]
+    routes: Callable[[], Awaitable[Routes]]
+    readiness: Callable[[], Awaitable[Readiness]]
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
+    refused: Callable[[AdminRefusal], None]

@@ -1,0 +1,52 @@
+"""What one proxy process offers to the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+
+from addons.audit import Fields
+from addons.parts import Parts
+from ostiary.admin import AdminRefusal, Control, Health, Routes, RouteSummary
+from ostiary.reload import Reloader
+from policies import Policy
+
+
+def control_of(parts: Parts, reloader: Reloader, health: Health) -> Control:
+    """The control of this process."""
+    # One at a time: whoever asks often must not take the threads that read secrets.
+    turn = asyncio.Lock()
+
+    async def routes() -> Routes:
+        async with turn:
+            return await asyncio.to_thread(routes_of, parts.in_force.policy)
+
+    async def metrics(accept: str) -> tuple[bytes, str]:
+        async with turn:
+            return await asyncio.to_thread(parts.metrics.render, accept)
+
+    def refused(refusal: AdminRefusal) -> None:
+        fields: Fields = {
+            "source": refusal.source,
+            "listener": refusal.listener,
+            "method": refusal.method,
+            "path": refusal.path,
+            "status": refusal.status,
+            "outcome": "refused",
+            "code": refusal.code,
+        }
+        if refusal.by:
+            fields["by"] = refusal.by
+        parts.audit.refused(fields)
+
+    return Control(reloader.reload, routes, health.readiness, metrics, refused)
+
+
+def routes_of(policy: Policy) -> Routes:
+    """What may be told of the routes of a policy."""
+    return Routes(
+        policy.version,
+        tuple(
+            RouteSummary(route.name, tuple(host.text for host in route.hosts), route.port, route.mode)
+            for route in policy.routes.values()
+        ),
+    )
