@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from addons.audit import AuditLog
+from addons.state import StateStore
+from addons.state.store import StateUnavailable
 from ostiary.admin.health import STALE_S, Health
 from vault.store import SecretStore, SecretUnavailable
 
@@ -75,6 +77,26 @@ async def test_the_store_is_asked_once_a_second_at_most() -> None:
     clock.now_s += 1
     await health.problems()
     assert store.asked == 2
+
+
+class State:
+    fails = False
+
+    async def probe(self) -> None:
+        if self.fails:
+            raise StateUnavailable("locked")
+
+
+async def test_the_state_where_there_is_one() -> None:
+    state, clock = State(), Clock()
+    health = health_of(Store(), Audit(), clock)
+    health.state = cast("StateStore", state)
+    assert not await health.problems()
+    state.fails = True
+    clock.now_s += STALE_S - 1
+    assert not await health.problems()
+    clock.now_s += 2
+    assert await health.problems() == ["state store: locked"]
 
 
 async def test_draining_and_the_audit() -> None:
