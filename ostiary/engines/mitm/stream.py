@@ -152,8 +152,8 @@ class GuardedStream(HttpStream):
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request:
-            if self.mode is HTTPMode.transparent and self.flow.request.data.http_version != b"HTTP/2.0":
-                return False  # the edge has judged it, and more strictly
+            if self.mode is HTTPMode.transparent:
+                return False  # the edge has judged it, and more strictly; an HTTP/2 head is judged by the first stage
             return (yield from super().check_invalid(request=True))
         response = self.flow.response
         if response is not None and (response.data.http_version != b"HTTP/2.0" or _invalid_answer(self.flow) is None):
