@@ -84,7 +84,8 @@ def read(raw: Raw, wait_s: float) -> Got:
         while len(held) >= 9 and len(held) >= 9 + (size := int.from_bytes(held[:3])):
             kind, payload, held = held[3], held[9 : 9 + size], held[9 + size :]
             if kind == 1:
-                got.statuses.append(str(dict(decoder.decode(payload)).get(":status")))
+                fields = {str(name): str(value) for name, value in decoder.decode(payload)}
+                got.statuses.append(fields[":status"])
             elif kind == 3:
                 got.resets.append(int.from_bytes(payload))
             elif kind == 7 and got.goaway is None:
@@ -260,6 +261,6 @@ def test_g48_a_reader_may_open_its_window_as_it_reads(
                 got.take(raw.sock.recv(65536))
                 pieces = got.data_bytes // 1024 - updates
                 updates += pieces
-                one = frame(8, 0, 0, b"\0\0\x04\0") + (b"" if got.ended else frame(8, 0, stream, b"\0\0\x04\0"))
-                raw.send(one * pieces)
+                # For a stream that has ended an update is legal too (RFC 9113 section 6.9).
+                raw.send((frame(8, 0, 0, b"\0\0\x04\0") + frame(8, 0, stream, b"\0\0\x04\0")) * pieces)
             assert got.data_bytes == 1 << 20

@@ -127,6 +127,11 @@ class ClientHandler(server.ConnectionHandler):
         handle = self.loop.call_later(delay_s, self._wake, event)
         self._timers.add(handle)
 
+    def head_due(self, event: events.Event) -> None:
+        """Posts an event when what a caller has begun must be complete; never where no deadline is set."""
+        if self.header_timeout_s:
+            self.later(self.header_timeout_s, event)
+
     def _wake(self, event: events.Event) -> None:
         self._timers = {
             handle for handle in self._timers if handle.when() > self.loop.time() and not handle.cancelled()

@@ -63,7 +63,7 @@ class StrictHttp1Server(StrictBodies, Http1Server):
         return super()._handle_event(event)
 
     def _await_head(self) -> None:
-        self.handler.later(self.handler.header_timeout_s, HeadDue(self, self._heads))
+        self.handler.head_due(HeadDue(self, self._heads))
 
     def _late(self, event: HeadDue) -> Commands:
         if event.mark != self._heads or self.state != self.read_headers:

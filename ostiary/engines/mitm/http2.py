@@ -59,7 +59,7 @@ class StrictHttp2Server(Http2Server):
             since_s = self._meter.block_since_s
             if since_s is not None and since_s != self._watched_s:
                 self._watched_s = since_s
-                self.handler.later(self.handler.header_timeout_s, HeadDue(self, since_s))
+                self.handler.head_due(HeadDue(self, since_s))
         for command in super()._handle_event(event):
             if isinstance(command, commands.SendData):
                 self._meter.sent(command.data)

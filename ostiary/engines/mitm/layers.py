@@ -70,7 +70,7 @@ class TunnelEntrance(layer.Layer):
         elif self._next is not None:
             yield from self._next.handle_event(event)
         elif isinstance(event, events.Start):
-            self.handler.later(self.handler.header_timeout_s, HeadDue(self, None))
+            self.handler.head_due(HeadDue(self, None))
         elif isinstance(event, events.DataReceived):
             self._held += event.data
             if len(self._held) < 3:
