@@ -171,7 +171,7 @@ class ClientHandler(server.ConnectionHandler):
             while self._queue:
                 for command in self.layer.handle_event(self._queue.popleft()):
                     self._perform(command)
-        except Exception as error:  # noqa: BLE001 - a layer that fails must not leave the connection half alive
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a layer that fails must not leave the connection half alive; nothing here suspends, so a cancellation is a failure too
             self._crashed(error)
         finally:
             self._pumping = False
@@ -230,7 +230,7 @@ class ClientHandler(server.ConnectionHandler):
         else:
             self._waiting.discard(hook)
 
-    def _crashed(self, error: Exception) -> None:
+    def _crashed(self, error: BaseException) -> None:
         self._queue.clear()
         _log.error("connection %s closed: %s at %s", self.connection.id, type(error).__name__, place_of(error))
         for exchange in tuple(self.connection.exchanges):

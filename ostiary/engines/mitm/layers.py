@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
+    RequestProtocolError,
 )
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
@@ -189,6 +190,8 @@ class GuardedHttpLayer(HttpLayer):
             match command:
                 case ReceiveHttp(event=received):
                     yield from self._received(received)
+                case SendHttp(event=RequestProtocolError()) if command.connection not in self.connections:
+                    pass  # given up before there was an upstream to tell
                 case SendHttp():
                     yield from self.event_to_child(self.connections[command.connection], command.event)
                 case DropStream():

@@ -322,7 +322,7 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         if isinstance(event, RequestProtocolError):
             self._end_watch()
-            if exchange is not None and not exchange.connect:
+            if exchange is not None and (not exchange.connect or exchange.find(Passage) is not None):
                 self.handler.boundary.settle(exchange, "client_gone")
         elif exchange is not None and not exchange.streaming and not exchange.settled and not exchange.connect:
             # The upstream failed before it answered: ours is the answer.
