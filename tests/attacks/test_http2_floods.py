@@ -258,9 +258,10 @@ def test_g48_a_reader_may_open_its_window_as_it_reads(
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
         raw.send(PREFACE + small)
         raw.sock.settimeout(10)
+        got = Frames()
         for stream in range(1, 49, 2):
             raw.send(frame(1, 5, stream, large) + frame(6, 0, 0, b"pingpong"))
-            got, updates = Frames(), 0
+            got.ended = got.data_bytes = updates = 0
             while not got.ended:
                 got.take(raw.sock.recv(65536))
                 pieces = got.data_bytes // 1024 - updates
