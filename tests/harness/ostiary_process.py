@@ -170,6 +170,7 @@ class Ostiary:
         assert self.process is not None
         if policy is not None:
             (self.folder / "policy.yaml").write_text(policy)
+        self.wait_audit("policy.loaded")  # that of the start, which a thread may still be writing
         before = len(self.audit("policy.loaded")) + len(self.audit("policy.rejected"))
         self.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 5
