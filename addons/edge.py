@@ -25,8 +25,8 @@ _FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")*")
 _FRAMING: Final = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
 )
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(?:[/?][^#]*)?", re.IGNORECASE)
-_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(?:/[^#]*)?", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +165,28 @@ def judge_http2(method: bytes, target: bytes, fields: Fields, limits: HeadLimits
             raise Refusal(Code.BAD_REQUEST, "A header field is malformed.")
         if name in _HTTP2_FORBIDDEN or (name == b"te" and value != b"trailers"):
             raise Refusal(Code.BAD_REQUEST, f"The {name.decode()} field has no place in HTTP/2.")
+
+
+def judge_http2_framing(fields: Fields, *, ends: bool) -> None:
+    """Judges what an HTTP/2 head says of its own frame and length, pseudo fields included.
+
+    Args:
+        fields: as decoded.
+        ends: whether the stream ends with the head.
+
+    Raises:
+        Refusal: `bad_request`; CONNECT (RFC 8441 too) inside a tunnel, a scheme of its own, a length that is none or
+            that announces a body after the end: over HTTP/1 an upstream would wait for it and take the next request for it.
+    """
+    lengths: list[bytes] = []
+    for name, value in fields:
+        if (
+            (name == b":method" and value.upper() == b"CONNECT")
+            or name == b":protocol"
+            or (name == b":scheme" and value not in {b"https", b"http"})
+        ):
+            raise _bad("Inside a tunnel there is no other tunnel.")
+        if name == b"content-length":
+            lengths.append(value)
+    if len(lengths) > 1 or any(not _LENGTH.fullmatch(value) or (ends and value != b"0") for value in lengths):
+        raise _bad("Content-Length does not fit the request.")

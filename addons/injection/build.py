@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from addons.credentials import Credential
 from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
-from addons.injection.places import HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name
+from addons.injection.places import FRAMING, HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name, place
 from addons.injection.render import basic_value, header_value, holds_placeholder, plain_value, query_pair, swapped
 from addons.websocket import UPGRADE_FIELDS, wants_websocket
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
@@ -72,10 +72,12 @@ def _kept(plan: Plan, head: RequestHead) -> Fields:
     nominated -= {b"content-length", b"transfer-encoding", b"close", b"keep-alive"}
     kept: list[tuple[bytes, bytes]] = []
     for name, value in head.fields:
-        key = name.lower()
-        if key in plan.strip_headers or key in nominated or key.startswith(OWN_PREFIX):
+        key, alias = name.lower(), place(name)
+        if alias in plan.strip_headers or key in nominated or alias.startswith(OWN_PREFIX):
             continue
-        if key in HOP_BY_HOP and not (head.http2 and key == b"te"):
+        if alias in FRAMING and alias != key:
+            continue
+        if alias in HOP_BY_HOP and not (head.http2 and key == b"te"):
             continue
         kept.append((name, value))
     if wants_websocket(head.fields):

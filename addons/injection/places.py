@@ -48,6 +48,8 @@ HOP_BY_HOP: Final = frozenset(
         b"proxy-authenticate",
         b"proxy-connection",
         b"te",
+        # Trailers end here, so nothing is to announce them.
+        b"trailer",
         b"upgrade",
         b"http2-settings",
         b"host",
@@ -55,6 +57,7 @@ HOP_BY_HOP: Final = frozenset(
         b"expect",
     }
 )
+FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 OWN_PREFIX: Final = b"x-ostiary-"
 
 # What `ostiary env` gives programs that refuse to start without a key; and what is left of a header field when the
@@ -63,13 +66,18 @@ _DUMMY: Final = re.compile(rb"ostiary[-_]placeholder")
 _EMPTY: Final = re.compile(rb"(?i:bearer|basic|token)? *")
 
 
+def place(name: bytes) -> bytes:
+    """A field name as gateways read it that turn names into variables (RFC 3875 section 4.1.18): `X_Api_Key` is `X-Api-Key`."""
+    return name.lower().replace(b"_", b"-")
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a route does to a head, compiled."""
 
     injectors: tuple[Injector, ...]
     strip_headers: frozenset[bytes]
-    """Credential places and overrides, lower-case; empty for a route that keeps what the caller sent."""
+    """Credential places and overrides, as `place` writes them; empty for a route that keeps what the caller sent."""
     strip_parameters: frozenset[bytes]
     credential_headers: frozenset[bytes]
     reject: bool
@@ -82,13 +90,13 @@ def plan_for(route: Route) -> Plan:
     for injector in route.inject:
         match injector:
             case HeaderInjector(name=name):
-                headers.add(name.lower().encode())
+                headers.add(place(name.encode()))
             case BearerInjector() | BasicInjector():
                 headers.add(b"authorization")
             case QueryInjector(name=name):
                 parameters.add(name.encode())
             case SwapInjector(headers=names):
-                headers.update(name.lower().encode() for name in names)
+                headers.update(place(name.encode()) for name in names)
     if not route.inject or route.caller_credentials == "keep":
         # Without a credential of ours the caller's own may pass; overrides change what was granted, so they never do.
         return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), reject=False)
@@ -118,9 +126,8 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
         return
     swaps = [injector for injector in plan.injectors if isinstance(injector, SwapInjector)]
     for name, value in head.fields:
-        key = name.lower()
-        if key in plan.credential_headers and not any(
-            _swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps
+        if place(name) in plan.credential_headers and not any(
+            _swaps(swap, name.lower()) and holds_placeholder(value, swap.placeholder) for swap in swaps
         ):
             raise Refusal(
                 Code.CALLER_CREDENTIALS,

@@ -115,6 +115,7 @@ def test_c5_cleartext_and_origin_form_are_refused(pair: Pair) -> None:
     with Raw(pair.address) as raw:
         assert raw.request("GET / HTTP/1.1\r\nHost: mitm.it\r\n\r\n").code == "bad_request"
     pair.untouched()
+    assert {record["code"] for record in pair.proxy.wait_audit("request.refused", 2)} == {"route_denied", "bad_request"}
 
 
 @pytest.mark.parametrize("authority", ["API.Test:443", "api.test.:443"])
@@ -137,6 +138,22 @@ def test_g07_spellings_reach_the_same_route(pair: Pair, authority: str) -> None:
         "0x7f.1",
         "2130706433",
         "127.1",
+        "api.test..",
+        ".api.test",
+        "[api.test]",
+        "[fe80::1%25eth0]",
+        "[fe80::1%eth0]",
+        "[]",
+        "",
+        "*.test",
+        "-api.test",
+        "u:p@api.test",
+        "https://api.test",
+        "api.test:443,other.test",
+        "api.test:0",
+        "a" * 260,
+        "api\xad.test",
+        "api\x1b[31m.test",
     ],
 )
 def test_g08_what_is_no_host(pair: Pair, host: str) -> None:
@@ -145,6 +162,14 @@ def test_g08_what_is_no_host(pair: Pair, host: str) -> None:
         answer = raw.answer()
     assert answer.status == 400
     assert answer.code == "bad_request"
+    pair.untouched()
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "+443", "0x1bb", "", "443/", "443?x", "443 "])
+def test_g08_what_is_no_port(pair: Pair, port: str) -> None:
+    with Raw(pair.address) as raw:
+        raw.send(f"CONNECT api.test:{port} HTTP/1.1\r\n\r\n".encode())
+        assert raw.answer().code == "bad_request"
     pair.untouched()
 
 
@@ -167,6 +192,7 @@ def test_c5_raw_bytes_inside_a_tunnel_are_closed(pair: Pair) -> None:
             raw.send(noise)
             assert raw.closed()
     pair.untouched()
+    assert {record["code"] for record in pair.proxy.wait_audit("request.refused", 3)} == {"bad_request"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from tests.harness.client import REFUSALS
 from tests.harness.ostiary_process import Ostiary
 
 
-@pytest.mark.parametrize("place", ["stdout", "stderr", "temporary", "core", "admin", "refusal", "environ"])
+@pytest.mark.parametrize("place", ["stdout", "stderr", "audit", "temporary", "core", "admin", "refusal", "environ"])
 def test_g29_the_scan_sees_each_place(ostiary: Callable[..., Ostiary], place: str) -> None:
     mark = canary("planted")
     given: dict[str, object] = {}
@@ -27,6 +28,9 @@ def test_g29_the_scan_sees_each_place(ostiary: Callable[..., Ostiary], place: st
             proxy.stdout += mark.encode()
         case "stderr":
             proxy.stderr += f"Traceback: {mark}".encode()
+        case "audit":
+            with (proxy.folder / "audit.jsonl").open("a") as handle:
+                handle.write(json.dumps({"event": "planted", "path": f"/v1?key={mark}"}) + "\n")
         case "temporary":
             (proxy.folder / "tmp" / "left").write_text(mark)
         case "core":

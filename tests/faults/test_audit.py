@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -54,7 +55,7 @@ def test_a1_one_of_several_sinks_suffices(ostiary: Callable[..., Ostiary], upstr
     api = upstream()
     proxy = start(ostiary, api, audit_block="audit: {sinks: [{file: /dev/full}, {file: audit.jsonl}]}")
     assert get(proxy.address("sidecar"), proxy.ca).status == 200
-    assert len(proxy.wait_audit("credential.closed")) == 1
+    assert len(proxy.wait_audit("credential.closed")) == len(api.requests) == 1
     assert proxy.get("/readyz")[0] == 200
 
 
@@ -85,10 +86,14 @@ def test_a2_a_pipe_that_nobody_reads(ostiary: Callable[..., Ostiary], upstream: 
     reader = os.open(proxy.folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
         deadline = time.monotonic() + 10
+        written = b""
         while proxy.get("/readyz")[0] != 200 and time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):
-                os.read(reader, 1 << 20)
+                written += os.read(reader, 1 << 20)
             time.sleep(0.1)
+        # Every request that went has its record in the pipe, whole.
+        records = [json.loads(line) for line in written.splitlines()[:-1]]
+        assert len([one for one in records if one["event"] == "credential.opened"]) >= statuses.count(200)
         assert proxy.get("/readyz")[0] == 200
         assert get(proxy.address("sidecar"), proxy.ca).status == 200
     finally:
@@ -122,13 +127,12 @@ def test_a3_records_left_open_by_a_kill_are_closed_at_the_next_start(
     interrupted = closed[1]
     opened = proxy.audit("credential.opened")[1]
     assert (interrupted["outcome"], interrupted["id"], interrupted["path"]) == ("interrupted", opened["id"], "/slow")
+    assert [seen.target for seen in api.requests] == ["/quick", "/slow"]
     assert b"torn line of 29 bytes" in bytes(proxy.stderr)
     assert get(proxy.address("sidecar"), proxy.ca, "/quick").status == 200
 
 
 def test_standard_output_is_a_sink_too(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
-    import json
-
     api = upstream()
     proxy = start(ostiary, api, audit_block="audit: {sinks: [{stdout: true}]}")
     assert get(proxy.address("sidecar"), proxy.ca).status == 200

@@ -3,6 +3,7 @@ audit says."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -47,15 +48,18 @@ def test_u1_nobody_listens(ostiary: Callable[..., Ostiary], upstream: Callable[.
             answer = raw.request("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
             assert (answer.status, answer.code) == (502, "upstream_unreachable")
     assert {record["code"] for record in proxy.wait_audit("credential.closed", 2)} == {"upstream_unreachable"}
+    assert bytes(gone.raw) == b""
 
 
 def test_u1_the_name_does_not_resolve(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
-    proxy = start(ostiary, upstream().port)
+    api = upstream()
+    proxy = start(ostiary, api.port)
     answer = get(proxy.address("sidecar"), proxy.ca, authority="nowhere.invalid:443")
     assert answer.code in {"upstream_unreachable", "upstream_timeout"}
     assert answer.status in {502, 504}
     assert not proxy.audit("credential.opened")
     assert proxy.wait_audit("request.refused")[0]["code"] == answer.code
+    assert api.connections == 0
 
 
 @pytest.mark.parametrize("flaw", ["expired", "self_signed", "name"])
@@ -78,7 +82,8 @@ def test_u7_an_upstream_of_another_ca(
     try:
         proxy = start(ostiary, other.port)
         assert get(proxy.address("sidecar"), proxy.ca).code == "upstream_tls"
-        assert other.requests == []
+        assert (other.requests, bytes(other.raw)) == ([], b"")
+        closed_as(proxy, "upstream_error", "upstream_tls", 502)
     finally:
         other.stop()
 
@@ -87,11 +92,13 @@ def test_u2_silence_before_the_answer(ostiary: Callable[..., Ostiary], upstream:
     def silent(seen: Seen, wire: Wire) -> None:
         time.sleep(5)
 
-    proxy = start(ostiary, upstream(silent).port)
+    api = upstream(silent)
+    proxy = start(ostiary, api.port)
     began = time.monotonic()
     answer = get(proxy.address("sidecar"), proxy.ca)
     assert (answer.status, answer.code) == (504, "upstream_timeout")
     assert 0.9 < time.monotonic() - began < 3
+    assert len(api.requests) == 1  # asked once, never again
     closed_as(proxy, "upstream_error", "upstream_timeout", 504)
 
 
@@ -100,12 +107,14 @@ def test_u2_silence_inside_the_answer(ostiary: Callable[..., Ostiary], upstream:
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         time.sleep(5)
 
-    proxy = start(ostiary, upstream(stalls).port)
+    api = upstream(stalls)
+    proxy = start(ostiary, api.port)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
         assert raw.head().status == 200
         with pytest.raises(ConnectionError):
             raw.read_exactly(10)
+    assert len(api.requests) == 1
     closed_as(proxy, "upstream_error", "upstream_timeout")
 
 
@@ -135,27 +144,37 @@ def test_u4_cut_inside_the_body(ostiary: Callable[..., Ostiary], upstream: Calla
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         wire.close()
 
-    proxy = start(ostiary, upstream(cut).port)
+    api = upstream(cut)
+    proxy = start(ostiary, api.port)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
         assert raw.head().status == 200
         with pytest.raises(ConnectionError):
             raw.read_exactly(10)
+    assert len(api.requests) == 1
     closed_as(proxy, "truncated", None, 200)
 
 
 def test_c2_the_caller_goes_away(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
-    def slow(seen: Seen, wire: Wire) -> None:
-        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        for _ in range(100):
-            wire.send(b"x" * 1000)
-            time.sleep(0.02)
+    cut = threading.Event()
 
-    proxy = start(ostiary, upstream(slow).port)
+    def slow(seen: Seen, wire: Wire) -> None:
+        try:
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            for _ in range(500):
+                wire.send(b"x" * 1000)
+                time.sleep(0.02)
+        except OSError:
+            cut.set()
+
+    api = upstream(slow)
+    proxy = start(ostiary, api.port)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
         assert raw.head().status == 200
     closed_as(proxy, "client_gone", None, 200)
+    assert cut.wait(5), "the upstream was left to send to nobody"
+    assert len(api.requests) == 1
 
 
 def test_c1_a_head_that_never_ends(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:

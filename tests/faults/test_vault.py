@@ -145,6 +145,8 @@ def test_v1_stale_within_its_bound(
     assert 'ostiary_secret_cache_total{result="stale"} 1.0' in proxy.get("/metrics")[1].decode()
     time.sleep(3)
     assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
+    assert [seen.get("Authorization") for seen in api.requests] == [f"Bearer {key}"] * 2
+    assert proxy.wait_audit("request.refused")[0]["code"] == "secret_unavailable"
 
 
 def test_v4_down(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
@@ -171,6 +173,8 @@ def test_v4_down_at_the_start(ostiary: Callable[..., Ostiary], upstream: Callabl
     assert proxy.get("/readyz")[0] == 503
     assert get(proxy.address("sidecar"), proxy.ca).code == "secret_unavailable"
     assert api.connections == 0
+    assert proxy.wait_audit("request.refused")[0]["code"] == "secret_unavailable"
+    assert not proxy.audit("credential.opened")
 
 
 def test_v5_denied(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
@@ -221,7 +225,7 @@ def test_v9_malformed(
     assert api.connections == 0
     # The version was opened to be looked at: its record is closed as refused.
     (closed,) = proxy.wait_audit("credential.closed")
-    assert (closed["outcome"], closed["code"]) == ("refused", "secret_malformed")
+    assert (closed["outcome"], closed["code"], closed["secret_version"]) == ("refused", "secret_malformed", "1")
 
 
 def test_g27_a_hundred_cold_requests_cost_one_read(
@@ -234,6 +238,8 @@ def test_g27_a_hundred_cold_requests_cost_one_read(
         statuses = list(pool.map(lambda _: get(proxy.address("sidecar"), proxy.ca).status, range(100)))
     assert set(statuses) == {200}
     assert 'ostiary_secret_reads_total{result="ok",store="vault"} 1.0' in proxy.get("/metrics")[1].decode()
+    assert len(api.requests) == 100
+    assert {record["secret_version"] for record in proxy.wait_audit("credential.closed", 100)} == {"1"}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,6 @@ FAULTS: Final = {
 LEAKS: Final = {
     "G17": "threat-model.md, Reflection",
     "G55": "threat-model.md, Reflection",
-    "G48": "threat-model.md, Floods",
     "G43": "threat-model.md, Reflection",
     "U9": "threat-model.md, Reflection",
 }

@@ -74,6 +74,8 @@ class ClientHandler(server.ConnectionHandler):
         self.http2_uploads: dict[Server, Callable[[], int]] = {}
         """Bytes that wait for an HTTP/2 upstream to open its window or to take another stream."""
         self._progress = asyncio.Event()
+        self.http_layer: GuardedHttpLayer | None = None
+        """The innermost one."""
         self.entrance: layer.Layer | None = None
         """What an accepted CONNECT leads to."""
         self._bound: dict[Server, Bound] = {}
@@ -125,6 +127,11 @@ class ClientHandler(server.ConnectionHandler):
         handle = self.loop.call_later(delay_s, self._wake, event)
         self._timers.add(handle)
 
+    def head_due(self, event: events.Event) -> None:
+        """Posts an event when what a caller has begun must be complete; never where no deadline is set."""
+        if self.header_timeout_s:
+            self.later(self.header_timeout_s, event)
+
     def _wake(self, event: events.Event) -> None:
         self._timers = {
             handle for handle in self._timers if handle.when() > self.loop.time() and not handle.cancelled()
@@ -155,8 +162,7 @@ class ClientHandler(server.ConnectionHandler):
     def post(self, event: events.Event) -> None:
         """Feeds one event to the layers and carries out what they answer. Never suspends; re-entrant calls queue."""
         self.timeout_watchdog.register_activity()
-        if self.http2_waiting is not None or self.http2_uploads:
-            self._progress.set()  # A window opened, or a deadline reset the stream: those who wait look again.
+        self._progress.set()  # A window opened, a hook is done, or a deadline reset the stream: those who wait look again.
         self._queue.append(event)
         if self._pumping:
             return
@@ -165,7 +171,7 @@ class ClientHandler(server.ConnectionHandler):
             while self._queue:
                 for command in self.layer.handle_event(self._queue.popleft()):
                     self._perform(command)
-        except Exception as error:  # noqa: BLE001 - a layer that fails must not leave the connection half alive
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a layer that fails must not leave the connection half alive; nothing here suspends, so a cancellation is a failure too
             self._crashed(error)
         finally:
             self._pumping = False
@@ -224,7 +230,7 @@ class ClientHandler(server.ConnectionHandler):
         else:
             self._waiting.discard(hook)
 
-    def _crashed(self, error: Exception) -> None:
+    def _crashed(self, error: BaseException) -> None:
         self._queue.clear()
         _log.error("connection %s closed: %s at %s", self.connection.id, type(error).__name__, place_of(error))
         for exchange in tuple(self.connection.exchanges):
@@ -245,7 +251,7 @@ class ClientHandler(server.ConnectionHandler):
                 await super().drain_writers()
                 break
         client = self.transports.get(self.client)
-        if client is None or (self.http2_waiting is None and not self.http2_uploads):
+        if client is None:
             return
         # Each side is held back by what waits for the other: it is that side's own frames that open its window again.
         waits = self._upload_waits if asyncio.current_task() is client.handler else self._download_waits
@@ -260,7 +266,10 @@ class ClientHandler(server.ConnectionHandler):
     def _upload_waits(self) -> bool:
         uploads = sum(waiting() for waiting in self.http2_uploads.values())
         # Held back on both sides nobody would move again; so the caller is read on, up to a cap of its own.
-        return uploads > MAX_HTTP2_WAITING_BYTES and (not self._download_waits() or uploads > MAX_HTTP2_UPLOAD_BYTES)
+        if uploads > MAX_HTTP2_WAITING_BYTES and (not self._download_waits() or uploads > MAX_HTTP2_UPLOAD_BYTES):
+            return True
+        # Bodies whose requests wait for a secret or a dial, which have deadlines of their own.
+        return self.http_layer is not None and self.http_layer.paused()
 
     def backlog(self) -> None:
         """Something waits here: it is counted until nothing does."""

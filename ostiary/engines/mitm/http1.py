@@ -24,6 +24,8 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
 from addons.edge import judge_head, judge_partial
 from addons.refusal import Code, Refusal
+from ostiary.engines.mitm.chunks import StrictBodies
+from ostiary.engines.mitm.watch import HeadDue
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
@@ -36,29 +38,43 @@ MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a caller may send ahead of the answer it waits for (pipelining)."""
 
 
-class _HeadDeadline(commands.RequestWakeup):
-    """Asks to be woken when a head must be complete."""
+MAX_LEAD_BYTES: Final = 64
+"""Empty lines before a request line."""
 
 
-class StrictHttp1Server(Http1Server):
+class StrictHttp1Server(StrictBodies, Http1Server):
     """HTTP/1 towards the caller, behind the strict edge."""
 
     def __init__(self, context: Context, handler: ClientHandler, *, tunnelled: bool) -> None:
         super().__init__(context)
         self.handler = handler
         self._tunnelled = tunnelled
-        self._deadline: _HeadDeadline | None = None
+        self._heads = 0
+        """Heads that have begun; the mark of their deadline."""
+        self._begun = False
+        self._lead_bytes = 0
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Wakeup):
+        if isinstance(event, HeadDue):
             return self._late(event)
+        if isinstance(event, events.Start) and not self._tunnelled:
+            # Who connects has something to say; nothing is known of it yet that would let it wait.
+            self._await_head()
         return super()._handle_event(event)
 
-    def _late(self, event: events.Wakeup) -> Commands:
-        if event.command is self._deadline and self.state == self.read_headers and len(self.buf):
+    def _await_head(self) -> None:
+        self.handler.head_due(HeadDue(self, self._heads))
+
+    def _late(self, event: HeadDue) -> Commands:
+        if event.mark != self._heads or self.state != self.read_headers:
+            return
+        if self._begun:
             yield from self._refuse(
                 Refusal(Code.REQUEST_TIMEOUT, "The request head did not arrive in time.", close=True)
             )
+        elif not self._heads:
+            yield commands.CloseConnection(self.conn)
+            self.state = self.done
 
     def make_pipe(self) -> Commands:
         """After an accepted CONNECT: hands the connection to the tunnel, with what has already been read of it. After a
@@ -91,32 +107,46 @@ class StrictHttp1Server(Http1Server):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
-            raw = bytes(self.buf)
-            # Empty lines before a request line are legal (RFC 9112 section 2.2) and mean nothing.
-            lead = len(raw) - len(raw.lstrip(b"\r\n"))
-            end = raw.find(b"\r\n\r\n", lead)
             limits = self.handler.parts.heads
             try:
+                raw = self._without_lead()
+                end = raw.find(b"\r\n\r\n")
                 if end < 0:
-                    judge_partial(raw[lead:], limits)
+                    judge_partial(raw, limits)
                 else:
-                    judge_head(raw[lead : end + 4], tunnelled=self._tunnelled, limits=limits)
+                    judge_head(raw[: end + 4], tunnelled=self._tunnelled, limits=limits)
             except Refusal as refusal:
                 yield from self._refuse(refusal)
                 return
             if end < 0:
-                if self._deadline is None and len(raw) > lead and self.handler.header_timeout_s:
-                    self._deadline = _HeadDeadline(self.handler.header_timeout_s)
-                    yield self._deadline
+                if raw and not self._begun:
+                    self._begun = True
+                    if self._tunnelled or self._heads:
+                        self._await_head()
                 return
-            if lead:
-                self.buf.maybe_extract_at_most(lead)
-            self._deadline = None
+            self._heads += 1
+            self._begun, self._lead_bytes = False, 0
             if self._tunnelled:
-                self.buf.maybe_extract_at_most(end + 4 - lead)
-                yield from self._begin(raw[lead:end], event)
+                self.buf.maybe_extract_at_most(end + 4)
+                yield from self._begin(raw[:end], event)
                 return
         yield from super().read_headers(event)
+
+    def _without_lead(self) -> bytes:
+        """What has been read, without empty lines before a request line: they are legal (RFC 9112 section 2.2) and mean
+        nothing.
+
+        Raises:
+            Refusal: `bad_request`; there are too many.
+        """
+        raw = bytes(self.buf)
+        stripped = raw.lstrip(b"\r\n")
+        if lead := len(raw) - len(stripped):
+            self.buf.maybe_extract_at_most(lead)
+            self._lead_bytes += lead
+        if self._lead_bytes > MAX_LEAD_BYTES:
+            raise Refusal(Code.BAD_REQUEST, "Too many empty lines stand before the request.", close=True)
+        return stripped
 
     def _begin(self, head: bytes, event: events.ConnectionEvent) -> Commands:
         """Begins a request inside a tunnel. The edge has judged its head, so nothing is left to doubt or to look up."""

@@ -29,26 +29,29 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
+    RequestProtocolError,
 )
-from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from addons.egress import Destination
 from addons.head import HeadersToSend
 from addons.refusal import Code, Refusal
 from ostiary.engines.mitm.dialling import PoolKey
-from ostiary.engines.mitm.watch import Expired
+from ostiary.engines.mitm.watch import Expired, HeadDue
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
 
 from ostiary.engines.mitm.http1 import StrictHttp1Server, request_like
+from ostiary.engines.mitm.http2 import StrictHttp2Server
 from ostiary.engines.mitm.stream import BoundConnection, ClosedLayer, GuardedStream
 from ostiary.engines.mitm.upstream import UpstreamClient
 
 type Commands = layer.CommandGenerator[None]
 
 MAX_CLIENT_HELLO_BYTES: Final = 64 * 1024
+MAX_PAUSED_EVENTS: Final = 16
+"""Pieces of bodies (at most 128 KiB each) that may wait on one connection, before no more of it is read."""
 
 
 class TunnelEntrance(layer.Layer):
@@ -63,8 +66,12 @@ class TunnelEntrance(layer.Layer):
         self._next: layer.Layer | None = None
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if self._next is not None:
+        if isinstance(event, HeadDue) and event.layer is self:
+            yield from self._late()
+        elif self._next is not None:
             yield from self._next.handle_event(event)
+        elif isinstance(event, events.Start):
+            self.handler.head_due(HeadDue(self, None))
         elif isinstance(event, events.DataReceived):
             self._held += event.data
             if len(self._held) < 3:
@@ -72,6 +79,14 @@ class TunnelEntrance(layer.Layer):
             yield from self._enter()
         elif isinstance(event, events.ConnectionClosed):
             yield commands.CloseConnection(self.context.client)
+
+    def _late(self) -> Commands:
+        """The handshake must be done: its bytes may come one by one as those of a head may."""
+        client = self.context.client
+        if not client.tls_established and client.connected:
+            refusal = Refusal(Code.REQUEST_TIMEOUT, "The TLS handshake did not end in time.", close=True)
+            self.handler.boundary.refuse_unparsed(self.handler.connection, refusal)
+            yield commands.CloseConnection(client)
 
     def _enter(self) -> Commands:
         if starts_like_tls_record(self._held):
@@ -120,6 +135,8 @@ class GuardedHttpLayer(HttpLayer):
     def _handle_event(self, event: events.Event) -> Commands:
         if type(event) is Expired:
             return self._expired(event)
+        if type(event) is HeadDue:
+            return self._head_due(event)
         if isinstance(event, events.Start):
             self._meet_caller()
         return cast("Commands", super()._handle_event(event))
@@ -127,13 +144,24 @@ class GuardedHttpLayer(HttpLayer):
     def _meet_caller(self) -> None:
         """Chooses what speaks with the caller."""
         caller = self.context.client
+        self.handler.http_layer = self
         if caller.alpn != b"h2":
             tunnelled = self.mode is HTTPMode.transparent
             self.connections[caller] = StrictHttp1Server(self.context.fork(), self.handler, tunnelled=tunnelled)
             return
-        server = self.connections[caller] = Http2Server(self.context.fork())
+        server = self.connections[caller] = StrictHttp2Server(self.context.fork(), self.handler)
         waiting = server.h2_conn.stream_buffers
         self.handler.http2_waiting = lambda: sum(len(chunk.data) for chunks in waiting.values() for chunk in chunks)
+
+    def paused(self) -> bool:
+        """Whether more than a little of what callers have sent waits for hooks and dials."""
+        waiting = sum(len(stream._paused_event_queue) for stream in self.streams.values())  # noqa: SLF001 - mitmproxy has no other way to ask
+        return waiting > MAX_PAUSED_EVENTS
+
+    def _head_due(self, event: HeadDue) -> Commands:
+        server = self.connections.get(self.context.client)
+        if server is event.layer:
+            yield from self.event_to_child(server, event)
 
     def _expired(self, event: Expired) -> Commands:
         stream = self.streams.get(event.stream_id) if event.layer is self else None
@@ -162,6 +190,8 @@ class GuardedHttpLayer(HttpLayer):
             match command:
                 case ReceiveHttp(event=received):
                     yield from self._received(received)
+                case SendHttp(event=RequestProtocolError()) if command.connection not in self.connections:
+                    pass  # given up before there was an upstream to tell
                 case SendHttp():
                     yield from self.event_to_child(self.connections[command.connection], command.event)
                 case DropStream():

@@ -152,8 +152,8 @@ class GuardedStream(HttpStream):
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request:
-            if self.mode is HTTPMode.transparent and self.flow.request.data.http_version != b"HTTP/2.0":
-                return False  # the edge has judged it, and more strictly
+            if self.mode is HTTPMode.transparent:
+                return False  # the edge has judged it, and more strictly; an HTTP/2 head is judged by the first stage
             return (yield from super().check_invalid(request=True))
         response = self.flow.response
         if response is not None and (response.data.http_version != b"HTTP/2.0" or _invalid_answer(self.flow) is None):
@@ -322,7 +322,7 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         if isinstance(event, RequestProtocolError):
             self._end_watch()
-            if exchange is not None and not exchange.connect:
+            if exchange is not None and (not exchange.connect or exchange.find(Passage) is not None):
                 self.handler.boundary.settle(exchange, "client_gone")
         elif exchange is not None and not exchange.streaming and not exchange.settled and not exchange.connect:
             # The upstream failed before it answered: ours is the answer.

@@ -18,19 +18,30 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import RegisterHttpConnection
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ErrorCode, RequestData, ResponseHeaders, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestData,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
-from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from addons.websocket import NotSwitched, judge_switch
+from ostiary.engines.mitm.chunks import StrictBodies
+from ostiary.engines.mitm.http2 import BoundedHttp2Client
 
 type Commands = layer.CommandGenerator[None]
 
 MAX_HEAD_BYTES: Final = 256 * 1024
 """Of an answer; some APIs send large cookies and policies."""
+MAX_INTERIM: Final = 32
+"""Interim answers (1xx) before the final one."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
-_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _BLANK: Final = http.Response(
     b"HTTP/1.1", 200, b"", http.Headers(), None, None, timestamp_start=0.0, timestamp_end=None
 )
@@ -91,32 +102,31 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     return response, None if chunked else -1 if length is None else int(length)
 
 
-class StrictHttp1Client(Http1Client):
+class StrictHttp1Client(StrictBodies, Http1Client):
     """HTTP/1 towards an upstream."""
+
+    _interim = 0
+    """Interim answers to the request under way."""
+
+    def send(self, event: HttpEvent) -> Commands:
+        if self.stream_id is None and not isinstance(event, RequestHeaders | RequestProtocolError):
+            return  # what is left of a request that was given up before its head was sent
+        yield from super().send(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if not isinstance(event, events.DataReceived) or self.request is None or self.stream_id is None:
             yield from super().read_headers(event)
             return
-        raw = bytes(self.buf)
-        end = raw.find(b"\r\n\r\n")
-        if end < 0 and len(raw) <= MAX_HEAD_BYTES:
-            return
-        end = end if end <= MAX_HEAD_BYTES else -1
         try:
-            # A head over the cap has no end worth looking for: what is cut off of it is no HTTP.
-            response, size = parse_answer(raw[: max(end, 0)], to_head=self.request.data.method == b"HEAD")
+            found = self._final_head(to_head=self.request.data.method == b"HEAD")
         except NotHttp:
             yield commands.CloseConnection(self.conn)
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, "malformed", ErrorCode.GENERIC_SERVER_ERROR))
             return
-        self.buf.maybe_extract_at_most(end + 4)
-        if 100 <= response.data.status_code < 200:
-            # The engine has answered `Expect` itself; other interim answers carry nothing a caller needs.
-            if response.data.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-                if self.buf:
-                    yield from self.read_headers(event)
-                return
+        if found is None:
+            return
+        response, size = found
+        if response.data.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             try:
                 judge_switch(self.request.data.headers.fields, response.data.headers.fields)
             except NotSwitched:
@@ -129,6 +139,32 @@ class StrictHttp1Client(Http1Client):
         self.state = self.read_body
         yield from self.state(event)
 
+    def _final_head(self, *, to_head: bool) -> tuple[http.Response, int | None] | None:
+        """The head of the final answer, or of a switch of protocols; None while it has not arrived.
+
+        Interim answers are passed over, up to a number: the engine has answered `Expect` itself, and others carry nothing a
+        caller needs.
+
+        Raises:
+            NotHttp: there is none to come.
+        """
+        while True:
+            raw = bytes(self.buf)
+            end = raw.find(b"\r\n\r\n")
+            if end < 0 and len(raw) <= MAX_HEAD_BYTES:
+                return None
+            # A head over the cap has no end worth looking for: what is cut off of it is no HTTP.
+            end = end if end <= MAX_HEAD_BYTES else -1
+            found = parse_answer(raw[: max(end, 0)], to_head=to_head)
+            self.buf.maybe_extract_at_most(end + 4)
+            status = found[0].data.status_code
+            if status >= 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
+                self._interim = 0
+                return found
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise NotHttp
+
     def make_pipe(self) -> Commands:
         """After a WebSocket handshake: what has been read behind it is the first frames, byte for byte."""
         self.state = self.passthrough
@@ -137,7 +173,7 @@ class StrictHttp1Client(Http1Client):
             yield from self.state(events.DataReceived(self.conn, held))
 
 
-def _waiting(client: Http2Client) -> int:
+def _waiting(client: BoundedHttp2Client) -> int:
     """Bytes that wait for the upstream's window, or for one of its streams to end."""
     buffered = sum(len(chunk.data) for chunks in client.h2_conn.stream_buffers.values() for chunk in chunks)
     queued = sum(
@@ -161,7 +197,7 @@ class UpstreamClient(layer.Layer):
         if not failure:
             child: layer.Layer
             if self.context.server.alpn == b"h2":
-                child = http2 = Http2Client(self.context)
+                child = http2 = BoundedHttp2Client(self.context)
                 self._uploads[self.context.server] = lambda: _waiting(http2)
             else:
                 child = StrictHttp1Client(self.context)

@@ -29,6 +29,15 @@ class Expired(events.Event):
     kind: Kind
 
 
+@dataclass
+class HeadDue(events.Event):
+    """What a caller has begun (a head, a header block, a handshake) must be complete."""
+
+    layer: Layer
+    mark: object
+    """What had begun."""
+
+
 class Watch:
     """Watches one request.
 

@@ -1,0 +1,107 @@
+"""HTTP/2 towards the caller: metered, and judged before mitmproxy takes it apart.
+
+What the h2 library leaves open is closed here: floods of small frames, header blocks that do not end, compression tables
+of the peer's choosing, CONNECT inside a tunnel, framing fields that do not fit the stream, trailers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import h2.errors
+import h2.events
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server
+
+from addons.edge import judge_http2_framing
+from addons.refusal import Code, Refusal
+from ostiary.engines.mitm.frames import Flooded, FrameMeter
+from ostiary.engines.mitm.watch import HeadDue
+
+if TYPE_CHECKING:
+    from ostiary.engines.mitm.handler import ClientHandler
+
+type Commands = layer.CommandGenerator[None]
+
+MAX_STREAMS: Final = 100
+"""Open at once on one connection of a caller."""
+MAX_TABLE_BYTES: Final = 4096
+"""Of our own compression table. A peer may allow more; each entry would be looked through for each field we send."""
+
+
+class StrictHttp2Server(Http2Server):
+    """HTTP/2 towards the caller."""
+
+    def __init__(self, context: Context, handler: ClientHandler) -> None:
+        super().__init__(context)
+        self.handler = handler
+        self._meter = FrameMeter(handler.parts.heads.header_bytes)
+        self._watched_s: float | None = None
+        local = self.h2_conn.local_settings
+        local.max_concurrent_streams = MAX_STREAMS
+        local.max_header_list_size = handler.parts.heads.header_bytes
+        # As mitmproxy does after its own: unacknowledged settings would not be those that are sent.
+        local.acknowledge()
+        self.h2_conn.decoder.max_header_list_size = handler.parts.heads.header_bytes
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, HeadDue):
+            if event.mark == self._meter.block_since_s and self.conn.connected:
+                yield from self._refuse(Code.REQUEST_TIMEOUT, h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            return
+        if isinstance(event, events.DataReceived):
+            try:
+                self._meter.received(event.data, self.handler.loop.time())
+            except Flooded:
+                yield from self._refuse(Code.OVERLOADED, h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+                return
+            since_s = self._meter.block_since_s
+            if since_s is not None and since_s != self._watched_s:
+                self._watched_s = since_s
+                self.handler.head_due(HeadDue(self, since_s))
+        for command in super()._handle_event(event):
+            if isinstance(command, commands.SendData):
+                self._meter.sent(command.data)
+            yield command
+
+    def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, h2.events.RemoteSettingsChanged):
+            bound_table(self)
+        elif isinstance(event, h2.events.TrailersReceived):
+            # No request needs them, and an upstream might take them for fields of the head.
+            return False
+        elif isinstance(event, h2.events.RequestReceived):
+            try:
+                judge_http2_framing(tuple(event.headers or ()), ends=event.stream_ended is not None)
+            except Refusal:
+                yield from self._refuse(Code.BAD_REQUEST, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+                return True
+        return (yield from super().handle_h2_event(event))
+
+    def protocol_error(self, message: str, error_code: int = h2.errors.ErrorCodes.PROTOCOL_ERROR) -> Commands:  # noqa: ARG002 - mitmproxy's text may quote what was sent
+        yield from self._refuse(Code.BAD_REQUEST, error_code)
+
+    def _refuse(self, code: Code, error_code: int) -> Commands:
+        """Ends the connection, and with it all that is open on it."""
+        self.handler.boundary.refuse_unparsed(
+            self.handler.connection, Refusal(code, "The HTTP/2 connection breaks its bounds.", close=True)
+        )
+        self.h2_conn.close_connection(error_code)
+        yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+        yield from self.close_connection("refused")
+
+
+class BoundedHttp2Client(Http2Client):
+    """HTTP/2 towards an upstream."""
+
+    def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, h2.events.RemoteSettingsChanged):
+            bound_table(self)
+        return (yield from super().handle_h2_event(event))
+
+
+def bound_table(connection: Http2Server | Http2Client) -> None:
+    """Keeps our compression table small, whatever the peer allows."""
+    encoder = connection.h2_conn.encoder
+    encoder.header_table_size = min(encoder.header_table_size, MAX_TABLE_BYTES)
