@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.registries import cargo, npm, pages
-from tests.harness.relay import relaying
+from tests.harness.relay import AFTER_407, AT_ONCE, ON_THE_NEXT, relaying
 from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, Served
 from tests.harness.upstream import Script
-
-AT_ONCE, AFTER_407, ON_THE_NEXT = [[True]], [[False, True]], [[False], [True]]
-"""The first connections: whether each CONNECT on one shows the key."""
 
 HOST = "api.example.com"
 REFS = b"0123456789012345678901234567890123456789\trefs/heads/main\n"
