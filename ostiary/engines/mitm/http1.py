@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
 
 from ostiary.engines.mitm.answers import phrase
+from ostiary.engines.mitm.trailing import Trailing
 
 type Commands = layer.CommandGenerator[None]
 
@@ -40,7 +41,7 @@ class _HeadDeadline(commands.RequestWakeup):
     """Asks to be woken when a head must be complete."""
 
 
-class StrictHttp1Server(Http1Server):
+class StrictHttp1Server(Trailing, Http1Server):
     """HTTP/1 towards the caller, behind the strict edge."""
 
     def __init__(self, context: Context, handler: ClientHandler, *, tunnelled: bool) -> None:
@@ -53,6 +54,9 @@ class StrictHttp1Server(Http1Server):
         if isinstance(event, events.Wakeup):
             return self._late(event)
         return super()._handle_event(event)
+
+    def may_send(self) -> bool:
+        return self.request is not None and self.request.data.headers.get("te", "").lower() == "trailers"
 
     def _late(self, event: events.Wakeup) -> Commands:
         if event.command is self._deadline and self.state == self.read_headers and len(self.buf):

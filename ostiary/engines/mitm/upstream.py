@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+import h2.events
 from mitmproxy import http
 from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, events, layer
@@ -23,6 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 from addons.websocket import NotSwitched, judge_switch
+from ostiary.engines.mitm.trailing import Trailing
 
 type Commands = layer.CommandGenerator[None]
 
@@ -91,7 +93,7 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     return response, None if chunked else -1 if length is None else int(length)
 
 
-class StrictHttp1Client(Http1Client):
+class StrictHttp1Client(Trailing, Http1Client):
     """HTTP/1 towards an upstream."""
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
@@ -149,6 +151,21 @@ def _waiting(client: Http2Client) -> int:
     return buffered + queued
 
 
+class TrackedHttp2Client(Http2Client):
+    """HTTP/2 towards an upstream."""
+
+    def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        # mitmproxy forgets a stream once its answer is complete, and a reset that comes in one piece with it.
+        if (
+            isinstance(event, h2.events.StreamReset)
+            and event.stream_id not in self.streams
+            and event.stream_id in self.their_stream_id
+        ):
+            yield ReceiveHttp(ResponseProtocolError(event.stream_id, "reset", ErrorCode.CANCEL))
+            return False
+        return (yield from super().handle_h2_event(event))
+
+
 class UpstreamClient(layer.Layer):
     """Opens a connection, then speaks what was negotiated on it."""
 
@@ -161,7 +178,7 @@ class UpstreamClient(layer.Layer):
         if not failure:
             child: layer.Layer
             if self.context.server.alpn == b"h2":
-                child = http2 = Http2Client(self.context)
+                child = http2 = TrackedHttp2Client(self.context)
                 self._uploads[self.context.server] = lambda: _waiting(http2)
             else:
                 child = StrictHttp1Client(self.context)
