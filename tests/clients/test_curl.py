@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tests.harness.report import measuring
 from tests.harness.two_ways import WAYS, Served, with_roots
+from tests.harness.versions import told_by
 
 COMMAND = ("curl", "-sS", "https://api.example.com/v1")
 
@@ -16,8 +16,7 @@ COMMAND = ("curl", "-sS", "https://api.example.com/v1")
 @pytest.mark.parametrize("way", WAYS)
 def test_both_ways(served: Callable[..., Served], way: str) -> None:
     one = served(None, "api.example.com")
-    version = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True, timeout=30).stdout.split()[1]
-    with measuring("curl", way, language="Command line", version=version, set="-"):
+    with measuring("curl", way, language="Command line", version=told_by("curl", "--version"), set="-"):
         done = one.run(way, *COMMAND)
         one.assert_injected(done)
         assert done.stdout == "hello"

@@ -14,7 +14,14 @@ from tests.harness.two_ways import PLACEHOLDER, PROGRAMS, WAYS, Served, with_roo
 
 
 def program(client_python: Path) -> tuple[str, ...]:
-    return (str(client_python.with_name("deno")), "run", "--quiet", "--allow-env", "--allow-net", str(PROGRAMS / "deno.ts"))
+    return (
+        str(client_python.with_name("deno")),
+        "run",
+        "--quiet",
+        "--allow-env",
+        "--allow-net",
+        str(PROGRAMS / "deno.ts"),
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -32,7 +39,11 @@ def test_where_the_roots_are_read(served: Callable[..., Served], client_python: 
     with measuring("Deno fetch", "roots", "`DENO_CERT`"):
         for kept, works in (("SSL_CERT_FILE", False), ("DENO_CERT", True)):
             done = one.run(
-                "environment", *with_roots(kept), *program(client_python), API_KEY=PLACEHOLDER, DENO_DIR=str(tmp_path / "deno")
+                "environment",
+                *with_roots(kept),
+                *program(client_python),
+                API_KEY=PLACEHOLDER,
+                DENO_DIR=str(tmp_path / "deno"),
             )
             assert (done.code == 0) == works, done.stderr
     assert [json.loads(seen.body) for seen in one.api.requests] == [{"question": "deno"}]

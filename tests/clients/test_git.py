@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from tests.harness.git_server import git, git_server, repository
 from tests.harness.report import measuring
 from tests.harness.two_ways import WAYS, Served, with_roots
+from tests.harness.versions import told_by
 
 NAME = "git (clone, push)"
 HOST = "git.example.com"
@@ -27,8 +27,7 @@ def basic(one: Served) -> str:
 def test_clone_and_push(served: Callable[..., Served], tmp_path: Path, way: str) -> None:
     root = repository(tmp_path)
     one = served(git_server(root), HOST, inject=INJECT)
-    version = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True, timeout=30).stdout.split()[2]
-    with measuring(NAME, way, language="Command line", version=version, set="-"):
+    with measuring(NAME, way, language="Command line", version=told_by("git", "--version"), set="-"):
         done = one.run(way, "git", "clone", "-q", f"https://{HOST}/r.git", "cloned", cwd=tmp_path, **NOBODY)
         one.assert_injected(done, value=basic(one))
         cloned = tmp_path / "cloned"
@@ -46,6 +45,8 @@ def test_where_the_roots_are_read(served: Callable[..., Served], tmp_path: Path)
     one = served(git_server(repository(tmp_path)), HOST, inject=INJECT)
     with measuring(NAME, "roots", "`GIT_SSL_CAINFO`"):
         for kept, works in ((("SSL_CERT_FILE", "CURL_CA_BUNDLE"), False), (("GIT_SSL_CAINFO",), True)):
-            done = one.run("environment", *with_roots(*kept), "git", "ls-remote", f"https://{HOST}/r.git", cwd=tmp_path, **NOBODY)
+            done = one.run(
+                "environment", *with_roots(*kept), "git", "ls-remote", f"https://{HOST}/r.git", cwd=tmp_path, **NOBODY
+            )
             assert (done.code == 0) == works, done.stderr
             assert bool(one.api.requests) == works

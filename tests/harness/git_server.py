@@ -15,7 +15,9 @@ def git(*arguments: str, cwd: Path) -> str:
         GIT_AUTHOR_NAME="T", GIT_AUTHOR_EMAIL="t@example.test", GIT_COMMITTER_NAME="T",
         GIT_COMMITTER_EMAIL="t@example.test", GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null",
     )  # fmt: skip
-    done = subprocess.run(["git", *arguments], cwd=cwd, env=named, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        ["git", *arguments], cwd=cwd, env=named, capture_output=True, text=True, check=False, timeout=30
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -34,12 +34,13 @@ def status(call: Callable[[], object]) -> list[object]:
 
 
 reply, call = kinds["Say"].with_call(b"hello", metadata=AUTHORIZATION, timeout=20)
-texts = [[key, value if isinstance(value, str) else value.hex()] for key, value in (*call.initial_metadata(), *call.trailing_metadata())]
+texts = [
+    [key, value if isinstance(value, str) else value.hex()]
+    for key, value in (*call.initial_metadata(), *call.trailing_metadata())
+]
 shown["unary"] = [reply.decode(), call.code().name, texts]
 
-arrived = []
-for _ in kinds["Count"](b"4", metadata=AUTHORIZATION, timeout=20):
-    arrived.append(time.monotonic())
+arrived = [time.monotonic() for _ in kinds["Count"](b"4", metadata=AUTHORIZATION, timeout=20)]
 shown["server stream"] = [len(arrived), round(arrived[-1] - arrived[0], 2)]
 
 # Each message is sent only once the one before has come back: something that waits for more would wait for ever.

@@ -15,7 +15,9 @@ writing = threading.Lock()
 
 
 def note(event: str, context: grpc.ServicerContext) -> None:
-    line = json.dumps({"event": event, "metadata": [list(pair) for pair in context.invocation_metadata() if isinstance(pair[1], str)]})
+    line = json.dumps(
+        {"event": event, "metadata": [list(pair) for pair in context.invocation_metadata() if isinstance(pair[1], str)]}
+    )
     with writing, log.open("a") as file:
         file.write(line + "\n")
 
@@ -74,7 +76,9 @@ METHODS = {
     "Echo": grpc.stream_stream_rpc_method_handler(echo),
     "Stop": grpc.stream_stream_rpc_method_handler(stop),
 }
-server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
+server = grpc.server(
+    ThreadPoolExecutor(64), options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+)
 server.add_registered_method_handlers("greet.Greeter", METHODS)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("greet.Greeter", METHODS),))
 port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(certificate, certificate)]))
