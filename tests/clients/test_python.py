@@ -7,7 +7,7 @@ import base64
 import importlib.metadata
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -43,8 +43,9 @@ class Client:
     calls: str = ""
 
 
-def header(name: str) -> dict[str, str]:
-    return {"header": name, "value": "{}", "inject": f'{{header: {name}, value: "{{secret}}"}}'}
+def in_header(name: str, client: Client) -> Client:
+    """The same with its key in another header."""
+    return replace(client, header=name, value="{}", inject=f'{{header: {name}, value: "{{secret}}"}}')
 
 
 def code(text: str) -> tuple[str, ...]:
@@ -69,29 +70,29 @@ CLIENTS: dict[str, Client] = {
     "openai files": Client(
         ("files.py",), "file-1", lambda: openai_files, "api.openai.com", distribution="openai", calls="upload"
     ),
-    "anthropic": Client(
+    "anthropic": in_header("x-api-key", Client(
         ("messages.py",), "hello hello", lambda: anthropic, "api.anthropic.com",
-        distribution="anthropic", calls="messages, stream", **header("x-api-key"),
-    ),
-    "google-genai": Client(
+        distribution="anthropic", calls="messages, stream",
+    )),
+    "google-genai": in_header("x-goog-api-key", Client(
         ("generate.py",), "hello hello", lambda: gemini, "generativelanguage.googleapis.com",
-        distribution="google-genai", calls="generate, stream", **header("x-goog-api-key"),
-    ),
+        distribution="google-genai", calls="generate, stream",
+    )),
     "stripe": Client(
         ("customers.py",), "customer customer", lambda: stripe, "api.stripe.com",
         roots=(), setting="`stripe.ca_bundle_path`", distribution="stripe", calls="create, list",
     ),
-    "boto3": Client(
+    "boto3": in_header("x-api-key", Client(
         ("objects.py",), "hello", Objects, "objects.example.com",
-        roots=("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"), distribution="boto3", calls="put, get; key in a header", **header("x-api-key"),
-    ),
+        roots=("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"), distribution="boto3", calls="put, get; key in a header",
+    )),
     "PyGithub": Client(
         ("login.py",), "ada", lambda: github, "api.github.com", roots=("REQUESTS_CA_BUNDLE",), distribution="PyGithub"
     ),
-    "hvac": Client(
+    "hvac": in_header("X-Vault-Token", Client(
         ("kv.py",), "hello", lambda: vault, "vault.example.com",
-        roots=("REQUESTS_CA_BUNDLE",), distribution="hvac", **header("X-Vault-Token"),
-    ),
+        roots=("REQUESTS_CA_BUNDLE",), distribution="hvac",
+    )),
     "websockets": Client(("live.py",), "ping", lambda: websocket, distribution="websockets"),
     "pip": Client(
         ("-m", "pip", "install", "--no-deps", "--no-cache-dir", "--retries=0", "--target=out", "--index-url=https://pypi.example.com/simple", "keyless"),

@@ -132,7 +132,7 @@ def test_an_upstream_that_answers_early_and_wants_no_more(
         client.conn.send_data(stream, b"x" * 1000)
         raw.send(client.conn.data_to_send())
         answer = client.answer(stream)
-        assert (answer.headers[":status"], answer.body, answer.reset) == ("200", b"early", None)
+        assert (answer.headers[":status"], bytes(answer.body), answer.reset) == ("200", b"early", None)
         # A caller that goes on all the same is stopped after a while.
         for _ in range(6):
             client.conn.send_data(stream, b"y" * 16_000)
