@@ -78,7 +78,9 @@ class Trailing(_Base):
 
     def read_body(self, event: events.Event) -> Commands:
         for command in super().read_body(event):
-            if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestEndOfMessage | ResponseEndOfMessage):
+            if isinstance(command, ReceiveHttp) and isinstance(
+                command.event, RequestEndOfMessage | ResponseEndOfMessage
+            ):
                 reader = self._reader
                 if isinstance(reader, BoundedChunks) and reader.trailers:
                     fields, reader.trailers = reader.trailers, ()
