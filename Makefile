@@ -35,7 +35,7 @@ types:
 imports:
 	@.venv/bin/lint-imports
 
-report: ## write docs/testing.md from the last test run
+report: ## write docs/testing.md and docs/guides/clients.md from the last test run
 	@$(PY) -m tools.report
 
 bench: setup ## measure against stock mitmdump; writes bench/RESULTS.md

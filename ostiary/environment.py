@@ -39,6 +39,7 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
     "OPENAI_API_KEY": "sk-ostiary-placeholder",
     "ANTHROPIC_API_KEY": "sk-ant-ostiary-placeholder",
     "GEMINI_API_KEY": "ostiary-placeholder",
+    "GITHUB_TOKEN": "ghp_ostiary-placeholder",
     "MISTRAL_API_KEY": "ostiary-placeholder",
     "GROQ_API_KEY": "gsk_ostiary-placeholder",
     "COHERE_API_KEY": "ostiary-placeholder",

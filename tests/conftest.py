@@ -62,9 +62,11 @@ def upstream(pki: Pki) -> Iterator[Callable[..., Upstream]]:
         names: tuple[str, ...] = ("api.test",),
         alpn: tuple[str, ...] = ("http/1.1",),
         early: bool = False,
+        trailers: tuple[tuple[str, str], ...] = (),
         **bad: bool,
     ) -> Upstream:
-        one = Upstream(pki.context(*names, alpn=alpn, **bad), script or plain(), early=early)
+        context = pki.context(*names, alpn=alpn, **bad)
+        one = Upstream(context, script or plain(), early=early, trailers=trailers)
         made.append(one)
         return one
 

@@ -1,4 +1,5 @@
-"""`make report`: docs/testing.md from the tests there are, their last outcomes, and the figures they state.
+"""`make report`: docs/testing.md from the tests there are, their last outcomes, and the figures they state; and
+docs/guides/clients.md from what tests measured of clients (`tools/clients.json`) and the words in `tools/clients.md`.
 
 The tables say which test stands for which row of `tests/harness/rows.py`. A row is `defended` when tests name it and
 every one of them passed in the recorded run; `in part` where what they test is not all of it; `leaks` where docs/threat-model.md says so; else `not built`, `not run` or `no test`. The
@@ -22,6 +23,10 @@ from tests.harness.rows import ATTACKS, FAULTS, LATER, LEAKS
 
 ROOT: Final = Path(__file__).parents[1]
 TARGET: Final = ROOT / "docs" / "testing.md"
+CLIENTS: Final = ROOT / "tools" / "clients.json"
+"""What is known of clients; in the repository, since no machine has all of them."""
+GUIDE: Final = ROOT / "docs" / "guides" / "clients.md"
+_LANGUAGES: Final = ("Command line", "Python", "Node", "Deno", "Go", "Java", "Rust", "Docker")
 _ROWS: Final = re.compile(r"^test_((?:[gvucaptlkf]\d{1,2}_)+)")
 _WORST: Final = ("failed", "xpassed", "xfailed", "skipped", "passed")
 
@@ -101,17 +106,54 @@ def _torture(stated: Mapping[str, Any]) -> list[str]:
     return lines if len(lines) > 2 else ["No run is recorded: `make test`, then `make report`."]
 
 
-def _clients(folder: Path) -> list[str]:
-    path = folder / "clients.json"
-    if not path.exists():
-        return ["See [guides/clients.md](guides/clients.md)."]
-    entries = json.loads(path.read_text())
-    listed = entries if isinstance(entries, list) else [{"client": name, **one} for name, one in entries.items()]
-    lines = ["| client | version | result |", "|---|---|---|"]
-    lines += [
-        f"| {one.get('client') or one.get('name')} | {one.get('version', '')} | {one.get('result') or one.get('works', '')} |"
-        for one in listed
+def kept_clients(folder: Path = FOLDER, kept: Path = CLIENTS) -> dict[str, dict[str, str]]:
+    """What is kept of clients, and over it what the last runs measured."""
+    found: dict[str, dict[str, str]] = json.loads(kept.read_text()) if kept.exists() else {}
+    measured = folder / "clients.json"
+    if measured.exists():
+        for name, facts in json.loads(measured.read_text()).items():
+            found[name] = found.get(name, {}) | facts
+    return found
+
+
+def clients_table(clients: Mapping[str, Mapping[str, str]]) -> str:
+    """The matrix, by language and name."""
+    lines = [
+        "| client | version | by `exec` | by environment | what to set | reads the roots from | shows its key | cannot work |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    order = {language: at for at, language in enumerate(_LANGUAGES)}
+    for name in sorted(clients, key=lambda name: (order[clients[name]["language"]], name.lower())):
+        one = clients[name]
+        cells = [one.get(fact, "-") for fact in ("version", "exec", "environment", "set", "roots", "key", "cannot")]
+        lines.append(f"| {_titled(one['language'], name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _titled(language: str, name: str) -> str:
+    return name if language in {"Command line", "Docker"} or language in name else f"{language}: {name}"
+
+
+def clients_page(clients: Mapping[str, Mapping[str, str]]) -> str:
+    """docs/guides/clients.md: the words of `tools/clients.md` around the matrix."""
+    return CLIENTS.with_suffix(".md").read_text().replace("{table}", clients_table(clients))
+
+
+def _clients(clients: Mapping[str, Mapping[str, str]]) -> list[str]:
+    lines = [
+        "More of each in [guides/clients.md](guides/clients.md).",
+        "",
+        "| client | version | result |",
+        "|---|---|---|",
+    ]
+    for name, one in sorted(clients.items(), key=lambda item: item[0].lower()):
+        ways = {one.get("exec", "not run"), one.get("environment", "not run")}
+        result = (
+            ways.pop()
+            if len(ways) == 1
+            else f"by exec: {one.get('exec', 'not run')}, by environment: {one.get('environment', 'not run')}"
+        )
+        lines.append(f"| {_titled(one['language'], name)} | {one['version']} | {result} |")
     return lines
 
 
@@ -147,12 +189,14 @@ def render(root: Path = ROOT, folder: Path = FOLDER) -> str:
         "",
     ]
     parts += ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in sorted(crowd.items()))]
-    parts += ["", "## Clients", "", *_clients(folder), ""]
+    parts += ["", "## Clients", "", *_clients(kept_clients(folder)), ""]
     return "\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.report", description="Writes docs/testing.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.report", description="Writes docs/testing.md and docs/guides/clients.md."
+    )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; 1 if a row of a built feature failed or has no test"
     )
@@ -160,6 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     tests, seen = rows_with_tests(), outcomes()
     bad = [row for row in (*ATTACKS, *FAULTS) if standing(row, tests.get(row, []), seen) in {"FAILED", "no test"}]
     if not given.check:
+        clients = kept_clients()
+        CLIENTS.write_text(json.dumps(clients, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        GUIDE.write_text(clients_page(clients))
         TARGET.write_text(render())
     for row in bad:
         print(f"{row}: {standing(row, tests.get(row, []), seen)}", file=sys.stderr)

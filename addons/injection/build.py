@@ -69,7 +69,8 @@ def _kept(plan: Plan, head: RequestHead) -> Fields:
     """The caller's fields that may travel."""
     nominated = {token.strip().lower() for value in head.values(b"connection") for token in value.split(b",")}
     # Framing belongs to the message, whatever Connection says: dropping it would turn the body into the next request.
-    nominated -= {b"content-length", b"transfer-encoding", b"close", b"keep-alive"}
+    # TE is judged by its value: trailers pass this proxy, other codings end at it.
+    nominated -= {b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"te"}
     kept: list[tuple[bytes, bytes]] = []
     for name, value in head.fields:
         key, alias = name.lower(), place(name)
@@ -77,7 +78,7 @@ def _kept(plan: Plan, head: RequestHead) -> Fields:
             continue
         if alias in FRAMING and alias != key:
             continue
-        if alias in HOP_BY_HOP and not (head.http2 and key == b"te"):
+        if alias in HOP_BY_HOP and not (key == b"te" and value.lower() == b"trailers"):
             continue
         kept.append((name, value))
     if wants_websocket(head.fields):

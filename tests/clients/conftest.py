@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def served(
 ) -> Callable[..., Served]:
     """Makes a proxy whose routes are `routes`, or one route for all hosts with `inject`.
 
-    The listener `sidecar` asks for the key; `open` knows the workload by itself.
+    The listener `sidecar` asks for the key; `open` knows the workload by itself. `port` is where a real server listens
+    instead of the scripted one.
     """
 
     def make(
@@ -43,6 +45,7 @@ def served(
         inject: str = '{bearer: "{secret}"}',
         routes: str | None = None,
         alpn: tuple[str, ...] = ("http/1.1",),
+        port: int | None = None,
     ) -> Served:
         secret = canary()
         api = upstream(script, names=hosts, alpn=alpn)
@@ -52,7 +55,7 @@ def served(
         proxy = ostiary(
             f"{WORKLOAD.replace('sha256:HASH', caller[1])}routes:\n{block}\n",
             listen='[{name: sidecar, bind: "127.0.0.1:0"}, {name: open, bind: "127.0.0.1:0", workload: billing}]',
-            upstreams={f"{host}:443": api.port for host in hosts},
+            upstreams={f"{host}:443": port or api.port for host in hosts},
             secrets={"secret/egress/api": {"key": secret}},
         )
         proxy.canaries.append(caller[0])
@@ -81,6 +84,27 @@ def packages() -> Path:
                 pytest.skip(f"the npm packages cannot be installed here: {done.stderr[-300:]}")
             (folder / ".complete").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    """A Python with the locked clients beside it, in an environment of its own, made once for a lock file."""
+    lock = ROOT / "requirements" / "clients.txt"
+    folder = CACHE / f"python-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    CACHE.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (folder / ".complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for step in (
+                [sys.executable, "-m", "venv", str(folder)],
+                [str(folder / "bin" / "python"), "-m", "pip", "--no-input", "-q", "install", "--require-hashes", "-r", str(lock)],
+            ):  # fmt: skip
+                # The user's own environment: this is the way to an index, not the client under test.
+                done = subprocess.run(step, capture_output=True, text=True, timeout=110, check=False)
+                assert done.returncode == 0, f"the locked clients cannot be installed: {done.stderr[-300:]}"
+            (folder / ".complete").touch()
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

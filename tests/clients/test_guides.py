@@ -18,7 +18,7 @@ from tests.harness.ostiary_process import Ostiary, clean_environment
 from tests.harness.registries import Images, cargo
 from tests.harness.two_ways import CACHE, NODE, PROGRAMS, ROOT
 from tests.harness.upstream import Script, Seen, Upstream, Wire, plain
-from tests.harness.vendors import openai
+from tests.harness.vendors import anthropic, openai, stripe
 
 SECRET = re.compile(r"secret: \{path: ([\w/]+), field: (\w+)\}")
 LANGUAGES = {"node": "node", "go": "go", "java": "java", "rust": "cargo", "docker": "docker", "python": "python"}
@@ -61,6 +61,8 @@ def test_commands(
     images = Images("registry.example.com", "auth.example.com", "layers.example.com", "team/app", "short-lived")
     scripts: dict[str, Script] = {
         "api.openai.com": openai,
+        "api.anthropic.com": anthropic,
+        "api.stripe.com": stripe,
         "crates.example.com": cargo("crates.example.com"),
         **dict.fromkeys(hosts_of((GUIDES / "docker.md").read_text()), images),
     }
@@ -87,7 +89,7 @@ def test_commands(
     if expected:
         assert output == expected
     # Each command reached an upstream with the key, and nothing the reader holds came along.
-    sent = [shown(seen.get("Authorization") or "") for seen in api.requests]
+    sent = [shown(seen.get("Authorization") or seen.get("x-api-key") or "") for seen in api.requests]
     assert sum(key in value for value in sent) >= commands(found)
     assert not any("placeholder" in value or "undefined" in value for value in sent)
 
@@ -106,7 +108,8 @@ def shown(authorization: str) -> str:
 
 def prepare(folder: Path, tmp_path: Path, guide: str, request: pytest.FixtureRequest) -> dict[str, str]:
     """Lays the programs where the guide's reader has them; gives the environment of the reader's shell."""
-    path = shims(tmp_path / "bin", node=f'"{NODE}"', python=f'"{sys.executable}"')
+    python = request.getfixturevalue("client_python") if guide == "python" else sys.executable
+    path = shims(tmp_path / "bin", node=f'"{NODE}"', python=f'"{python}"')
     extra = {"PATH": path, "PYTHONPATH": str(ROOT)}
     if guide == "node":
         packages: Path = request.getfixturevalue("packages")

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness.registries import cargo, npm, pages
-from tests.harness.relay import relaying
+from tests.harness.relay import AFTER_407, AT_ONCE, ON_THE_NEXT, relaying
+from tests.harness.report import client as stated
 from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, Served
 from tests.harness.upstream import Script
-
-AT_ONCE, AFTER_407, ON_THE_NEXT = [[True]], [[False, True]], [[False], [True]]
-"""The first connections: whether each CONNECT on one shows the key."""
 
 HOST = "api.example.com"
 REFS = b"0123456789012345678901234567890123456789\trefs/heads/main\n"
@@ -33,6 +31,22 @@ CLIENTS: dict[str, tuple[tuple[str, ...], list[list[bool]], Script | None]] = {
     "go": (("client",), AT_ONCE, None),
     "java": (("java", str(PROGRAMS / "java" / "Keyed.java")), ON_THE_NEXT, None),
     "cargo": (("cargo", "fetch"), AT_ONCE, cargo(HOST)),
+}
+
+NAMES = {
+    "curl": "curl",
+    "git": "git (clone, push)",
+    "node": "fetch",
+    "npm": "npm (install)",
+    "go": "net/http",
+    "java": "HttpClient",
+    "cargo": "cargo (fetch, sparse registry)",
+}
+"""As docs/guides/clients.md has them."""
+WORDS = {
+    str(AT_ONCE): "at once",
+    str(AFTER_407): "after a 407, on the same connection",
+    str(ON_THE_NEXT): "after a 407, on the next connection",
 }
 
 
@@ -59,3 +73,5 @@ def test_g46_the_key_at_once_or_after_a_407(
         assert all(keys[-1] for keys in relay.connects[len(expected) :])
     refusals = [record for record in done.events("request.refused") if record["code"] == "proof_required"]
     assert bool(refusals) == (expected != AT_ONCE)
+    if client in NAMES:
+        stated(NAMES[client], key=WORDS[str(expected)])

@@ -14,7 +14,10 @@ import pytest
 
 from tests.clients.conftest import SECRET
 from tests.harness.registries import Images, cargo, npm
-from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, WAYS, Served
+from tests.harness.report import client as stated
+from tests.harness.report import measuring
+from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, WAYS, Served, with_roots
+from tests.harness.versions import told_by
 
 CARGO = shutil.which("cargo")
 DOCKER = shutil.which("docker")
@@ -28,8 +31,9 @@ def test_npm_install(served: Callable[..., Served], tmp_path: Path, way: str) ->
     (work / "package.json").write_text(json.dumps({"name": "w", "version": "1.0.0", "dependencies": {"keyless": "1"}}))
     one = served(npm("npm.example.com"), "npm.example.com")
     quiet = ("--no-audit", "--no-fund", "--no-update-notifier", "--cache", str(tmp_path / "npm-cache"))
-    done = one.run(way, NODE, NPM, "install", *quiet, cwd=work)
-    one.assert_injected(done)
+    with measuring("npm (install)", way, language="Node", version=told_by(NODE, NPM, "--version"), set="-"):
+        done = one.run(way, NODE, NPM, "install", *quiet, cwd=work)
+        one.assert_injected(done)
     assert (work / "node_modules/keyless/index.js").read_text() == "module.exports = 'from the registry';\n"
     assert {seen.target for seen in one.api.requests} == {"/keyless", "/keyless/-/keyless-1.0.0.tgz"}
 
@@ -39,11 +43,11 @@ def test_npm_install(served: Callable[..., Served], tmp_path: Path, way: str) ->
 def test_cargo_fetch(served: Callable[..., Served], tmp_path: Path, way: str) -> None:
     shutil.copytree(PROGRAMS / "cargo", tmp_path / "work")
     one = served(cargo("crates.example.com"), "crates.example.com", inject='{header: Authorization, value: "{secret}"}')
-    done = one.run(
-        way, str(CARGO), "fetch", cwd=tmp_path / "work",
-        CARGO_HOME=str(tmp_path / "cargo-home"),
-    )  # fmt: skip
-    one.assert_injected(done, value="{}")
+    with measuring(
+        "cargo (fetch, sparse registry)", way, language="Rust", version=told_by(str(CARGO), "--version"), set="-"
+    ):
+        done = one.run(way, str(CARGO), "fetch", cwd=tmp_path / "work", CARGO_HOME=str(tmp_path / "cargo-home"))
+        one.assert_injected(done, value="{}")
     assert list((tmp_path / "cargo-home/registry/cache").glob("*/keyless-1.0.0.crate"))
     assert [seen.target for seen in one.api.requests][-1] == "/dl/keyless-1.0.0.crate"
 
@@ -66,6 +70,7 @@ def test_npm_takes_either_variable(
     if works:
         one.assert_injected(done)
         assert done.stdout.strip() == "1.0.0"
+        stated("npm (install)", roots="`npm_config_cafile` or `NODE_EXTRA_CA_CERTS`")
     else:
         assert done.code != 0
         assert re.search("UNABLE_TO_|SELF_SIGNED_CERT", done.stderr)
@@ -93,6 +98,7 @@ def test_cargo_takes_either_variable(
     )  # fmt: skip
     if works:
         one.assert_injected(done, value="{}")
+        stated("cargo (fetch, sparse registry)", roots="`CARGO_HTTP_CAINFO` or `SSL_CERT_FILE`")
     else:
         assert "SSL" in done.stderr
         assert not one.api.requests
@@ -144,15 +150,24 @@ def test_the_docker_command_reads_a_manifest(served: Callable[..., Served], tmp_
     held = base64.b64encode(f"puller:{PLACEHOLDER}".encode()).decode()
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {"registry.example.com": {"auth": held}}}))
-    done = one.run(
-        way,
-        str(DOCKER),
-        "manifest",
-        "inspect",
-        "registry.example.com/team/app:1",
-        DOCKER_CONFIG=str(tmp_path / "docker"),
-    )
-    assert done.code == 0, done.stderr
+    facts = {"language": "Docker", "version": told_by(str(DOCKER), "--version"), "set": "-"}
+    command = (str(DOCKER), "manifest", "inspect", "registry.example.com/team/app:1")
+    with measuring("docker (manifest)", way, **facts):
+        done = one.run(way, *command, DOCKER_CONFIG=str(tmp_path / "docker"))
+        assert done.code == 0, done.stderr
+    stated("docker (manifest)", cannot="`pull`: the daemon has an environment of its own")
     assert json.loads(done.stdout)["layers"][0]["digest"] == script.digest
     assert_only_the_token_endpoint_saw_the_secret(one, script)
     assert held.encode() not in bytes(one.api.raw)
+
+
+@pytest.mark.skipif(DOCKER is None, reason="no docker command on this machine")
+def test_where_docker_reads_its_roots(served: Callable[..., Served], tmp_path: Path) -> None:
+    one, script = images(served)
+    (tmp_path / "docker").mkdir()
+    command = (str(DOCKER), "manifest", "inspect", "registry.example.com/team/app:1")
+    with measuring("docker (manifest)", "roots", "`SSL_CERT_FILE`"):
+        for kept, works in ((("CURL_CA_BUNDLE",), False), (("SSL_CERT_FILE",), True)):
+            done = one.run("environment", *with_roots(*kept), *command, DOCKER_CONFIG=str(tmp_path / "docker"))
+            assert (done.code == 0) == works, done.stderr
+            assert bool(script.seen) == works

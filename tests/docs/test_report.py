@@ -56,3 +56,19 @@ def test_names_and_outcomes(tmp_path: Path) -> None:
     assert standing(waiting, ["a.py::z"], seen) == f"in part (waits for {LATER[waiting]})"
     assert standing(waiting, ["a.py::x"], seen) == "FAILED"
     assert render(folder=tmp_path) == render(folder=tmp_path)
+
+
+def test_the_clients_page_is_what_the_tool_makes_of_what_is_kept(tmp_path: Path) -> None:
+    kept = report.kept_clients(folder=tmp_path)
+    assert (ROOT / "docs" / "guides" / "clients.md").read_text() == report.clients_page(kept), "run make report"
+    facts = {"version", "exec", "environment", "set", "roots", "key", "cannot", "language"}
+    for name, one in kept.items():
+        assert {"version", "exec", "environment", "language"} <= one.keys() <= facts, name
+        assert one["exec"] == one["environment"] == "works", name
+
+
+def test_what_a_run_measured_goes_over_what_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "clients.json").write_text(json.dumps({"curl": {"version": "9.9.9", "exec": "FAILS"}}))
+    curl = report.kept_clients(folder=tmp_path)["curl"]
+    assert (curl["version"], curl["exec"], curl["environment"]) == ("9.9.9", "FAILS", "works")
+    assert "| curl | 9.9.9 | FAILS | works |" in report.clients_table({"curl": curl})

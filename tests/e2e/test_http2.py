@@ -5,78 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import h2.config
-import h2.connection
-import h2.events
+import h2.errors
 import pytest
 
 from tests.harness.canaries import canary
-from tests.harness.client import Raw, tunnel
+from tests.harness.client import tunnel
+from tests.harness.http2 import Http2, Stream
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.upstream import Seen, Upstream, Wire, echo
-
-
-@dataclass
-class Stream:
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-    ended: bool = False
-    reset: bool = False
-
-
-class Http2:
-    """A small client over a tunnel."""
-
-    def __init__(self, raw: Raw) -> None:
-        self.raw = raw
-        self.conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
-        self.conn.initiate_connection()
-        self.streams: dict[int, Stream] = {}
-
-    def send(
-        self, method: str, path: str, *headers: tuple[str, str], body: bytes | None = None, authority: str = "api.test"
-    ) -> int:
-        stream = self.conn.get_next_available_stream_id()
-        self.streams[stream] = Stream()
-        pseudo = [(":method", method), (":scheme", "https"), (":authority", authority), (":path", path)]
-        self.conn.send_headers(stream, [*pseudo, *headers], end_stream=body is None)
-        if body is not None:
-            self.body(stream, body)
-        self.raw.send(self.conn.data_to_send())
-        return stream
-
-    def body(self, stream: int, body: bytes) -> None:
-        while body:
-            window = min(self.conn.local_flow_control_window(stream), self.conn.max_outbound_frame_size, len(body))
-            if not window:
-                self.raw.send(self.conn.data_to_send())
-                self.receive()
-                continue
-            self.conn.send_data(stream, body[:window])
-            body = body[window:]
-        self.conn.end_stream(stream)
-
-    def receive(self) -> None:
-        data = self.raw.sock.recv(65536)
-        assert data, "closed"
-        for event in self.conn.receive_data(data):
-            if isinstance(event, h2.events.ResponseReceived) and event.headers:
-                self.streams[event.stream_id].headers = {str(name): str(value) for name, value in event.headers}
-            elif isinstance(event, h2.events.DataReceived):
-                self.streams[event.stream_id].body += event.data
-                self.conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            elif isinstance(event, h2.events.StreamEnded):
-                self.streams[event.stream_id].ended = True
-            elif isinstance(event, h2.events.StreamReset):
-                self.streams[event.stream_id].ended = self.streams[event.stream_id].reset = True
-        self.raw.send(self.conn.data_to_send())
-
-    def answer(self, stream: int) -> Stream:
-        while not self.streams[stream].ended:
-            self.receive()
-        return self.streams[stream]
 
 
 @pytest.fixture(params=["h2", "http/1.1"])
@@ -181,3 +118,27 @@ def test_c1_a_caller_that_does_not_read_holds_its_upstream_back(
         assert proxy.rss_bytes() - before < 32 << 20
         assert sent[0] < 64 << 20
         assert len(client.answer(stream).body) == 96 << 20
+
+
+def test_an_upstream_that_answers_early_and_wants_no_more(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """RFC 9113 section 8.1: the answer is complete; the reset behind it says that the rest need not be sent."""
+    api = upstream(alpn=("h2",), early=True)
+    proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
+    with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
+        client = Http2(raw)
+        stream = client.send("POST", "/a", ends=False)
+        client.conn.send_data(stream, b"x" * 1000)
+        raw.send(client.conn.data_to_send())
+        answer = client.answer(stream)
+        assert (answer.headers[":status"], bytes(answer.body), answer.reset) == ("200", b"early", None)
+        # A caller that goes on all the same is stopped after a while.
+        for _ in range(6):
+            client.conn.send_data(stream, b"y" * 16_000)
+        raw.send(client.conn.data_to_send())
+        while answer.reset is None:
+            client.receive()
+        assert answer.reset == h2.errors.ErrorCodes.CANCEL
+    (closed,) = proxy.wait_audit("credential.closed")
+    assert closed["outcome"] == "ok"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_http2 import Http2
 from tests.e2e.test_websocket import HANDSHAKE, switching
 from tests.harness.canaries import canary, scan
 from tests.harness.client import Answer, get, tunnel
+from tests.harness.http2 import Http2
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
 from tests.harness.upstream import Cleartext, Seen, Upstream, Wire, plain
 

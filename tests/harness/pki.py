@@ -39,6 +39,13 @@ class Pki:
         self, *names: str, expired: bool = False, self_signed: bool = False, alpn: tuple[str, ...] = ("http/1.1",)
     ) -> ssl.SSLContext:
         """A server context with a certificate for these names."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(*names, expired=expired, self_signed=self_signed))
+        context.set_alpn_protocols(list(alpn))
+        return context
+
+    def certificate(self, *names: str, expired: bool = False, self_signed: bool = False) -> Path:
+        """A file with a key and its certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert = _build(
             names[0], key, None if self_signed else self, key if self_signed else self.key, names=names, expired=expired
@@ -50,10 +57,7 @@ class Pki:
             )
             + cert.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        context.set_alpn_protocols(list(alpn))
-        return context
+        return path
 
 
 def _build(

@@ -1,4 +1,5 @@
-"""Scripted package and image registries: as much of npm, cargo's sparse index and an image registry as clients ask for."""
+"""Scripted package and image registries: as much of npm, cargo's sparse index, a Python index and an image registry as
+clients ask for."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -82,6 +84,28 @@ def cargo(host: str) -> Script:
             "/index/config.json": ("application/json", json.dumps(config).encode()),
             "/index/ke/yl/keyless": ("text/plain", json.dumps(line).encode() + b"\n"),
             "/dl/keyless-1.0.0.crate": ("application/octet-stream", crate),
+        }
+    )
+
+
+def pip(host: str) -> Script:
+    """An index with one package, `keyless` 1.0.0, as one wheel."""
+    packed = io.BytesIO()
+    files = {
+        "keyless.py": "GREETING = 'from the index'\n",
+        "keyless-1.0.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: keyless\nVersion: 1.0.0\n",
+        "keyless-1.0.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "keyless-1.0.0.dist-info/RECORD": "keyless.py,,\n",
+    }
+    with zipfile.ZipFile(packed, "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(zipfile.ZipInfo(name), text)
+    name, content = "keyless-1.0.0-py3-none-any.whl", packed.getvalue()
+    link = f'<a href="https://{host}/files/{name}#sha256={hashlib.sha256(content).hexdigest()}">{name}</a>'
+    return pages(
+        {
+            "/simple/keyless/": ("text/html", f"<!DOCTYPE html><html><body>{link}</body></html>".encode()),
+            f"/files/{name}": ("application/octet-stream", content),
         }
     )
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 
 _CONNECT = re.compile(rb"CONNECT (\S+) HTTP/1.1\r\n(.*?)\r\n\r\n", re.DOTALL)
+AT_ONCE, AFTER_407, ON_THE_NEXT = [[True]], [[False, True]], [[False], [True]]
+"""The first connections of a client: whether each CONNECT on one shows the key."""
 NOTED = 8192
 """Bytes kept of each connection; longer than any CONNECT with its retry."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "report"
@@ -29,3 +31,22 @@ def figure(name: str, value: object) -> None:
     """States one figure of this run; the last one of a name counts."""
     safe = "".join(letter if letter.isalnum() else "-" for letter in name)[:120]
     _replace(FOLDER / "figures" / f"{safe}.json", {"name": name, "value": value})
+
+
+def client(name: str, **facts: str) -> None:
+    """States facts of one client; what is stated of it in other tests stays (docs/guides/clients.md is made of them)."""
+    path = FOLDER / "clients.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "clients.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        known: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+        known[name] = known.get(name, {}) | facts
+        _replace(path, known)
+
+
+@contextlib.contextmanager
+def measuring(name: str, fact: str, value: str = "works", **more: str) -> Iterator[None]:
+    """States a fact of a client once the block has ended well; `FAILS` as long as it has not."""
+    client(name, **{fact: "FAILS"})
+    yield
+    client(name, **{fact: value}, **more)

@@ -127,7 +127,6 @@ LATER: Final = {
     "G38": "signed requests as proof",
     "G39": "budgets",
     "G40": "kill switch",
-    "G46": "client matrix",
     "G50": "placeholders that are swapped",
     "G57": "retry after a 401",
     "V6": "leased secrets",

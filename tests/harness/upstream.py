@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 
 RAW_CAP = 1 << 20
@@ -35,6 +36,7 @@ class Seen:
     body: bytes = b""
     http2: bool = False
     complete: bool = False
+    trailers: list[tuple[str, str]] = field(default_factory=list)
 
     def get(self, name: str) -> str | None:
         """The one value of a header; fails if it stands twice."""
@@ -128,12 +130,14 @@ _hello: Script = plain()
 class Upstream:
     """A TLS server on a free loopback port.
 
-    `early` makes the script run before the request body has been read.
+    `early` makes the script run before the request body has been read; over HTTP/2 the rest of it is refused.
     """
 
     context: ssl.SSLContext | Cleartext
     script: Script = _hello
     early: bool = False
+    trailers: tuple[tuple[str, str], ...] = ()
+    """Sent behind each answer over HTTP/2; over HTTP/1.1 a script writes its own."""
     port: int = 0
     requests: list[Seen] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
@@ -240,10 +244,10 @@ class Upstream:
             size = int(line.partition(b";")[0], 16)
             while len(buffer) < size + 2:
                 buffer += more()
+            if size == 0:
+                return self._read_trailers(seen, buffer, more)
             take(buffer[:size])
             buffer = buffer[size + 2 :]
-            if size == 0:
-                return buffer
         while left:
             if not buffer:
                 buffer = more()
@@ -252,6 +256,16 @@ class Upstream:
             left, buffer = left - used, buffer[used:]
         seen.body_sha256 = digest.hexdigest()
         return buffer
+
+    def _read_trailers(self, seen: Seen, buffer: bytes, more: Callable[[], bytes]) -> bytes:
+        while True:
+            while b"\r\n" not in buffer:
+                buffer += more()
+            line, _, buffer = buffer.partition(b"\r\n")
+            if not line:
+                return buffer
+            name, _, value = line.decode("latin-1").partition(":")
+            seen.trailers.append((name, value.strip()))
 
     # --- HTTP/2: the body is answered by `echo` or by a fixed text ---
 
@@ -267,18 +281,27 @@ class Upstream:
                     pseudo = dict(pairs)
                     seen = Seen(pseudo[":method"], pseudo[":path"], pairs, http2=True)
                     self.requests.append(seen)
+                    if self.early:
+                        conn.send_headers(event.stream_id, [(":status", "200")])
+                        conn.send_data(event.stream_id, b"early", end_stream=True)
+                        conn.reset_stream(event.stream_id, h2.errors.ErrorCodes.NO_ERROR)
+                        continue
                     streams[event.stream_id] = (seen, hashlib.sha256())
-                elif isinstance(event, h2.events.DataReceived):
+                elif isinstance(event, h2.events.DataReceived) and event.stream_id in streams:
                     seen, digest = streams[event.stream_id]
                     digest.update(event.data)
                     seen.body_bytes += len(event.data)
                     conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.TrailersReceived) and event.headers is not None:
+                    streams[event.stream_id][0].trailers = [(str(name), str(value)) for name, value in event.headers]
                 elif isinstance(event, h2.events.StreamEnded):
                     seen, digest = streams.pop(event.stream_id)
                     seen.body_sha256 = digest.hexdigest()
                     seen.complete = True
                     conn.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/json")])
-                    conn.send_data(event.stream_id, echo_body(seen), end_stream=True)
+                    conn.send_data(event.stream_id, echo_body(seen), end_stream=not self.trailers)
+                    if self.trailers:
+                        conn.send_headers(event.stream_id, self.trailers, end_stream=True)
             tls.sendall(conn.data_to_send())
 
 

@@ -96,3 +96,67 @@ def websocket(seen: Seen, wire: Wire) -> None:
         if buffer[0] & 0x0F == 8:
             wire.close()
         buffer = buffer[6 + length :]
+
+
+def openai_files(seen: Seen, wire: Wire) -> None:
+    """Takes one file of a multipart form."""
+    assert (seen.method, seen.target) == ("POST", "/v1/files")
+    boundary = (seen.get("Content-Type") or "").partition("boundary=")[2].strip('"').encode()
+    parts = seen.body.split(b"--" + boundary)
+    (content,) = (part.partition(b"\r\n\r\n")[2][:-2] for part in parts if b'name="file"' in part)
+    assert content == b"a note\n" * 1000
+    answer_json(wire, {"id": "file-1", "object": "file", "bytes": len(content), "created_at": 1, "filename": "notes.txt", "purpose": "assistants", "status": "processed"})  # fmt: skip
+
+
+def gemini(seen: Seen, wire: Wire) -> None:
+    """Generated content, whole and in pieces."""
+
+    def candidate(text: str) -> dict[str, object]:
+        return {"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}}]}
+
+    if seen.target == "/v1beta/models/m:streamGenerateContent?alt=sse":
+        events(wire, *((None, candidate(word)) for word in ("hel", "lo")))
+        return
+    assert (seen.method, seen.target) == ("POST", "/v1beta/models/m:generateContent")
+    answer_json(wire, candidate("hello"))
+
+
+def github(seen: Seen, wire: Wire) -> None:
+    """Who one is."""
+    assert (seen.method, seen.target) == ("GET", "/user")
+    answer_json(wire, {"login": "ada", "id": 1, "url": "https://api.github.com/users/ada"})
+
+
+def vault(seen: Seen, wire: Wire) -> None:
+    """One secret of a KV version 2 mount."""
+    assert (seen.method, seen.target) == ("GET", "/v1/secret/data/app")
+    metadata = {"version": 1, "created_time": "2026-01-01T00:00:00Z", "deletion_time": "", "destroyed": False}
+    answer_json(wire, {"data": {"data": {"greeting": "hello"}, "metadata": metadata}})
+
+
+def aws_chunks(body: bytes) -> bytes:
+    """The content of an upload in AWS's own chunks, whose last trailer is a checksum."""
+    content = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size.partition(b";")[0], 16)
+        if not length:
+            break
+        content, body = content + rest[:length], rest[length + 2 :]
+    return content
+
+
+class Objects:
+    """A store of objects that asks for a key in `x-api-key` and knows no signatures."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def __call__(self, seen: Seen, wire: Wire) -> None:
+        assert seen.get("Authorization") is None
+        path = seen.target.partition("?")[0]
+        if seen.method == "PUT":
+            self._kept[path] = aws_chunks(seen.body) if seen.get("x-amz-decoded-content-length") else seen.body
+            wire.answer(200, b"")
+        else:
+            wire.answer(200, self._kept[path])

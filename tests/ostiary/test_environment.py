@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 
+import certifi
 import pytest
+import yaml
 
+from ostiary.cli.env import SHELLS, render
 from ostiary.environment import ADDING, PLACEHOLDERS, REPLACING, client_environment, proxy_url, write_bundle
 
 
@@ -72,3 +79,60 @@ def test_the_bundle_does_not_take_itself_for_the_systems_roots(tmp_path: Path, m
     renewed = write_bundle(tmp_path, b"anew").read_bytes()
     assert renewed.startswith(b"anew\n")
     assert b"ours" not in renewed
+
+
+def test_the_bundle_holds_the_systems_roots_certifis_and_ours(tmp_path: Path) -> None:
+    certificate = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+    kept = set(
+        certificate.findall(
+            write_bundle(tmp_path, certificate.findall(Path(certifi.where()).read_bytes())[0]).read_bytes()
+        )
+    )
+    assert set(certificate.findall(Path(certifi.where()).read_bytes())) <= kept
+    system = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    if Path(system).exists():
+        assert set(certificate.findall(Path(system).read_bytes())) <= kept
+
+
+FORMATS = {
+    "OPENAI_API_KEY": r"sk-[\w-]+",
+    "ANTHROPIC_API_KEY": r"sk-ant-[\w-]+",
+    "GEMINI_API_KEY": r"[\w-]+",
+    "GITHUB_TOKEN": r"ghp_[\w-]+",
+    "STRIPE_API_KEY": r"sk_test_\w+",
+    "AWS_ACCESS_KEY_ID": r"AKIA[A-Z0-9]{16}",
+    "AWS_SECRET_ACCESS_KEY": r"\S+",
+}
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_placeholders_look_like_what_they_stand_for(name: str) -> None:
+    assert re.fullmatch(FORMATS[name], PLACEHOLDERS[name])
+
+
+def test_every_placeholder_is_known_as_one() -> None:
+    assert {name for name, value in PLACEHOLDERS.items() if "placehold" not in value.lower()} == set()
+
+
+AWKWARD = """it's a "test" \\ $HOME `id` %PATH% #1; &\t*"""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_values_survive_each_shell(shell: str, tmp_path: Path) -> None:
+    text = render({"AWKWARD": AWKWARD}, shell)
+    match shell:
+        case "sh" | "fish":
+            if shutil.which(shell) is None:
+                pytest.skip(f"no {shell} on this machine")
+            (tmp_path / "variables").write_text(text)
+            script = f"{'.' if shell == 'sh' else 'source'} {tmp_path}/variables; printenv AWKWARD"
+            done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+            assert done.stdout == f"{AWKWARD}\n"
+        case "k8s":
+            assert yaml.safe_load(text)["env"] == [{"name": "AWKWARD", "value": AWKWARD}]
+        case "docker":
+            # An env file knows no quotes: everything behind the sign is the value.
+            assert text == f"AWKWARD={AWKWARD}\n"
+        case _:
+            # PowerShell reads a single-quoted word literally but for the doubled quote.
+            assert text == f"$env:AWKWARD = '{AWKWARD.replace(chr(39), chr(39) * 2)}'\n"

@@ -1,23 +1,24 @@
 """Chunked bodies, read strictly and in bounded memory (RFC 9112 section 7.1), in both directions.
 
-Size lines, extensions and trailers are capped, so that a body that never ends cannot hide in them. Trailers are read
-and dropped (section 7.1.2 allows it): merged into a head they would be fields that no stage has judged.
+Size lines, extensions and trailers are capped, so that a body that never ends cannot hide in them. Trailers are kept
+apart: merged into a head they would be fields that no stage has judged (section 7.1.2).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import h11
-from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
+
+from addons.head import Fields
+from addons.trailers import MAX_TRAILER_BYTES
 
 MAX_LINE_BYTES: Final = 1024
 """Of a size with its extensions."""
-MAX_TRAILER_BYTES: Final = 16 * 1024
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+_TRAILER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
 
 
 class StrictChunks:
@@ -29,6 +30,11 @@ class StrictChunks:
         self._inside = False
         self._trailer_bytes = -1
         """Read of the trailer section; -1 before it."""
+        self._fields: list[tuple[bytes, bytes]] = []
+
+    @property
+    def trailers(self) -> Fields:
+        return tuple(self._fields)
 
     def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
         if self._trailer_bytes >= 0:
@@ -63,8 +69,10 @@ class StrictChunks:
             if line == b"\r\n":
                 return h11.EndOfMessage()
             self._trailer_bytes += len(line)
-            if self._trailer_bytes > MAX_TRAILER_BYTES or not _TRAILER.fullmatch(line):
+            field = _TRAILER.fullmatch(line)
+            if self._trailer_bytes > MAX_TRAILER_BYTES or field is None:
                 raise h11.LocalProtocolError("the trailers are malformed or too large")
+            self._fields.append((field[1], field[2].rstrip(b" \t")))
         return None
 
     def read_eof(self) -> h11.EndOfMessage:
@@ -82,17 +90,3 @@ def _line(buffer: ReceiveBuffer, limit: int) -> bytes | None:
     if len(line) > limit:
         raise h11.LocalProtocolError("a line of a chunked body is too long")
     return bytes(line)
-
-
-class StrictBodies:
-    """For mitmproxy's HTTP/1 connections: whoever chooses how a body is read, chunks are read strictly."""
-
-    _reader: Any = None
-
-    @property
-    def body_reader(self) -> Any:
-        return self._reader
-
-    @body_reader.setter
-    def body_reader(self, reader: Any) -> None:
-        self._reader = StrictChunks() if isinstance(reader, ChunkedReader) else reader

@@ -24,13 +24,13 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
 from addons.edge import judge_head, judge_partial
 from addons.refusal import Code, Refusal
-from ostiary.engines.mitm.chunks import StrictBodies
 from ostiary.engines.mitm.watch import HeadDue
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
 
 from ostiary.engines.mitm.answers import phrase
+from ostiary.engines.mitm.trailing import Trailing
 
 type Commands = layer.CommandGenerator[None]
 
@@ -42,7 +42,7 @@ MAX_LEAD_BYTES: Final = 64
 """Empty lines before a request line."""
 
 
-class StrictHttp1Server(StrictBodies, Http1Server):
+class StrictHttp1Server(Trailing, Http1Server):
     """HTTP/1 towards the caller, behind the strict edge."""
 
     def __init__(self, context: Context, handler: ClientHandler, *, tunnelled: bool) -> None:
@@ -61,6 +61,9 @@ class StrictHttp1Server(StrictBodies, Http1Server):
             # Who connects has something to say; nothing is known of it yet that would let it wait.
             self._await_head()
         return super()._handle_event(event)
+
+    def may_send(self) -> bool:
+        return self.request is not None and self.request.data.headers.get("te", "").lower() == "trailers"
 
     def _await_head(self) -> None:
         self.handler.head_due(HeadDue(self, self._heads))

@@ -1,7 +1,7 @@
 """HTTP/2 towards the caller: metered, and judged before mitmproxy takes it apart.
 
 What the h2 library leaves open is closed here: floods of small frames, header blocks that do not end, compression tables
-of the peer's choosing, CONNECT inside a tunnel, framing fields that do not fit the stream, trailers.
+of the peer's choosing, CONNECT inside a tunnel, framing fields that do not fit the stream.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import h2.errors
 import h2.events
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server
 
 from addons.edge import judge_http2_framing
@@ -68,9 +70,6 @@ class StrictHttp2Server(Http2Server):
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
         if isinstance(event, h2.events.RemoteSettingsChanged):
             bound_table(self)
-        elif isinstance(event, h2.events.TrailersReceived):
-            # No request needs them, and an upstream might take them for fields of the head.
-            return False
         elif isinstance(event, h2.events.RequestReceived):
             try:
                 judge_http2_framing(tuple(event.headers or ()), ends=event.stream_ended is not None)
@@ -98,6 +97,14 @@ class BoundedHttp2Client(Http2Client):
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
         if isinstance(event, h2.events.RemoteSettingsChanged):
             bound_table(self)
+        # mitmproxy forgets a stream once its answer is complete, and a reset that comes in one piece with it.
+        if (
+            isinstance(event, h2.events.StreamReset)
+            and event.stream_id not in self.streams
+            and event.stream_id in self.their_stream_id
+        ):
+            yield ReceiveHttp(ResponseProtocolError(event.stream_id, "reset", ErrorCode.CANCEL))
+            return False
         return (yield from super().handle_h2_event(event))
 
 

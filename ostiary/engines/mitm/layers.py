@@ -228,6 +228,9 @@ class GuardedHttpLayer(HttpLayer):
                 fields = (*fields, (b"transfer-encoding", b"chunked"))
         elif seen.http_version == b"HTTP/2.0":
             fields = tuple(field for field in fields if field[0] != b"host")
+        if child.context.server.alpn != b"h2" and any(name.lower() == b"te" for name, _ in fields):
+            # A field of one hop is named as such in HTTP/1 (RFC 9110 section 7.6.1); HTTP/2 has no such list.
+            fields = (*fields, (b"Connection", b"TE"))
         authority = exchange.ask(Destination).authority.host_header if seen.http_version == b"HTTP/2.0" else b""
         exchange.dialled_s = self.handler.parts.clock.monotonic_s()
         # A shallow copy with five things changed. The constructor would check the type of every field anew. The method is

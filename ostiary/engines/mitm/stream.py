@@ -28,20 +28,25 @@ from mitmproxy.proxy.layers.http._events import (
     RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
+    RequestTrailers,
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
+    ResponseTrailers,
 )
 
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
+from addons.grpc import for_grpc, speaks_grpc
+from addons.injection import plan_for
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
+from addons.trailers import kept_reply_trailers, kept_request_trailers
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
-from policies import Passage
+from policies import Grant, Passage
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
@@ -105,7 +110,20 @@ class GuardedStream(HttpStream):
             self._body_pending = False
             if self.watch is not None:
                 self.watch.request_sent()
+        elif isinstance(event, RequestTrailers | ResponseTrailers):
+            self._clean(event)
         return cast("Commands", super()._handle_event(event))
+
+    def _clean(self, event: RequestTrailers | ResponseTrailers) -> None:
+        """Trailers pass without what only a head may say."""
+        exchange = self._exchange()
+        fields = event.trailers.fields
+        if isinstance(event, ResponseTrailers):
+            event.trailers = http.Headers(kept_reply_trailers(fields))
+        else:
+            grant = None if exchange is None else exchange.find(Grant)
+            injected = frozenset() if grant is None else plan_for(grant.route).strip_headers
+            event.trailers = http.Headers(kept_request_trailers(fields, injected))
 
     def _exchange(self) -> Exchange | None:
         flow = getattr(self, "flow", None)
@@ -188,11 +206,14 @@ class GuardedStream(HttpStream):
         pending = self._body_pending
         if pending and not http2 and not any(name == "Connection" for name, _ in answer.headers):
             answer = Answer(answer.status, (*answer.headers, ("Connection", "close")), answer.body)
+        if http2 and speaks_grpc(self.flow.request.data.headers.fields):
+            answer = for_grpc(answer)
         response = response_of(answer, http2=http2)
         self.flow.response = response
         yield from self._abandon_upstream()
-        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
-        if self.flow.request.data.method != b"HEAD":
+        bare = not answer.body
+        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=bare), self.context.client)
+        if self.flow.request.data.method != b"HEAD" and not bare:
             yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
         self.flow.live = False
         self.server_state = self.state_errored
@@ -284,6 +305,13 @@ class GuardedStream(HttpStream):
             self.watch.answered()
         return cast("Commands", super().state_wait_for_response_headers(event))
 
+    def send_response(self, already_streamed: bool = False) -> Commands:
+        yield from super().send_response(already_streamed)
+        http2 = self.flow.request.data.http_version == b"HTTP/2.0"
+        if http2 and self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
+            # An answer may end before its request does. A caller that waits for the end must not wait for its own.
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
     def flow_done(self) -> Commands:
         exchange = self._exchange()
         if exchange is not None and exchange.switched:
@@ -333,7 +361,18 @@ class GuardedStream(HttpStream):
                 return
         else:
             self._end_watch()
+            http2 = self.flow.request.data.http_version == b"HTTP/2.0"
+            if http2 and self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
+                self._stop_listening()
+                return
         yield from super().handle_protocol_error(event)
+
+    def _stop_listening(self) -> None:
+        """The upstream has answered in full and wants no more of the request (RFC 9113 section 8.1). The caller has the answer's
+        end; what it still sends is discarded.
+        """
+        self.client_state = self.state_discard
+        self.handler.later(LINGER_S, Expired(self.http_layer, self.stream_id, "linger"))
 
     def _expired(self, event: Expired) -> Commands:
         exchange = self._exchange()

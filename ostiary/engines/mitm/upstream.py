@@ -30,8 +30,8 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 
 from addons.websocket import NotSwitched, judge_switch
-from ostiary.engines.mitm.chunks import StrictBodies
 from ostiary.engines.mitm.http2 import BoundedHttp2Client
+from ostiary.engines.mitm.trailing import Trailing
 
 type Commands = layer.CommandGenerator[None]
 
@@ -102,7 +102,7 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     return response, None if chunked else -1 if length is None else int(length)
 
 
-class StrictHttp1Client(StrictBodies, Http1Client):
+class StrictHttp1Client(Trailing, Http1Client):
     """HTTP/1 towards an upstream."""
 
     _interim = 0

@@ -1,0 +1,28 @@
+"""Versions of the clients that are measured, as they tell them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+
+from tests.harness.two_ways import PROGRAMS
+
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
+
+
+@cache
+def told_by(*command: str) -> str:
+    """The first version in what a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    found = _VERSION.search(done.stdout + done.stderr)
+    assert found is not None, done
+    return found[0]
+
+
+@cache
+def npm_package(name: str) -> str:
+    """Of a package that the Node programs are locked to."""
+    found = json.loads((PROGRAMS / "package.json").read_text())["dependencies"][name]
+    return str(found)
