@@ -26,6 +26,7 @@ from policies import Passage
 
 _log = logging.getLogger("ostiary.boundary")
 
+_TRACEPARENT_LENGTH: Final = len(b"traceparent")
 _UPSTREAM_CODES: Final = frozenset(
     {Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_TLS, Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT}
 )
@@ -149,6 +150,8 @@ class Boundary:
         if exchange.dialled_s is not None or exchange.find(Openings) is not None:
             ended["bytes_in"] = exchange.bytes_in
             ended["bytes_out"] = exchange.bytes_out
+        if exchange.retries:
+            ended["retries"] = exchange.retries
         if exchange.payload is not None:
             ended["payload_sha256"] = exchange.payload.hexdigest()
         if exchange.caller_credential is not None:
@@ -202,7 +205,7 @@ def facts_of(exchange: Exchange) -> Fields:
 def trace_id(exchange: Exchange) -> str | None:
     """The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2.2), or None."""
     for name, value in exchange.head.fields:
-        if name.lower() == b"traceparent":
+        if len(name) == _TRACEPARENT_LENGTH and name.lower() == b"traceparent":
             parts = value.split(b"-")
             if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() and parts[1] != b"0" * 32:
                 return parts[1].decode("ascii", "replace").lower()

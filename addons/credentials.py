@@ -13,7 +13,6 @@ from typing import NoReturn, final
 from addons.audit import OpenRecord
 from addons.egress import Destination, any_public
 from addons.refusal import Code, Refusal
-from policies import Grant
 from policies.model import CredentialSpec, Route, SecretSpec
 from policies.template import FieldRef
 from vault.secret import Secret
@@ -91,29 +90,75 @@ def may_travel(route: Route, destination: Destination) -> bool:
     return not destination.authority.cleartext or (route.allow_cleartext and not any_public(destination))
 
 
-async def seal(grant: Grant, source: SecretSource, needed: Sequence[FieldRef]) -> SealedCredential:
-    """Reads every secret of the grant's credential, each path once, and checks that the needed fields are there.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a set of injectors needs of one credential: worked out once for a route, read by each of its requests."""
+
+    spec: CredentialSpec
+    reads: tuple[tuple[str, SecretRef, float, float], ...]
+    """For each secret: its name in the credential, the store's name for it, `ttl_s` and `max_stale_s`."""
+    fields: tuple[tuple[str, str], ...]
+    """Fields that must be there, by the name of their secret."""
+
+    @classmethod
+    def of(cls, spec: CredentialSpec, references: Sequence[FieldRef]) -> Needs:
+        names = tuple(dict.fromkeys(reference.entry for reference in references))
+        return cls(
+            spec,
+            tuple(
+                (name, reference_of(spec.secrets[name]), spec.secrets[name].ttl_s, spec.secrets[name].max_stale_s)
+                for name in names
+            ),
+            tuple((reference.entry, field_name(spec, reference)) for reference in references),
+        )
+
+
+def seal_now(needs: Needs, source: SecretSource) -> SealedCredential | None:
+    """Every secret of the credential from memory; None where the store has to be asked for one.
+
+    Raises:
+        Refusal: `secret_missing`.
+    """
+    entries: dict[str, SealedSecret] = {}
+    read: dict[SecretRef, SealedSecret] = {}
+    for name, ref, ttl_s, _ in needs.reads:
+        known = read.get(ref) if read else None
+        if known is None:
+            known = source.read_now(ref, ttl_s=ttl_s)
+            if known is None:
+                return None
+            read[ref] = known
+        entries[name] = known
+    return _complete(needs, entries, read)
+
+
+async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
+    """Reads every secret of the credential, each path once, and checks that the needed fields are there.
 
     Raises:
         Refusal: `secret_unavailable`, `secret_denied`, `secret_missing` or `secret_malformed`.
     """
-    spec = grant.credential
-    if spec is None:
-        raise Refusal(Code.INTERNAL, "The route has no credential.")
-    read: dict[SecretRef, SealedSecret] = {}
     entries: dict[str, SealedSecret] = {}
+    read: dict[SecretRef, SealedSecret] = {}
     try:
-        for name in dict.fromkeys(reference.entry for reference in needed):
-            secret = spec.secrets[name]
-            ref = reference_of(secret)
+        for name, ref, ttl_s, max_stale_s in needs.reads:
             if ref not in read:
-                read[ref] = await source.read(ref, ttl_s=secret.ttl_s, max_stale_s=secret.max_stale_s)
+                read[ref] = await source.read(ref, ttl_s=ttl_s, max_stale_s=max_stale_s)
             entries[name] = read[ref]
-        for reference in needed:
-            entries[reference.entry].require([field_name(spec, reference)])
     except StoreError as error:
         raise refusal_for(error) from None
-    return SealedCredential(spec, entries, tuple(read.values()))
+    return _complete(needs, entries, read)
+
+
+def _complete(
+    needs: Needs, entries: Mapping[str, SealedSecret], read: Mapping[SecretRef, SealedSecret]
+) -> SealedCredential:
+    try:
+        for name, field in needs.fields:
+            entries[name].require((field,))
+    except StoreError as error:
+        raise refusal_for(error) from None
+    return SealedCredential(needs.spec, entries, tuple(read.values()))
 
 
 def unseal(sealed: SealedCredential, openings: Openings) -> Credential:

@@ -110,6 +110,9 @@ def any_public(destination: Destination) -> bool:
 class Resolver(Protocol):
     """Names to addresses. The one implementation that asks the system is `SystemResolver`."""
 
+    def known(self, host: str) -> tuple[str, ...] | None:
+        """Addresses of a name that are known already; None where it has to be asked for."""
+
     async def resolve(self, host: str) -> Sequence[str]:
         """Addresses of a name.
 
@@ -133,11 +136,17 @@ class SystemResolver:
         self._capacity = capacity
         self._answers: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
 
-    async def resolve(self, host: str) -> Sequence[str]:
+    def known(self, host: str) -> tuple[str, ...] | None:
         known = self._answers.get(host)
-        now = self._clock.monotonic_s()
-        if known is not None and now - known[0] < self._ttl_s:
+        if known is not None and self._clock.monotonic_s() - known[0] < self._ttl_s:
             return known[1]
+        return None
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        known = self.known(host)
+        if known is not None:
+            return known
+        now = self._clock.monotonic_s()
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
         addresses = tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         self._answers[host] = (now, addresses)
@@ -217,10 +226,46 @@ async def destination(
     Raises:
         Refusal: `egress_denied`, `upstream_unreachable` or `upstream_timeout`.
     """
-    key = f"{authority.host}:{authority.port}"
-    fixed = (route.resolve.get(key) if route is not None else None) or rules.resolve.get(key)
-    port = authority.port if fixed is None else fixed[1]
-    found = (fixed[0],) if fixed is not None else await _addresses(authority, rules, resolver, deadline_s)
+    known = destination_now(authority, rules, route, allow, resolver, vetted)
+    if known is not None:
+        return known
+    found = await _resolved(authority, resolver, deadline_s)
+    return _vetted(authority, found, authority.port, rules, allow, vetted)
+
+
+def destination_now(
+    authority: Authority,
+    rules: EgressRules,
+    route: EgressSpec | None,
+    allow: Collection[Network],
+    resolver: Resolver,
+    vetted: Vetted,
+) -> Destination | None:
+    """As `destination`, where the name need not be asked for; None where it has to be.
+
+    Raises:
+        Refusal: `egress_denied`.
+    """
+    if rules.resolve or (route is not None and route.resolve):
+        key = f"{authority.host}:{authority.port}"
+        fixed = (route.resolve.get(key) if route is not None else None) or rules.resolve.get(key)
+        if fixed is not None:
+            return _vetted(authority, (fixed[0],), fixed[1], rules, allow, vetted)
+    if (authority.host, authority.port) in rules.forbidden.hosts:
+        raise Refusal(Code.EGRESS_DENIED, "The destination is an address of Ostiary or of its stores.")
+    literal = _literal(authority.host)
+    found = (literal,) if literal is not None else resolver.known(authority.host)
+    return None if found is None else _vetted(authority, found, authority.port, rules, allow, vetted)
+
+
+def _vetted(
+    authority: Authority,
+    found: tuple[str, ...],
+    port: int,
+    rules: EgressRules,
+    allow: Collection[Network],
+    vetted: Vetted,
+) -> Destination:
     known = vetted.get((authority, found))
     if known is None:
         known = Destination(authority, vet(found, port, allow=allow, forbidden=rules.forbidden))
@@ -230,16 +275,18 @@ async def destination(
     return known
 
 
-async def _addresses(
-    authority: Authority, rules: EgressRules, resolver: Resolver, deadline_s: float
-) -> tuple[str, ...]:
-    """The addresses of an authority that no rule fixes."""
-    if (authority.host, authority.port) in rules.forbidden.hosts:
-        raise Refusal(Code.EGRESS_DENIED, "The destination is an address of Ostiary or of its stores.")
+def _literal(host: str) -> str | None:
+    """The host as an address, if it is one: every address ends in a digit or holds a colon."""
+    if ":" not in host and not host[-1].isdigit():
+        return None
     try:
-        return (str(ipaddress.ip_address(authority.host)),)
+        return str(ipaddress.ip_address(host))
     except ValueError:
-        pass
+        return None
+
+
+async def _resolved(authority: Authority, resolver: Resolver, deadline_s: float) -> tuple[str, ...]:
+    """The addresses of a name."""
     try:
         async with asyncio.timeout(deadline_s or None):
             found = await resolver.resolve(authority.host)

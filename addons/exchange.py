@@ -130,6 +130,7 @@ class Exchange:
         "policy",
         "refused",
         "request_id",
+        "retries",
         "route",
         "rule",
         "secret_ms",
@@ -172,6 +173,8 @@ class Exchange:
         """Whether the caller asks for WebSocket."""
         self.switched = False
         """Whether the upstream has agreed to it: from then on frames pass, and the end of the connection is the end."""
+        self.retries = 0
+        """How often the request was sent again."""
         self.caller_credential: str | None = None
         """Where the caller sent a credential of its own, which does not travel."""
         self.bytes_in = 0

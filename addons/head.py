@@ -29,7 +29,8 @@ class RequestHead:
 
     def values(self, name: bytes) -> tuple[bytes, ...]:
         """Values of every field of this lower-case name."""
-        return tuple(value for key, value in self.fields if key.lower() == name)
+        size = len(name)
+        return tuple([value for key, value in self.fields if len(key) == size and key.lower() == name])
 
 
 @final

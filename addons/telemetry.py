@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.exposition import choose_encoder
+
+from addons.tallies import OTHER, Level, Spread, Tally
 
 MAX_CHILDREN: Final = 10_000
 MAX_HOSTS: Final = 1000
-OTHER: Final = "other"
 _FIXED: Final = frozenset(
     {"outcome", "stage", "code", "store", "result", "event", "operation", "reason", "side", "state"}
 )
@@ -85,22 +86,26 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str, bound: int = MAX_CHILDREN) -> _Children:
             return _Children(Gauge(f"ostiary_{name}", text, labels, registry=self.registry), labels, bound)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> _Children:
-            return _Children(
-                Histogram(f"ostiary_{name}", text, labels, registry=self.registry, buckets=buckets), labels
-            )
+        def tally(name: str, text: str, *labels: str) -> Tally:
+            return Tally(self.registry, f"ostiary_{name}", text, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
 
-        self._requests = counter("requests", "Requests that ended.", "route", "workload", "outcome")
-        self._duration = histogram(
+        def level(name: str, text: str, *labels: str) -> Level:
+            return Level(self.registry, f"ostiary_{name}", text, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
+
+        def spread(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spread:
+            return Spread(self.registry, f"ostiary_{name}", text, bounds, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
+
+        self._requests = tally("requests", "Requests that ended.", "route", "workload", "outcome")
+        self._duration = spread(
             "request_duration_seconds", "From the head of a request to the end of its answer.", _LATENCY_S, "route"
         )
-        self._overhead = histogram("overhead_seconds", "Time a stage took of a request.", _OVERHEAD_S, "stage")
+        self._overhead = spread("overhead_seconds", "Time a stage took of a request.", _OVERHEAD_S, "stage")
         self._refusals = counter("refusals", "Requests refused by Ostiary itself.", "code")
         self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
-        self._cache = counter("secret_cache", "Reads by how they were answered.", "result")
-        self._version = gauge("secret_version", "Version of a secret in use, where it is a number.", "secret")
-        self._age = gauge("secret_age_seconds", "Age of the secret that was handed out last.", "secret")
-        self._audit = counter("audit_records", "Audit records that a sink has taken.", "event")
+        self._cache = tally("secret_cache", "Reads by how they were answered.", "result")
+        self._version = level("secret_version", "Version of a secret in use, where it is a number.", "secret")
+        self._age = level("secret_age_seconds", "Age of the secret that was handed out last.", "secret")
+        self._audit = tally("audit_records", "Audit records that a sink has taken.", "event")
         self._audit_lost = counter(
             "audit_lost", "Audit lines that a sink did not get, by sink and reason.", "sink", "reason"
         )
@@ -113,8 +118,8 @@ class Metrics:
         )
         self._policy = Gauge("ostiary_policy_info", "The policy in force.", ["version"], registry=self.registry)
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
-        self._state_calls = counter("state_calls", "Calls to the state store that ended.", "operation", "result")
-        self._state_seconds = histogram(
+        self._state_calls = tally("state_calls", "Calls to the state store that ended.", "operation", "result")
+        self._state_seconds = spread(
             "state_call_seconds", "How long a call to the state store took.", _OVERHEAD_S, "operation"
         )
         self._state_local = counter(
@@ -133,24 +138,23 @@ class Metrics:
         self._token_ttl = Gauge(
             "ostiary_vault_token_ttl_seconds", "Seconds the store token still lives.", registry=self.registry
         )
-        self._audit_lag = Gauge(
-            "ostiary_audit_lag_seconds",
-            "How long the last `credential.opened` took to become durable, or to fail.",
-            registry=self.registry,
+        self._audit_lag = level(
+            "audit_lag_seconds", "How long the last `credential.opened` took to become durable, or to fail."
         )
+        self._audit_lag.set((), 0.0)
         Gauge("ostiary_build_info", "Version of Ostiary.", ["version"], registry=self.registry).labels(version).set(1)
 
     # --- requests ---
 
     def request_ended(self, route: str, workload: str, outcome: str, duration_s: float) -> None:
-        self._requests(route, workload, outcome).inc()
-        self._duration(route).observe(duration_s)
+        self._requests.add((route, workload, outcome))
+        self._duration.observe((route,), duration_s)
 
     def refused(self, code: str) -> None:
         self._refusals(str(code)).inc()
 
     def stage_overhead(self, stage: str, seconds: float) -> None:
-        self._overhead(stage).observe(seconds)
+        self._overhead.observe((stage,), seconds)
 
     # --- connections ---
 
@@ -166,14 +170,14 @@ class Metrics:
     # --- audit ---
 
     def audit_record(self, event: str) -> None:
-        self._audit(event).inc()
+        self._audit.add((event,))
 
     def audit_lost(self, sink: str, reason: str) -> None:
         """`reason`: an `addons.audit.sinks.Loss`."""
         self._audit_lost(sink, reason).inc()
 
     def audit_lag(self, seconds: float) -> None:
-        self._audit_lag.set(seconds)
+        self._audit_lag.set((), seconds)
 
     # --- policy ---
 
@@ -191,12 +195,12 @@ class Metrics:
         self._reads(store, result).inc()
 
     def secret_cache(self, result: str) -> None:
-        self._cache(result).inc()
+        self._cache.add((result,))
 
     def secret_in_use(self, name: str, version: str, age_s: float) -> None:
-        self._age(name).set(age_s)
+        self._age.set((name,), age_s)
         if version.isdigit():
-            self._version(name).set(int(version))
+            self._version.set((name,), int(version))
 
     def store_up(self, *, up: bool) -> None:
         self._vault_up.set(up)
@@ -207,8 +211,8 @@ class Metrics:
     # --- shared state (addons.state.StateObserver) ---
 
     def state_call(self, operation: str, result: str, duration_s: float) -> None:
-        self._state_calls(operation, result).inc()
-        self._state_seconds(operation).observe(duration_s)
+        self._state_calls.add((operation, result))
+        self._state_seconds.observe((operation,), duration_s)
 
     def state_up(self, *, up: bool) -> None:
         self._state_up.set(up)

@@ -27,10 +27,12 @@ _OF_THE_HEAD: Final = frozenset(
         b"content-type",
         b"cookie",
         b"cache-control",
+        b"location",
         b"range",
         b"set-cookie",
         b"trailer",
         b"transfer-encoding",
+        b"www-authenticate",
     }
 )
 _NEVER_IN_REQUESTS: Final = HOP_BY_HOP | CREDENTIAL_HEADERS | OVERRIDES | _OF_THE_HEAD

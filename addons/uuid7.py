@@ -22,7 +22,7 @@ class Uuid7:
         self._now_ns = now_ns
         self._random = random
         self._last = 0
-        self._pool = b""
+        self._pool = ""
 
     def __call__(self) -> str:
         # 48 bits of milliseconds and 12 bits of the fraction (section 6.2, method 3); a tie or a clock that steps back
@@ -30,19 +30,13 @@ class Uuid7:
         now = self._now_ns()
         stamp = (now // 1_000_000 << 12) | (now % 1_000_000 * 4096 // 1_000_000)
         self._last = stamp = max(stamp, self._last + 1)
-        if len(self._pool) < 8:
+        if not self._pool:
             # One system call for 64 ids.
-            self._pool = self._random(512)
-        tail, self._pool = self._pool[:8], self._pool[8:]
-        value = (
-            (stamp >> 12 << 80)
-            | 0x7000 << 64
-            | (stamp & 0xFFF) << 64
-            | 0x8000000000000000
-            | (int.from_bytes(tail) & 0x3FFFFFFFFFFFFFFF)
-        )
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+            self._pool = self._random(512).hex()
+        tail, self._pool = self._pool[:16], self._pool[16:]
+        # Version 7 before the twelve bits of the fraction, variant 10 before the random ones (section 4).
+        head = f"{stamp >> 12:012x}"
+        return f"{head[:8]}-{head[8:]}-7{stamp & 0xFFF:03x}-{'89ab'[int(tail[0], 16) & 3]}{tail[1:4]}-{tail[4:]}"
 
 
 uuid7: Final = Uuid7(time.time_ns, os.urandom)

@@ -8,7 +8,7 @@ hook name; answer hooks run in reverse order of the chain.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from mitmproxy import addonmanager, hooks
@@ -18,12 +18,12 @@ _REVERSED: Final = frozenset({"responseheaders", "response", "error"})
 
 
 class Failed(Protocol):
-    """Told of a hook that did not complete."""
+    """Told of a hook that did not complete, by its name and its one argument."""
 
-    def __call__(self, hook: hooks.Hook, error: BaseException, /) -> None: ...
+    def __call__(self, name: str, subject: Any, error: BaseException, /) -> None: ...
 
 
-def _propagate(_hook: hooks.Hook, error: BaseException) -> None:
+def _propagate(_name: str, _subject: Any, error: BaseException) -> None:
     raise error
 
 
@@ -35,7 +35,6 @@ class Dispatcher(addonmanager.AddonManager):
 
     def __init__(self, master: Master) -> None:
         self._callables: dict[str, tuple[Callable[..., Any], ...]] = {}
-        self._suspending: set[str] = set()
         self.on_failure: Failed = _propagate
         super().__init__(master)
 
@@ -53,7 +52,6 @@ class Dispatcher(addonmanager.AddonManager):
 
     def _forget(self) -> None:
         self._callables.clear()
-        self._suspending.clear()
 
     def callables(self, name: str) -> tuple[Callable[..., Any], ...]:
         """Hook functions of this name in the order they run."""
@@ -66,48 +64,52 @@ class Dispatcher(addonmanager.AddonManager):
         ]
         if name in _REVERSED:
             found.reverse()
-        if any(inspect.iscoroutinefunction(function) for function in found):
-            self._suspending.add(name)
         self._callables[name] = tuple(found)
         return self._callables[name]
 
-    def run_now(self, hook: hooks.Hook) -> bool:
-        """Runs a hook at once if all its functions are plain ones; False, with nothing done, where one is a coroutine.
+    def start(self, name: str, subject: Any) -> Coroutine[Any, Any, None] | None:
+        """Runs a hook as far as it goes without waiting.
 
-        Most hooks of a request are plain: a task for each would cost as much as the hook.
+        A function that has nothing to wait for this time completes here, without a coroutine or a task, which would
+        cost as much as most stages.
+
+        Args:
+            name: of the hook.
+            subject: its one argument.
+
+        Returns:
+            The rest of the hook, to be run as a task: None where it has ended. Like this method it never raises: a
+            failure, cancellation included, goes to `on_failure`.
         """
-        found = self.callables(hook.name)
-        if not found:
-            return True
-        if hook.name in self._suspending:
-            return False
-        (subject,) = hook.args()
         try:
-            for function in found:
+            for position, function in enumerate(self._callables.get(name) or self.callables(name)):
                 result = function(subject)
                 if result is not None and inspect.isawaitable(result):
-                    raise TypeError(f"{function!r} gave an awaitable without being a coroutine function")  # noqa: TRY301 - as any other failure
+                    return self._go_on(name, subject, result, position + 1)
         except BaseException as error:
-            self.on_failure(hook, error)
+            self.on_failure(name, subject, error)
             if not isinstance(error, Exception) and not _is_cancellation(error):
                 raise
-        return True
+        return None
 
-    async def run(self, hook: hooks.Hook) -> None:
-        """Runs one hook through every addon. Never raises: a failure, cancellation included, goes to `on_failure`."""
-        found = self.callables(hook.name)
-        if not found:
-            return
-        (subject,) = hook.args()
+    async def _go_on(self, name: str, subject: Any, waits: Awaitable[object], position: int) -> None:
         try:
-            for function in found:
+            await waits
+            for function in self.callables(name)[position:]:
                 result = function(subject)
                 if result is not None and inspect.isawaitable(result):
                     await result
         except BaseException as error:
-            self.on_failure(hook, error)
+            self.on_failure(name, subject, error)
             if not isinstance(error, Exception) and not _is_cancellation(error):
                 raise
+
+    async def run(self, hook: hooks.Hook) -> None:
+        """Runs one hook through every addon. Never raises: see `start`."""
+        (subject,) = hook.args()
+        rest = self.start(hook.name, subject)
+        if rest is not None:
+            await rest
 
     def handle_lifecycle(self, event: hooks.Hook) -> Awaitable[None]:  # type: ignore[override]  # a plain function that returns the coroutine
         return self.run(event)

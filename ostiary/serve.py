@@ -42,10 +42,11 @@ from ostiary.admin import Health, start_listeners
 from ostiary.ca import CaError, LeafStore, load_or_create
 from ostiary.control import control_of
 from ostiary.descriptors import carried, raise_limit, sockets
+from ostiary.engines.fast.engine import FastEngine
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.reload import Reloader
 from ostiary.settings.admin import is_loopback
-from ostiary.settings.model import AdminSetting, Bound, Limits, ListenSetting, Settings
+from ostiary.settings.model import AdminSetting, Bound, EngineName, Limits, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
 from policies import Place, Policy
 from vault.cache import SecretCache
@@ -58,6 +59,9 @@ EXIT_OK: Final = 0
 EXIT_BIND: Final = 71
 EXIT_AUDIT: Final = 74
 EXIT_SETTINGS: Final = 78
+
+
+ENGINES: Final[Mapping[EngineName, type[MitmEngine]]] = {"fast": FastEngine, "mitmproxy": MitmEngine}
 
 
 class StoreFailed(Exception):
@@ -311,7 +315,7 @@ async def _run(
         ending.push_async_callback(user_addons.done, addons, clock)
         limits = settings.limits
         descriptors = raise_limit()
-        engine = MitmEngine(
+        engine = ENGINES[settings.engine](
             parts,
             leaves,
             settings.egress.ca_file,

@@ -24,6 +24,9 @@ NEVER_BY_DEFAULT: Final = frozenset({"TRACE", "TRACK", "CONNECT"})
 """What echoes a whole request (TRACK is another name some servers give TRACE) or opens a tunnel. Compared in upper case: methods are
 case-sensitive, but not every server reads them so."""
 _EVERYTHING: Final = parse_pattern("/**")
+MAX_REMEMBERED: Final = 4096
+"""Answers kept; then all are forgotten. Paths with ids in them would fill any memory."""
+MAX_REMEMBERED_PATH: Final = 256
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Policy:
         self.workloads = dict(workloads)
         self.routes = dict(routes)
         self.tests = tests
+        self._answers: dict[tuple[str, str, int, str, str], Grant | Denial] = {}
         self._keys: dict[str, str] = {}
         self._peers: dict[int, tuple[str, ...]] = {}
         self._exact: dict[tuple[str, int], dict[str, _Bucket]] = {}
@@ -176,7 +180,18 @@ class Policy:
     # --- what ---
 
     def decide(self, question: Question) -> Grant | Denial:
-        """The answer to one question."""
+        """The answer to one question. A policy never changes, so neither does the answer: it is remembered."""
+        key = (question.workload, question.host, question.port, question.method, question.path)
+        known = self._answers.get(key)
+        if known is None:
+            known = self._decide(question)
+            if len(question.path) <= MAX_REMEMBERED_PATH:
+                if len(self._answers) >= MAX_REMEMBERED:
+                    self._answers.clear()
+                self._answers[key] = known
+        return known
+
+    def _decide(self, question: Question) -> Grant | Denial:
         buckets = tuple(self._buckets(question.host, question.port, question.workload))
         if not buckets:
             return Denial(

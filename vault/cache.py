@@ -100,17 +100,27 @@ class SecretCache:
 
     async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
         """One version of a secret; see `SecretSource.read`."""
-        now_s = self._clock()
+        if not bypass and (known := self.read_now(ref, ttl_s=ttl_s)) is not None:
+            return known
         entry = self._entries.get(ref)
         if entry is None:
             entry = self._remember(ref)
-        elif not bypass and entry.version is not None and (age_s := now_s - entry.fetched_s) < ttl_s:
-            # A failure that leaves a version in place is an outage; the others drop it.
-            if age_s >= ttl_s * REFRESH_AT and entry.flight is None and now_s >= entry.retry_s:
-                self._launch(ref, entry)
-            self._entries.move_to_end(ref)
-            return self._answer(ref, entry, "hit", now_s)
-        return await self._read_slowly(ref, entry, now_s, ttl_s, max_stale_s, bypass=bypass)
+        return await self._read_slowly(ref, entry, self._clock(), ttl_s, max_stale_s, bypass=bypass)
+
+    def read_now(self, ref: SecretRef, *, ttl_s: float) -> SealedSecret | None:
+        """What memory has, if it is young enough; see `SecretSource.read_now`."""
+        entry = self._entries.get(ref)
+        if entry is None or entry.version is None:
+            return None
+        now_s = self._clock()
+        age_s = now_s - entry.fetched_s
+        if age_s >= ttl_s:
+            return None
+        # A failure that leaves a version in place is an outage; the others drop it.
+        if age_s >= ttl_s * REFRESH_AT and entry.flight is None and now_s >= entry.retry_s:
+            self._launch(ref, entry)
+        self._entries.move_to_end(ref)
+        return self._answer(ref, entry, "hit", now_s)
 
     async def _read_slowly(
         self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool

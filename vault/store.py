@@ -80,15 +80,18 @@ class SecretVersion:
 class SealedSecret:
     """One version of one secret, read but closed. `unseal` is the only way to its values."""
 
-    __slots__ = ("__material", "age_s", "cache", "field_names", "name", "version")
+    __slots__ = ("__material", "age_s", "cache", "name", "version")
 
     def __init__(self, name: str, material: SecretVersion, *, cache: CacheState, age_s: float) -> None:
         self.__material = material
         self.name = name
         self.version = material.version
-        self.field_names = frozenset(material.fields)
         self.cache: CacheState = cache
         self.age_s = age_s
+
+    @property
+    def field_names(self) -> frozenset[str]:
+        return frozenset(self.__material.fields)
 
     def require(self, fields: Iterable[str]) -> None:
         """Checks that every named field is there, without opening anything.
@@ -97,7 +100,7 @@ class SealedSecret:
             SecretMissing: names the first field that is not there.
         """
         for name in fields:
-            if name not in self.field_names:
+            if name not in self.__material.fields:
                 raise SecretMissing(self.name, f"has no field {name!r} in version {self.version}")
 
     def unseal(self, record: Opening) -> Mapping[str, Secret]:
@@ -153,6 +156,9 @@ class SecretSource(Protocol):
         Raises:
             SecretUnavailable, SecretDenied, SecretMissing, SecretMalformed.
         """
+
+    def read_now(self, ref: SecretRef, *, ttl_s: float) -> SealedSecret | None:
+        """One version from memory, if it is younger than `ttl_s`; None where `read` has to be asked."""
 
 
 class WrongOpening(Exception):

@@ -153,6 +153,22 @@ class AuditLog:
         Raises:
             AuditUnavailable: no sink took it in time.
         """
+        record = self.open_now(fields) if self._inline else None
+        if record is not None:
+            return record
+        record_id = uuid7()
+        body = self._encoder.body(fields)
+        line = self._encoder.join("credential.opened", record_id, body)
+        began_s = self._clock.monotonic_s()
+        done = await self._wait_for(line, record_id, fields) if self._threaded else False
+        return self._opened(record_id, fields, body, began_s, done=done)
+
+    def open_now(self, fields: Fields) -> OpenRecord | None:
+        """As `open`, by the sinks that make nobody wait; None where one has to be waited for.
+
+        Raises:
+            AuditUnavailable: there are no others, and none of these took it.
+        """
         record_id = uuid7()
         body = self._encoder.body(fields)
         line = self._encoder.join("credential.opened", record_id, body)
@@ -160,11 +176,14 @@ class AuditLog:
         done = False
         for file in self._inline:
             done = self._write(file, line) or done
-        if done:
+        if self._threaded:
+            if not done:
+                return None
             for sink in self._threaded:
                 sink.append(line)
-        elif self._threaded:
-            done = await self._wait_for(line, record_id, fields)
+        return self._opened(record_id, fields, body, began_s, done=done)
+
+    def _opened(self, record_id: str, fields: Fields, body: str, began_s: float, *, done: bool) -> OpenRecord:
         now_s = self._clock.monotonic_s()
         self._metrics.audit_lag(now_s - began_s)
         if not done:

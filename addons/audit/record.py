@@ -9,8 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from dataclasses import InitVar, dataclass, field
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, NamedTuple, Self, TypedDict, cast
 
 from addons.clock import Clock
 
@@ -70,39 +69,45 @@ class AuditUnavailable(Exception):
     """No sink could make the record durable in time."""
 
 
-_PRIVATE: Final = object()
+class _Opened(NamedTuple):
+    id: str
+    fields: Fields
+    opened_s: float
+    body: str
+    request_id: str | None
+    secret: str | None
+    secret_version: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OpenRecord:
-    """Proof that `credential.opened` is durable, and for which secret and version. Only the audit log makes one: the
-    constructor wants a token that nobody else has. Satisfies `vault.store.Opening`.
+class OpenRecord(_Opened):
+    """Proof that `credential.opened` is durable, and for which secret and version. Only the audit log makes one: what
+    it proves cannot be changed, and the class cannot be called. Satisfies `vault.store.Opening`.
+
+    `opened_s` is in monotonic seconds; `body` holds the fields, encoded: the closing repeats them.
     """
 
-    id: str
-    fields: Fields = field(repr=False)
-    opened_s: float
-    """Monotonic seconds."""
-    body: str = field(repr=False)
-    """The fields, encoded: the closing repeats them."""
-    token: InitVar[object]
-    request_id: str | None = field(init=False)
-    secret: str | None = field(init=False)
-    secret_version: str | None = field(init=False)
+    __slots__ = ()
 
-    def __post_init__(self, token: object) -> None:
-        if token is not _PRIVATE:
-            raise TypeError("open records are made by the audit log alone")
-        # Read once: what the record proves does not change with the fields that were handed over.
-        object.__setattr__(self, "fields", self.fields.copy())
-        object.__setattr__(self, "request_id", self.fields.get("request_id"))
-        object.__setattr__(self, "secret", self.fields.get("secret"))
-        object.__setattr__(self, "secret_version", self.fields.get("secret_version"))
+    def __new__(cls, *_: object, **__: object) -> Self:
+        raise TypeError("open records are made by the audit log alone")
+
+    def __repr__(self) -> str:
+        return f"OpenRecord(id={self.id!r}, secret={self.secret!r}, secret_version={self.secret_version!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
 
 
 def make_open(record_id: str, fields: Fields, opened_s: float, body: str) -> OpenRecord:
     """For the audit log only: the record is durable."""
-    return OpenRecord(record_id, fields, opened_s, body, _PRIVATE)
+    known = fields.get
+    # Copied: what the record proves does not change with the fields that were handed over.
+    return tuple.__new__(
+        OpenRecord,
+        (record_id, fields.copy(), opened_s, body, known("request_id"), known("secret"), known("secret_version")),
+    )
 
 
 def text(value: str) -> str:

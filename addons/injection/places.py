@@ -81,6 +81,8 @@ class Plan:
     strip_parameters: frozenset[bytes]
     credential_headers: frozenset[bytes]
     reject: bool
+    swaps: tuple[SwapInjector, ...] = ()
+    """Those of the injectors that wait for a placeholder."""
 
 
 def plan_for(route: Route) -> Plan:
@@ -99,7 +101,8 @@ def plan_for(route: Route) -> Plan:
                 headers.update(place(name.encode()) for name in names)
     if not route.inject or route.caller_credentials == "keep":
         # Without a credential of ours the caller's own may pass; overrides change what was granted, so they never do.
-        return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), reject=False)
+        swaps = tuple(injector for injector in route.inject if isinstance(injector, SwapInjector))
+        return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), reject=False, swaps=swaps)
     places = CREDENTIAL_HEADERS | headers
     return Plan(
         route.inject,
@@ -107,6 +110,7 @@ def plan_for(route: Route) -> Plan:
         CREDENTIAL_PARAMETERS | parameters,
         frozenset(places),
         reject=route.caller_credentials == "reject",
+        swaps=tuple(injector for injector in route.inject if isinstance(injector, SwapInjector)),
     )
 
 
@@ -124,7 +128,7 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
     """
     if not plan.reject:
         return
-    swaps = [injector for injector in plan.injectors if isinstance(injector, SwapInjector)]
+    swaps = plan.swaps
     for name, value in head.fields:
         if place(name) in plan.credential_headers and not any(
             _swaps(swap, name.lower()) and holds_placeholder(value, swap.placeholder) for swap in swaps
@@ -144,7 +148,7 @@ def brought(plan: Plan, head: RequestHead) -> str | None:
     """The first place in which the caller sent a credential of its own: `header:authorization`, `query:api_key`. Never its
     value. None where it sent none, or a placeholder.
     """
-    swaps = [injector for injector in plan.injectors if isinstance(injector, SwapInjector)]
+    swaps = plan.swaps
     for name, value in head.fields:
         key = name.lower()
         if key not in plan.credential_headers or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):
@@ -169,6 +173,8 @@ def _swaps(injector: SwapInjector, key: bytes) -> bool:
 
 def applicable(plan: Plan, head: RequestHead) -> tuple[Injector, ...]:
     """The injectors that have something to do: all but a swap whose placeholder the caller did not send."""
+    if not plan.swaps:
+        return plan.injectors
     return tuple(
         injector
         for injector in plan.injectors

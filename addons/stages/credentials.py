@@ -1,26 +1,29 @@
 """Reads the secret, opens its audit record, and builds the head that leaves: the last stages before the wire.
 
-The credential lives in local variables of one coroutine and in the `HeadersToSend` that it becomes, which the engine
+Where nothing has to be waited for (the secret is in memory, the audit is a file) all of it happens at once. The
+credential lives in local variables and in the `HeadersToSend` that it becomes, which the engine
 takes off the exchange. The flow never sees it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Coroutine
+from typing import Any
 
 from mitmproxy import http
 
-from addons.audit import OpenRecord
+from addons.audit import Fields, OpenRecord
 from addons.boundary import facts_of
-from addons.credentials import Openings, SealedCredential, may_travel, seal, unseal
+from addons.credentials import Needs, Openings, SealedCredential, may_travel, seal, seal_now, unseal
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
 from addons.injection import (
+    Plan,
     applicable,
     brought,
     build_forward,
     build_with_credential,
-    references,
     reject_caller_credentials,
 )
 from addons.parts import Parts
@@ -28,6 +31,7 @@ from addons.stages.plans import Plans
 from addons.stages.registry import Registry
 from policies import Grant
 from policies.model import Injector
+from vault.store import SealedSecret
 
 
 class CredentialStage:
@@ -38,39 +42,83 @@ class CredentialStage:
         self._registry = registry
         self._plans = plans
 
-    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         exchange = self._registry.exchange(flow)
         grant = exchange.ask(Grant)
-        authority = exchange.ask(Authority)
-        plan = self._plans.of(exchange.policy, grant.route).plan
+        route_plan = self._plans.of(exchange.policy, grant.route)
+        plan = route_plan.plan
         reject_caller_credentials(plan, exchange.head)
         exchange.caller_credential = brought(plan, exchange.head)
         injectors = applicable(plan, exchange.head)
         if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
-            exchange.put(build_forward(plan, exchange.head, authority))
-            return
-        openings = await self._open(exchange, grant, injectors)
-        credential = unseal(exchange.ask(SealedCredential), openings)
-        exchange.put(build_with_credential(plan, injectors, exchange.head, authority, credential))
+            exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
+            return None
+        needs = route_plan.needs(grant.credential, injectors)
+        before_s = self._parts.clock.monotonic_s()
+        sealed = seal_now(needs, self._parts.secrets)
+        if sealed is None:
+            return self._seal(exchange, plan, injectors, needs, before_s)
+        return self._sealed(exchange, plan, injectors, sealed, before_s)
 
-    async def _open(self, exchange: Exchange, grant: Grant, injectors: tuple[Injector, ...]) -> Openings:
-        clock = self._parts.clock
-        before_s = clock.monotonic_s()
-        sealed = await seal(grant, self._parts.secrets, references(injectors))
-        exchange.secret_ms = (clock.monotonic_s() - before_s) * 1000
+    async def _seal(
+        self, exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], needs: Needs, before_s: float
+    ) -> None:
+        """The secret is not in memory, or too old: the store is asked."""
+        sealed = await seal(needs, self._parts.secrets)
+        rest = self._sealed(exchange, plan, injectors, sealed, before_s)
+        if rest is not None:
+            await rest
+
+    def _sealed(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        injectors: tuple[Injector, ...],
+        sealed: SealedCredential,
+        before_s: float,
+    ) -> Coroutine[Any, Any, None] | None:
+        exchange.secret_ms = (self._parts.clock.monotonic_s() - before_s) * 1000
         exchange.put(sealed)
         facts = facts_of(exchange)
         records: list[OpenRecord] = []
         try:
             for secret in sealed.secrets:
-                records.append(  # noqa: PERF401 - what was opened before a failure must be known
-                    await self._parts.audit.open(
-                        {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}
-                    )
-                )
+                record = self._parts.audit.open_now(_opening(facts, secret))
+                if record is None:
+                    return self._open(exchange, plan, injectors, sealed, facts)
+                records.append(record)
         finally:
             # Also when the second of two records could not be written: the first one is open and must be closed.
             if records:
                 exchange.put(Openings(tuple(records)))
+        self._build(exchange, plan, injectors, sealed)
+        return None
+
+    async def _open(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        injectors: tuple[Injector, ...],
+        sealed: SealedCredential,
+        facts: Fields,
+    ) -> None:
+        """A sink has to be waited for: it does, for each secret that has no record yet."""
+        before = exchange.forget(Openings)
+        records = list(before.records) if before is not None else []
+        try:
+            for secret in sealed.secrets[len(records) :]:
+                records.append(await self._parts.audit.open(_opening(facts, secret)))
+        finally:
+            if records:
+                exchange.put(Openings(tuple(records)))
+        self._build(exchange, plan, injectors, sealed)
+
+    @staticmethod
+    def _build(exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], sealed: SealedCredential) -> None:
         exchange.payload = hashlib.sha256()
-        return exchange.ask(Openings)
+        credential = unseal(sealed, exchange.ask(Openings))
+        exchange.put(build_with_credential(plan, injectors, exchange.head, exchange.ask(Authority), credential))
+
+
+def _opening(facts: Fields, secret: SealedSecret) -> Fields:
+    return {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}

@@ -4,14 +4,18 @@ unopened.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from mitmproxy import http
 
-from addons.egress import destination
-from addons.exchange import Authority
+from addons.egress import destination, destination_now
+from addons.exchange import Authority, Exchange
 from addons.parts import Parts
-from addons.stages.plans import Plans
+from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from policies import Grant, Passage
+from policies.model import Route
 
 
 class EgressStage:
@@ -38,22 +42,29 @@ class EgressStage:
             )
         )
 
-    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         exchange = self._registry.exchange(flow)
-        authority = exchange.ask(Authority)
+        parts = self._parts
         route = exchange.ask(Grant).route
         plan = self._plans.of(exchange.policy, route)
-        deadline_s = (
-            route.timeouts.connect_s if route.timeouts.connect_s is not None else self._parts.deadlines.connect_s
+        known = destination_now(
+            exchange.ask(Authority), parts.egress, route.egress, plan.allow, parts.resolver, plan.vetted
         )
+        if known is None:
+            return self._resolve(exchange, route, plan)
+        exchange.put(known)
+        return None
+
+    async def _resolve(self, exchange: Exchange, route: Route, plan: RoutePlan) -> None:
+        parts = self._parts
         exchange.put(
             await destination(
-                authority,
-                self._parts.egress,
+                exchange.ask(Authority),
+                parts.egress,
                 route.egress,
                 plan.allow,
-                self._parts.resolver,
+                parts.resolver,
                 plan.vetted,
-                deadline_s=deadline_s or self._parts.deadlines.connect_s,
+                deadline_s=parts.deadlines.connect_s if route.timeouts.connect_s is None else route.timeouts.connect_s,
             )
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from addons.credentials import Needs
 from addons.egress import Network, Vetted, networks
-from addons.injection import Plan, plan_for
+from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
 from policies import Policy
-from policies.model import Route
+from policies.model import CredentialSpec, Injector, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,17 @@ class RoutePlan:
     allow: tuple[Network, ...]
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
+    whole: dict[int, Needs] = field(default_factory=dict)
+    """What all injectors together need, by the identity of the credential, which lives as long as its policy."""
+
+    def needs(self, spec: CredentialSpec, injectors: tuple[Injector, ...]) -> Needs:
+        """What these injectors need of a credential of this route."""
+        if injectors is self.plan.injectors and (known := self.whole.get(id(spec))) is not None:
+            return known
+        found = Needs.of(spec, references(injectors))
+        if injectors is self.plan.injectors:
+            self.whole[id(spec)] = found
+        return found
 
 
 class Plans:

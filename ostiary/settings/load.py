@@ -18,7 +18,7 @@ from ostiary.settings.addons import read_addons
 from ostiary.settings.admin import read_admin
 from ostiary.settings.bind import read_bind, read_socket_mode
 from ostiary.settings.keys import KNOWN, LATER
-from ostiary.settings.model import EgressSetting, Limits, ListenSetting, Settings
+from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, EngineName, Limits, ListenSetting, Settings
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
 from ostiary.settings.vault import read_vault
@@ -134,11 +134,6 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         return None
     context = Context(faults, {}, path.resolve().parent)
     keys.require("listen", "ca", "audit", "policies")
-    engine = keys.scalar("engine")
-    if engine is not None and engine.text == "fast":
-        faults.add(engine.place, "engine: fast is not built yet", "write engine: mitmproxy or leave it out")
-    else:
-        keys.choice("engine", {"mitmproxy"})
     vault = read_vault(keys.node("vault"), context, environ)
     variables = _variables(keys)
     secrets_file, secrets_key = _path(keys, "secrets_file", context), _secrets_key(keys, context)
@@ -157,6 +152,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         admin=read_admin(keys.node("admin"), context),
         limits=_limits(keys),
         addons=read_addons(keys, context),
+        engine=cast("EngineName", keys.choice("engine", ENGINES, DEFAULT_ENGINE)),
         state=read_state(keys.node("state"), context, environ),
     )
 

@@ -16,6 +16,9 @@ from policies.sources import Source
 from vault.hashicorp.config import VaultConfig
 from vault.sealed import KeySource
 
+type EngineName = Literal["fast", "mitmproxy"]
+ENGINES: Final = ("fast", "mitmproxy")
+DEFAULT_ENGINE: Final[EngineName] = "mitmproxy"
 ROLES: Final = ("viewer", "operator", "approver", "admin")
 """Of admin tokens; `ostiary.admin.tokens` says what each may do."""
 SIGNAL: Final = "SIGHUP"
@@ -123,6 +126,6 @@ class Settings:
     egress: EgressSetting
     admin: AdminSetting | None
     limits: Limits
+    engine: EngineName
     addons: tuple[AddonSetting, ...] = ()
     state: StateConfig | None = None
-    engine: Literal["mitmproxy"] = "mitmproxy"

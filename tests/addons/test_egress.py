@@ -22,6 +22,9 @@ class Scripted:
         self.answers = list(answers)
         self.asked: list[str] = []
 
+    def known(self, host: str) -> tuple[str, ...] | None:
+        return None
+
     async def resolve(self, host: str) -> Sequence[str]:
         self.asked.append(host)
         answer = self.answers.pop(0)

@@ -138,6 +138,9 @@ def test_g21_chunked_bodies_that_two_parsers_read_differently(one: tuple[Ostiary
                     "Transfer-Encoding: chunked", BODIES[what], then=b"GET /smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n"
                 )
             )
+        # mitmproxy's engine closes without a word, the fast lane says why first (docs/reference/engines.md).
+        if proxy.engine == "fast":
+            assert raw.answer().code == "bad_request"
         assert raw.closed()
     time.sleep(0.05)
     assert not [seen for seen in api.requests[before:] if seen.complete or seen.target != "/first"]

@@ -27,7 +27,7 @@ def started(
 
 def test_requests_side_by_side(started: tuple[Ostiary, Upstream, str]) -> None:
     proxy, api, key = started
-    with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2", "http/1.1")) as raw:
+    with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
         client = Http2(raw)
         ids = [
             client.send("POST", f"/{index}", ("x-index", str(index)), body=b"z" * index * 50_000) for index in range(4)

@@ -25,6 +25,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+import uvloop
 
 from addons import pipeline
 from addons.audit import AuditConfig, AuditLog, FileSink
@@ -36,9 +37,11 @@ from addons.parts import Deadlines, Parts, PolicyInForce
 from addons.telemetry import Metrics
 from addons.user_addon import FLOW_HOOKS, UserAddon
 from ostiary.ca import LeafStore, load_or_create
+from ostiary.engines.fast import dialling as fast_dialling
 from ostiary.engines.mitm import engine as engine_module
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
-from ostiary.settings.model import Bound
+from ostiary.serve import ENGINES
+from ostiary.settings.model import Bound, EngineName
 from ostiary.sockets import address_of, open_socket
 from policies import load_policy
 from tests.harness import vendors
@@ -150,6 +153,9 @@ class Wrapped:
 class Names:
     """A resolver that knows one machine."""
 
+    def known(self, host: str) -> tuple[str, ...] | None:
+        return None
+
     async def resolve(self, host: str) -> Sequence[str]:
         await asyncio.sleep(0)
         return ["127.0.0.1"]
@@ -190,14 +196,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def engine(
-    folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip, *, addon: bool = False
+def running_engine(
+    name: str, folder: Path, pki: Pki, port: int, store: SecretStore, trip: Trip, *, addon: bool = False
 ) -> Iterator[Running]:
-    """The engine in a thread, every part of it counted."""
+    """An engine in a thread, every part of it counted."""
     (folder / "policy.yaml").write_text(POLICY.replace("PORT", str(port)))
     started, ended = threading.Event(), threading.Event()
     running = Running(folder, port)
-    real_stages, real_dial = pipeline.stages, asyncio.open_connection
+    real_stages, real_dial, real_connect = pipeline.stages, asyncio.open_connection, fast_dialling.connect
 
     def wrapped(part: Any) -> Any:
         # mitmproxy knows addons by the name of their class.
@@ -206,6 +212,10 @@ def engine(
     async def dial(*args: Any, **kwargs: Any) -> Any:
         await trip.hit_async("dial")
         return await real_dial(*args, **kwargs)
+
+    async def connect(host: str, port: int) -> asyncio.Transport:
+        await trip.hit_async("dial")
+        return await real_connect(host, port)
 
     async def run() -> None:
         clock = SystemClock()
@@ -236,7 +246,7 @@ def engine(
             deadlines=Deadlines(connect_s=0.3, first_byte_s=2.0, idle_s=2.0),
         )
         leaves = wrapped(LeafStore(authority, lambda: dt.datetime.now(dt.UTC)))
-        one = MitmEngine(parts, leaves, pki.ca_file, ConnectionLimits())
+        one = ENGINES[cast("EngineName", name)](parts, leaves, pki.ca_file, ConnectionLimits())
         bound = open_socket("sidecar", Bound("127.0.0.1", 0))
         bound.setblocking(False)
         await one.listen(Listener("sidecar", "billing"), bound)
@@ -251,12 +261,14 @@ def engine(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ostiary.engines.mitm.handler.PIPELINE_DEADLINE_S", 0.3)
+        patch.setattr("ostiary.engines.fast.caller.PIPELINE_DEADLINE_S", 0.3)
+        patch.setattr(fast_dialling, "connect", connect)
         patch.setattr("vault.cache.FETCH_DEADLINE_S", 0.2)
         patch.setattr("vault.cache.NEGATIVE_TTL_S", 0.0)
         patch.setattr("vault.cache.PROBE_FIRST_S", 0.0)
         patch.setattr(asyncio, "open_connection", dial)
         patch.setattr(engine_module, "stages", lambda *args: tuple(wrapped(stage) for stage in real_stages(*args)))
-        thread = threading.Thread(target=lambda: asyncio.run(run()))
+        thread = threading.Thread(target=lambda: asyncio.run(run(), loop_factory=uvloop.new_event_loop))
         thread.start()
         assert started.wait(10)
         try:
@@ -440,6 +452,7 @@ def test_f3_every_call_fails_once(
     upstream: Callable[..., Upstream],
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
+    engine: str,
     stack: contextlib.ExitStack,
     kind: str,
     how: How,
@@ -453,7 +466,7 @@ def test_f3_every_call_fails_once(
     stuck: list[list[str]] = []
     with (
         store_of(kind, tmp_path, key) as store,
-        engine(tmp_path, pki, api.port, store, trip, addon=kind == "with an addon") as run,
+        running_engine(engine, tmp_path, pki, api.port, store, trip, addon=kind == "with an addon") as run,
     ):
         assert (first := attempt(run, ask)) is not None  # what is made once (leaves, plans) is made
         assert first.status == status
@@ -503,12 +516,20 @@ def test_f3_every_call_fails_once(
         ("output", (output.out + output.err).encode()),
     ]
     assert scan(files, [key, "cnry-tripped", "cnry-token-of-the-vault"]) == []
-    told = {"kind": kind, "how": how, "calls": calls_failed, "refused": refused, "unrecorded": unrecorded, "hung": hung}
-    figure(f"torture {kind} by {how}", told)
+    told = {
+        "engine": engine,
+        "kind": kind,
+        "how": how,
+        "calls": calls_failed,
+        "refused": refused,
+        "unrecorded": unrecorded,
+        "hung": hung,
+    }
+    figure(f"torture {kind} by {how} on {engine}", told)
 
 
 def test_g12_a_hook_that_raises_after_the_credential_was_put(
-    tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream]
+    tmp_path: Path, pki: Pki, upstream: Callable[..., Upstream], engine: str
 ) -> None:
     """An addon behind every stage fails: the head is ready, and still nothing may leave."""
     key, api, trip = canary(), upstream(), Trip()
@@ -529,7 +550,7 @@ def test_g12_a_hook_that_raises_after_the_credential_was_put(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MitmEngine, "__init__", init)
         with (
-            engine(tmp_path, pki, api.port, sealed(tmp_path, key), trip) as run,
+            running_engine(engine, tmp_path, pki, api.port, sealed(tmp_path, key), trip) as run,
             tunnel(run.address, run.ca, run.authority) as raw,
         ):
             answer = raw.request(f"GET /v1/bad HTTP/1.1\r\nHost: {run.authority}\r\n\r\n")

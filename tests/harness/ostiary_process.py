@@ -24,7 +24,7 @@ from vault.secret import Secret
 HIDDEN = ("secrets.sealed", "secrets.key", "ca.key", "vault-token", "secret-id", "caller-key", "policy.yaml")
 """Files that hold secrets by design."""
 
-ENGINES = tuple(os.environ.get("OSTIARY_TEST_ENGINES", "mitmproxy").split(","))
+ENGINES = tuple(os.environ.get("OSTIARY_TEST_ENGINES", "mitmproxy,fast").split(","))
 """Every end-to-end test runs on each of these."""
 
 

@@ -69,7 +69,7 @@ async def test_e1_e3_the_first_failure_ends_the_run_and_is_told() -> None:
     seen: list[str] = []
     told: list[BaseException] = []
     failure = RuntimeError("x")
-    dispatcher.on_failure = lambda hook, error: told.append(error)
+    dispatcher.on_failure = lambda name, subject, error: told.append(error)
     dispatcher.add(Recorder("one", seen), Recorder("two", seen, failure), Recorder("three", seen))
     await dispatcher.run(HttpRequestHeadersHook(tflow.tflow()))
     assert seen == ["one", "two"]
@@ -79,7 +79,7 @@ async def test_e1_e3_the_first_failure_ends_the_run_and_is_told() -> None:
 async def test_e4_a_cancellation_is_told_too() -> None:
     dispatcher: Dispatcher = (await master()).addons
     told: list[BaseException] = []
-    dispatcher.on_failure = lambda hook, error: told.append(error)
+    dispatcher.on_failure = lambda name, subject, error: told.append(error)
     dispatcher.add(Recorder("one", [], asyncio.CancelledError()))
     await dispatcher.run(HttpRequestHeadersHook(tflow.tflow()))
     assert isinstance(told[0], asyncio.CancelledError)

@@ -10,10 +10,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from mitmproxy import flow as mitm_flow
-from mitmproxy import hooks
 from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.tls import ClientHelloData, TlsData
@@ -56,6 +55,16 @@ class ConnectionLimits:
     first_byte_s: float = 300.0
 
 
+class Live(Protocol):
+    """A caller's connection, whatever serves it."""
+
+    connection: Connection
+
+    def hang_up(self) -> None:
+        """Closes it at once, and with it all that was opened for it."""
+        ...
+
+
 class MitmEngine:
     """Serves requests with mitmproxy's layers.
 
@@ -71,15 +80,15 @@ class MitmEngine:
         self.registry = Registry()
         self.master = LeanMaster(asyncio.get_running_loop())
         self.dispatcher: Dispatcher = self.master.addons
+        self.header_timeout_s = limits.header_timeout_s
+        endless = not limits.idle_s or not limits.first_byte_s
+        self.idle_s = _ENDLESS_S if endless else max(limits.idle_s, limits.first_byte_s) + 30.0
         # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter
         # deadlines of their own.
-        endless = not limits.idle_s or not limits.first_byte_s
-        silence_s = _ENDLESS_S if endless else max(limits.idle_s, limits.first_byte_s) + 30.0
-        self.options = snapshot(self.master.options, idle_s=silence_s)
-        self.header_timeout_s = limits.header_timeout_s
+        self.options = snapshot(self.master.options, idle_s=self.idle_s)
         self._limits = limits
         self._servers: list[asyncio.Server] = []
-        self._handlers: dict[str, ClientHandler] = {}
+        self._handlers: dict[str, Live] = {}
         self._sources: Counter[str] = Counter()
         self._draining = False
         self._dialled = 0
@@ -95,49 +104,65 @@ class MitmEngine:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._accepted(listener, reader, writer)
 
-        if self._rounds is None:
-            self._rounds = asyncio.get_running_loop().create_task(self._look_around())
+        self.keep_looking()
         start = asyncio.start_unix_server if listener.unix else asyncio.start_server
         self._servers.append(await start(accepted, sock=bound, backlog=1024))
 
+    def keep_looking(self) -> None:
+        """Begins the rounds that end what is open and may no longer be."""
+        if self._rounds is None:
+            self._rounds = asyncio.get_running_loop().create_task(self._look_around())
+
     async def _accepted(self, listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _facts(listener, writer)
-        if (
-            self._draining
-            or self.registry.live() >= self._limits.connections
-            or self._sources[connection.source] >= self._limits.per_source
-        ):
-            code = Code.DRAINING if self._draining else Code.OVERLOADED
-            self.parts.boundary.refuse_unparsed(
-                connection, Refusal(code, "No more connections are accepted right now.", retry_after_s=1.0)
-            )
+        connection = facts_of_peer(listener, writer)
+        if not self.admits(connection):
             writer.close()
             return
-        client = Client(
-            peername=writer.get_extra_info("peername") or ("unix", 0),
-            sockname=writer.get_extra_info("sockname") or ("unix", 0),
-            timestamp_start=time.time(),  # noqa: TID251 - mitmproxy's own record
-            proxy_mode=mode_specs.ProxyMode.parse("regular"),
-            state=ConnectionState.OPEN,
-        )
+        client = new_client(writer)
         handler = ClientHandler(self, connection, client, reader, writer)
-        self.registry.connected(client, connection)
-        self._handlers[client.id] = handler
-        self._sources[connection.source] += 1
+        self.enter(client, handler)
         try:
             self.parts.metrics.connection("downstream", 1)
             await handler.handle_client()
         finally:
-            self._handlers.pop(client.id, None)
-            self.registry.disconnected(client)
-            self._sources[connection.source] -= 1
-            if not self._sources[connection.source]:
-                del self._sources[connection.source]
+            self.leave(client, connection)
             writer.close()
             self.parts.metrics.connection("downstream", -1)
 
+    def admits(self, connection: Connection) -> bool:
+        """Whether one more connection is accepted from there now; where it is not, that is recorded."""
+        if (
+            not self._draining
+            and self.registry.live() < self._limits.connections
+            and self._sources[connection.source] < self._limits.per_source
+        ):
+            return True
+        code = Code.DRAINING if self._draining else Code.OVERLOADED
+        self.parts.boundary.refuse_unparsed(
+            connection, Refusal(code, "No more connections are accepted right now.", retry_after_s=1.0)
+        )
+        return False
+
+    def enter(self, client: Client, live: Live) -> None:
+        """Counts a connection that was admitted."""
+        self.registry.connected(client, live.connection)
+        self._handlers[client.id] = live
+        self._sources[live.connection.source] += 1
+
+    def leave(self, client: Client, connection: Connection) -> None:
+        """The connection has ended."""
+        self._handlers.pop(client.id, None)
+        self.registry.disconnected(client)
+        self._sources[connection.source] -= 1
+        if not self._sources[connection.source]:
+            del self._sources[connection.source]
+
     def handler_of(self, client: Client) -> ClientHandler:
-        return self._handlers[client.id]
+        """The one that speaks with this caller by mitmproxy's layers; KeyError where none does."""
+        handler = self._handlers[client.id]
+        if not isinstance(handler, ClientHandler):
+            raise KeyError(client.id)
+        return handler
 
     # --- descriptors ---
 
@@ -166,7 +191,7 @@ class MitmEngine:
                     if exchange.policy is not policy:
                         self._recheck(handler, exchange, policy)
 
-    def _recheck(self, handler: ClientHandler, exchange: Exchange, policy: Policy) -> None:
+    def _recheck(self, handler: Live, exchange: Exchange, policy: Policy) -> None:
         try:
             refusal: BaseException | None = withdrawn(exchange, policy, extra_keys=self.parts.extra_keys)
         except Exception as error:  # noqa: BLE001 - what cannot be judged may not stay open
@@ -206,14 +231,13 @@ class MitmEngine:
 
     # --- failures ---
 
-    def _hook_failed(self, hook: hooks.Hook, error: BaseException) -> None:
+    def _hook_failed(self, name: str, subject: Any, error: BaseException) -> None:
         """Refuses whatever the failed hook was about."""
-        (subject,) = hook.args()
         if isinstance(subject, mitm_flow.Flow):
             self._flow_failed(subject, error)
             return
         if not isinstance(error, Refusal):
-            _log.error("hook %s failed: %s", hook.name, type(error).__name__)
+            _log.error("hook %s failed: %s", name, type(error).__name__)
         if isinstance(subject, server_hooks.ServerConnectionHookData):
             subject.server.error = "ostiary|internal|The proxy failed; nothing was sent upstream."
         elif isinstance(subject, TlsData):
@@ -222,8 +246,10 @@ class MitmEngine:
             client = subject if isinstance(subject, Client) else subject.context.client
             client.error = "refused"
             handler = self._handlers.get(client.id)
-            if handler is not None:
+            if isinstance(handler, ClientHandler):
                 handler.loop.call_soon(handler.close_connection, client)
+            elif handler is not None:
+                handler.hang_up()
 
     def _flow_failed(self, flow: mitm_flow.Flow, error: BaseException) -> None:
         exchange = self.registry.find(flow)
@@ -240,11 +266,31 @@ class MitmEngine:
             flow.response = response_of(answer, http2=False)  # type: ignore[attr-defined]  # every flow here is an HTTPFlow
 
 
-def _facts(listener: Listener, writer: asyncio.StreamWriter) -> Connection:
+class _Socket(Protocol):
+    """What asyncio's transports and writers have in common."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
+def facts_of_peer(listener: Listener, accepted: _Socket) -> Connection:
     """What the socket itself says about the peer."""
     if not listener.unix:
-        peer = writer.get_extra_info("peername")
+        peer = accepted.get_extra_info("peername")
         return Connection(uuid7(), listener, str(peer[0]) if peer else "unknown")
-    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    raw = accepted.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", raw)
     return Connection(uuid7(), listener, f"unix:uid={uid}", uid)
+
+
+_REGULAR: Final = mode_specs.ProxyMode.parse("regular")
+
+
+def new_client(accepted: _Socket) -> Client:
+    """What mitmproxy knows of a caller's connection."""
+    return Client(
+        peername=accepted.get_extra_info("peername") or ("unix", 0),
+        sockname=accepted.get_extra_info("sockname") or ("unix", 0),
+        timestamp_start=time.time(),  # noqa: TID251 - mitmproxy's own record
+        proxy_mode=_REGULAR,
+        state=ConnectionState.OPEN,
+    )

@@ -21,13 +21,12 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HTTPMode
 
 from addons.boundary import place_of
-from addons.egress import Destination
-from addons.exchange import Connection, Exchange, WorkloadIdentity
+from addons.exchange import Connection, Exchange
 from addons.parts import Deadlines
 from addons.refusal import Refusal
 from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
 from ostiary.engines.mitm.layers import GuardedHttpLayer
-from policies import Grant
+from ostiary.engines.needs import bound_of, times_of
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.engine import MitmEngine
@@ -99,28 +98,11 @@ class ClientHandler(server.ConnectionHandler):
         found = self._bound.get(connection)
         return None if found is None else found.pool_key
 
-    def pool_key_for(self, exchange: Exchange) -> PoolKey:
-        destination = exchange.ask(Destination)
-        route = exchange.ask(Grant).route
-        return PoolKey(
-            exchange.ask(WorkloadIdentity).workload,
-            destination.authority,
-            destination.addresses,
-            route.ca_file,
-            exchange.upgrade,
-        )
+    def bound_for(self, exchange: Exchange) -> Bound:
+        return bound_of(exchange, self.times_of(exchange))
 
     def times_of(self, exchange: Exchange) -> Deadlines:
-        """The route's deadlines over those of the process."""
-        route, default = exchange.ask(Grant).route.timeouts, self.parts.deadlines
-        if route.connect_s is route.first_byte_s is route.idle_s is route.total_s is None:
-            return default
-        return Deadlines(
-            default.connect_s if route.connect_s is None else route.connect_s,
-            default.first_byte_s if route.first_byte_s is None else route.first_byte_s,
-            default.idle_s if route.idle_s is None else route.idle_s,
-            default.total_s if route.total_s is None else route.total_s,
-        )
+        return times_of(exchange, self.parts.deadlines)
 
     def later(self, delay_s: float, event: events.Event) -> None:
         """Posts an event after a while, unless the connection is gone by then."""
@@ -203,9 +185,11 @@ class ClientHandler(server.ConnectionHandler):
 
     def hook_now(self, hook: commands.StartHook) -> bool:
         """Runs a hook; False if it has to wait for something, and its completion will be posted."""
-        if self.engine.dispatcher.run_now(hook):
+        (subject,) = hook.args()
+        rest = self.engine.dispatcher.start(hook.name, subject)
+        if rest is None:
             return True
-        task = asyncio.Task(self.engine.dispatcher.run(hook), loop=self.loop, eager_start=True)
+        task = asyncio.Task(rest, loop=self.loop, eager_start=True)
         if task.done():
             return True
         self._hooks.add(task)

@@ -6,6 +6,7 @@ look-ups of mitmproxy's own parser.
 
 from __future__ import annotations
 
+import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
 from addons.edge import judge_head, judge_partial
+from addons.head import Fields
 from addons.refusal import Code, Refusal
 from ostiary.engines.mitm.watch import HeadDue
 
@@ -38,6 +40,8 @@ MAX_AHEAD_BYTES: Final = 256 * 1024
 """What a caller may send ahead of the answer it waits for (pipelining)."""
 
 
+NEXT: Final = object()
+"""Marks the turn of a request that was sent ahead."""
 MAX_LEAD_BYTES: Final = 64
 """Empty lines before a request line."""
 
@@ -69,6 +73,10 @@ class StrictHttp1Server(Trailing, Http1Server):
         self.handler.head_due(HeadDue(self, self._heads))
 
     def _late(self, event: HeadDue) -> Commands:
+        if event.mark is NEXT:
+            if self.state == self.read_headers:
+                yield from self._read_head(events.DataReceived(self.conn, b""))
+            return
         if event.mark != self._heads or self.state != self.read_headers:
             return
         if self._begun:
@@ -109,6 +117,15 @@ class StrictHttp1Server(Trailing, Http1Server):
         yield from super().wait(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        if isinstance(event, events.DataReceived) and not event.data:
+            # So mitmproxy goes on to a request that was sent ahead, in the middle of ending the one before: the upstream
+            # connection of that one is free only once this is done.
+            if self.buf:
+                self.handler.post(HeadDue(self, NEXT))
+            return
+        yield from self._read_head(event)
+
+    def _read_head(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
             limits = self.handler.parts.heads
             try:
@@ -179,6 +196,13 @@ _BLANK: Final = http.Request(
 )
 
 
+def headers_of(fields: Fields) -> http.Headers:
+    """Fields as mitmproxy has them. Its constructor would look at each again."""
+    headers = http.Headers.__new__(http.Headers)
+    headers.fields = fields
+    return headers
+
+
 def blank_request() -> http.Request:
     """A request to fill in. mitmproxy's constructor would check the type of every field, which costs as much as parsing."""
     return request_like(_BLANK.data)
@@ -198,26 +222,19 @@ def parse_head(head: bytes) -> tuple[http.Request, int | None]:
     Returns:
         The request, and the size of its body: None where it is chunked.
     """
-    lines = head.split(b"\r\n")
-    method, target, version = lines[0].split(b" ")
-    fields: list[tuple[bytes, bytes]] = []
+    line, _, block = head.partition(b"\r\n")
+    method, target, version = line.split(b" ")
     size: int | None = 0
-    for line in lines[1:]:
-        name, _, value = line.partition(b":")
-        value = value.strip(b" \t")
-        fields.append((name, value))
-        if len(name) in _FRAMING_LENGTHS:
-            match name.lower():
-                case b"content-length":
-                    size = int(value)
-                case b"transfer-encoding":
-                    size = None
+    for name, value in _FRAMING.findall(head):
+        size = int(value) if len(name) == len(b"content-length") else None
     request = blank_request()
     data = request.data
     data.method, data.path, data.http_version = method, target, version
-    data.headers = http.Headers(fields)
+    data.headers = headers_of(tuple(_FIELDS.findall(block)))
     data.timestamp_start = data.timestamp_end = time.time()  # noqa: TID251 - mitmproxy's own record
     return request, size
 
 
-_FRAMING_LENGTHS: Final = frozenset({len(b"content-length"), len(b"transfer-encoding")})
+# The edge has judged the grammar (addons/edge.py): here it is only taken apart.
+_FIELDS: Final = re.compile(rb"([^:\r\n]++):[ \t]*+([^ \t\r\n]*+(?:[ \t]++[^ \t\r\n]++)*+)[ \t]*+(?:\r\n|\Z)")
+_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*+([^ \t\r\n]*+)", re.IGNORECASE)

@@ -272,7 +272,7 @@ class GuardedStream(HttpStream):
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         exchange = self.handler.registry.exchange(self.flow)
         times = self.handler.times_of(exchange)
-        bound = Bound(exchange.ask(Destination), self.handler.pool_key_for(exchange), times.connect_s)
+        bound = self.handler.bound_for(exchange)
         if (known := self.http_layer.idle(bound.pool_key)) is not None:
             self._reached(known, times)
             return True

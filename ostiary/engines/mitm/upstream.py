@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 
 from addons.websocket import NotSwitched, judge_switch
+from ostiary.engines.mitm.http1 import headers_of
 from ostiary.engines.mitm.http2 import BoundedHttp2Client
 from ostiary.engines.mitm.trailing import Trailing
 
@@ -40,8 +41,11 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 MAX_INTERIM: Final = 32
 """Interim answers (1xx) before the final one."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+# One line each, from line end to line end. Blanks behind a value are taken off later, where there are any.
+_FIELDS: Final = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)(?=\r\n|\Z)")
+_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+_NO_BODY: Final = frozenset({204, 304})
 _BLANK: Final = http.Response(
     b"HTTP/1.1", 200, b"", http.Headers(), None, None, timestamp_start=0.0, timestamp_end=None
 )
@@ -64,29 +68,29 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     Raises:
         NotHttp: something in it can be read in two ways.
     """
-    lines = head.split(b"\r\n")
-    status_line = _STATUS_LINE.fullmatch(lines[0])
-    if status_line is None:
+    line_end = head.find(b"\r\n")
+    if line_end < 0:
+        line_end = len(head)
+    status_line = _STATUS_LINE.fullmatch(head, 0, line_end)
+    fields = _FIELDS.findall(head, line_end)
+    # A field takes exactly one line, from line end to line end: where a line is left over, it is no field.
+    if status_line is None or len(fields) != head.count(b"\r\n", line_end):
         raise NotHttp
     status = int(status_line[2])
-    fields: list[tuple[bytes, bytes]] = []
     length: bytes | None = None
     chunked = False
-    for line in lines[1:]:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise NotHttp
-        name, value = field.groups()
-        fields.append((name, value))
-        match name.lower():
-            case b"content-length":
-                if length is not None or not _LENGTH.fullmatch(value):
-                    raise NotHttp
-                length = value
-            case b"transfer-encoding":
-                if value.lower() != b"chunked" or chunked or status_line[1] == b"0":
-                    raise NotHttp
-                chunked = True
+    if b" \r\n" in head or b"\t\r\n" in head or head.endswith((b" ", b"\t")):
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    for name, value in _FRAMING.findall(head, line_end):
+        value = value.rstrip(b" \t")  # noqa: PLW2901 - OWS is no part of it
+        if len(name) == len(b"content-length"):
+            if length is not None or not _LENGTH.fullmatch(value):
+                raise NotHttp
+            length = value
+        else:
+            if value.lower() != b"chunked" or chunked or status_line[1] == b"0":
+                raise NotHttp
+            chunked = True
     if chunked and length is not None:
         raise NotHttp
     response = http.Response.__new__(http.Response)
@@ -95,9 +99,9 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     response.data.http_version = b"HTTP/1." + status_line[1]
     response.data.status_code = status
     response.data.reason = status_line[3] or b""
-    response.data.headers = http.Headers(fields)
+    response.data.headers = headers_of(tuple(fields))
     response.data.timestamp_start = time.time()  # noqa: TID251 - mitmproxy's own record
-    if to_head or status < 200 or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+    if to_head or status < 200 or status in _NO_BODY:
         return response, 0
     return response, None if chunked else -1 if length is None else int(length)
 

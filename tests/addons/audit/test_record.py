@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 from typing import Any, cast
@@ -155,9 +154,7 @@ def test_only_the_log_makes_an_open_record() -> None:
     with pytest.raises(TypeError):
         OpenRecord("i", FACTS, 0.0, "", None)
     real = make_open("i", FACTS, 5.0, "")
-    with pytest.raises((TypeError, ValueError)):
-        dataclasses.replace(real, id="other")  # type: ignore[call-arg]  # without the token: that is what is tested
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         real.secret = "secret/other"  # type: ignore[misc]  # frozen: that is what is tested
     assert (real.id, real.request_id, real.secret, real.secret_version, real.opened_s) == (
         "i",

@@ -1,0 +1,105 @@
+"""Dials vetted addresses and proves the upstream by TLS, inside one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from addons.refusal import Code, Refusal
+from ostiary.engines.fast.link import Link
+from ostiary.engines.mitm.dialling import Bound
+
+if TYPE_CHECKING:
+    from ostiary.engines.fast.engine import FastEngine
+
+
+class _Unattached(asyncio.Protocol):
+    """Holds a TCP connection until TLS or a link takes it over. It is not read until then: what an upstream says before
+    TLS is TLS's to refuse.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).pause_reading()
+
+
+async def connect(host: str, port: int) -> asyncio.Transport:
+    """One TCP connection. Raises OSError."""
+    transport, _ = await asyncio.get_running_loop().create_connection(_Unattached, host, port)
+    return transport
+
+
+async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
+    """Connects to the first vetted address that answers.
+
+    Args:
+        engine: counts it.
+        bound: where to, and whose name TLS must prove.
+        tls: false for a tunnel that is passed on unopened.
+
+    Raises:
+        Refusal: `overloaded`, `upstream_unreachable`, `upstream_timeout` or `upstream_tls`.
+    """
+    engine.take_socket()
+    link = Link(engine, bound)
+    authority = bound.destination.authority
+    try:
+        async with asyncio.timeout(bound.connect_timeout_s or None):
+            transport = await _reach(bound)
+            try:
+                if authority.cleartext or not tls:
+                    transport.set_protocol(link)
+                    transport.resume_reading()
+                else:
+                    transport = await _secure(engine, bound, transport, link)
+            except BaseException:
+                transport.abort()
+                raise
+        link.attach(transport)
+    except TimeoutError:
+        engine.release_socket()
+        raise Refusal(Code.UPSTREAM_TIMEOUT, f"{authority} did not accept a connection in time.") from None
+    except BaseException:
+        engine.release_socket()
+        raise
+    return link
+
+
+async def _reach(bound: Bound) -> asyncio.Transport:
+    for host, port in bound.destination.addresses:
+        try:
+            return await connect(host, port)
+        except OSError:
+            continue
+    raise Refusal(Code.UPSTREAM_UNREACHABLE, f"{bound.destination.authority} accepts no connection.")
+
+
+async def _secure(engine: FastEngine, bound: Bound, transport: asyncio.Transport, link: Link) -> asyncio.Transport:
+    """TLS with the upstream, verified against the bound authority, never against what the caller sent."""
+    try:
+        context = engine.upstream_contexts.of(bound.pool_key.ca_file)
+        secured = await asyncio.get_running_loop().start_tls(
+            transport,
+            link,
+            context,
+            server_hostname=bound.destination.authority.host,
+            ssl_handshake_timeout=bound.connect_timeout_s or None,
+            ssl_shutdown_timeout=1.0,
+        )
+    except TimeoutError:
+        raise
+    except ConnectionAbortedError:
+        raise TimeoutError from None  # so uvloop tells of its own deadline
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise Refusal(
+            Code.UPSTREAM_TLS, f"The upstream's certificate or TLS is not acceptable: {_reason(error)}."
+        ) from None
+    if secured is None or not link.alive:
+        raise Refusal(Code.UPSTREAM_TLS, "The upstream broke off the TLS handshake.")
+    return secured
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's reason in a few words; its texts hold neither secrets nor addresses."""
+    reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
+    return "".join(char for char in str(reason) if char.isprintable())[:120].rstrip(".")

@@ -1,0 +1,302 @@
+"""One connection to an upstream: sends what a turn gives it, reads answers strictly, and knows whether it may be used
+again.
+
+Rules:
+- A connection carries one request at a time. A byte that no request waits for ends it: an answer can never reach
+  another request.
+- It may be used again only after an answer that was read to its end, framed by itself, with nothing behind it, to a
+  request that was sent to its end.
+- Heads are read by the grammar that mitmproxy's engine uses too (`parse_answer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from mitmproxy.connection import ConnectionState, Server
+
+from addons.refusal import Code, Refusal
+from addons.websocket import NotSwitched, judge_switch
+from ostiary.engines.fast.failures import FAILURES
+from ostiary.engines.framing import BodyReader, Malformed, reader_of
+from ostiary.engines.mitm.dialling import Bound
+from ostiary.engines.mitm.upstream import MAX_HEAD_BYTES, MAX_INTERIM, NotHttp, parse_answer
+
+if TYPE_CHECKING:
+    from ostiary.engines.fast.engine import FastEngine
+    from ostiary.engines.fast.relay import Relay
+    from ostiary.engines.fast.turn import Turn
+
+_log = logging.getLogger("ostiary.engine")
+
+WRITE_HIGH_BYTES: Final = 256 * 1024
+
+
+class Link(asyncio.Protocol):
+    """A connection to an upstream.
+
+    Args:
+        engine: told of its end.
+        bound: what it was dialled for.
+    """
+
+    def __init__(self, engine: FastEngine, bound: Bound) -> None:
+        self.engine = engine
+        self.bound = bound
+        self.server = Server(
+            address=(bound.destination.authority.host, bound.destination.authority.port), transport_protocol="tcp"
+        )
+        self.transport: asyncio.Transport | None = None
+        self.turn: Turn | None = None
+        self.relay: Relay | None = None
+        self.pooled = False
+        self.idle_since_s = 0.0
+        self.served = 0
+        """Requests that were sent on it."""
+        self.waiting = False
+        """Whether bytes are held until a stage has judged the head of the answer."""
+        self._ended_behind = False
+        """Whether a body that ends with the connection has ended meanwhile."""
+        self._buffer = b""
+        self._reader: BodyReader | None = None
+        self._interim = 0
+        self._answered = False
+        self._reusable = False
+        self._closed = False
+        self._counted = False
+
+    # --- life ---
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """The connection is ready: dialled, and its TLS verified where it has TLS.
+
+        Raises:
+            Refusal: it has ended meanwhile. It is not counted then: nobody would be told of its end.
+        """
+        if self._closed:
+            raise Refusal(Code.UPSTREAM_UNREACHABLE, f"{self.bound.destination.authority} broke off the connection.")
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self.server.state = ConnectionState.OPEN
+        self.server.peername = transport.get_extra_info("peername")
+        self.server.sockname = transport.get_extra_info("sockname")
+        self.engine.parts.metrics.upstream_connection(self.bound.destination.authority.host, "open", 1)
+        self._counted = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, attached or not."""
+        return not self._closed
+
+    @property
+    def usable(self) -> bool:
+        return not self._closed and self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow the one that has ended."""
+        return self._reusable and self.usable
+
+    def begin(self, turn: Turn) -> None:
+        """The next request of this connection."""
+        self.turn = turn
+        self.served += 1
+        self._buffer, self._reader = b"", None
+        self._answered = self._reusable = self.waiting = False
+        self._interim = 0
+
+    def release(self) -> None:
+        """The request has ended."""
+        self.turn = None
+        self._reader = None
+
+    def close(self) -> None:
+        """Ends the connection without waiting for anybody."""
+        if not self._closed:
+            self._closed = True
+            self.turn = self.relay = None
+            if self.transport is not None:
+                self.transport.abort()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self._closed:
+            self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        if self.usable:
+            cast("asyncio.Transport", self.transport).pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.usable:
+            cast("asyncio.Transport", self.transport).resume_reading()
+
+    # --- asyncio's protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Plain connections are attached by whoever dials, as those with TLS are."""
+
+    def data_received(self, data: bytes) -> None:
+        if self.relay is not None:
+            self.relay.from_upstream(data)
+            return
+        turn = self.turn
+        if turn is None:
+            if not self._closed:
+                _log.warning("an upstream connection was closed: it sent what no request waited for")
+            self.close()
+            return
+        try:
+            self._read(turn, data)
+        except (NotHttp, Malformed, NotSwitched):
+            turn.upstream_broke("The upstream's answer is not valid HTTP.")
+        except FAILURES as error:  # what fails here must not leave the request alive
+            self._crash(turn, error)
+        turn.caller.flush()
+
+    @staticmethod
+    def _crash(turn: Turn, error: BaseException) -> None:
+        turn.caller.guarded(lambda: turn.crashed(error))
+
+    def eof_received(self) -> bool:
+        if self.relay is not None:
+            return self.relay.upstream_ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._counted:
+            self._counted = False
+            self.engine.release_socket()
+            self.engine.parts.metrics.upstream_connection(self.bound.destination.authority.host, "open", -1)
+        self.server.state = ConnectionState.CLOSED
+        closed, self._closed = self._closed, True
+        if self.pooled:
+            self.engine.pool.forget(self)
+        if closed:
+            return
+        if self.relay is not None:
+            self.relay.lost(from_caller=False)
+        elif self.turn is not None:
+            turn = self.turn
+            try:
+                self._lost(turn, clean=exc is None)
+            except FAILURES as error:  # as above
+                self._crash(turn, error)
+            turn.caller.flush()
+
+    def pause_writing(self) -> None:
+        owner = self.turn or self.relay
+        if owner is not None:
+            owner.caller.pause_reading()
+            owner.caller.backlog()
+
+    def resume_writing(self) -> None:
+        if self.turn is not None:
+            self.turn.caller.resume_reading()
+        elif self.relay is not None:
+            self.relay.caller.resume_reading()
+
+    # --- answers ---
+
+    def _read(self, turn: Turn, data: bytes) -> None:
+        if not self._answered:
+            data = self._buffer + data if self._buffer else data
+            self._buffer = b""
+            found = self._head(turn, data)
+            if found is None:
+                return
+            data = found
+            if self.relay is not None:
+                # Frames that came with the handshake's answer.
+                if data:
+                    self.relay.from_upstream(data)
+                return
+            if turn.over:
+                return
+        if not turn.answer_open:
+            # A stage is still judging the head: what follows it waits.
+            self._buffer += data
+            self.waiting = True
+            self.pause_reading()
+            return
+        self._body(turn, data)
+
+    def go_on(self) -> None:
+        """The head of the answer has been judged."""
+        held, self._buffer = self._buffer, b""
+        self.waiting = False
+        self.resume_reading()
+        if self.relay is not None:
+            if held:
+                self.relay.from_upstream(held)
+            return
+        turn = self.turn
+        if turn is not None and not turn.over:
+            try:
+                self._body(turn, held)
+                if self._ended_behind:
+                    turn.answer_ended(())
+            except Malformed:
+                turn.upstream_broke("The upstream's answer is not valid HTTP.")
+
+    def _head(self, turn: Turn, data: bytes) -> bytes | None:
+        """Reads heads up to the one that answers; gives what is behind it, or None while it is not there."""
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > MAX_HEAD_BYTES:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise NotHttp
+                self._buffer = data
+                return None
+            response, size = parse_answer(data[:end], to_head=turn.request.data.method == b"HEAD")
+            status = response.data.status_code
+            raw, data = data[: end + 4], data[end + 4 :]
+            if status >= HTTPStatus.OK:
+                break
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:
+                judge_switch(turn.handshake_fields(), response.data.headers.fields)
+                break
+            # `Expect` has been answered by us; other interim answers carry nothing a caller needs.
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise NotHttp
+        self._answered = True
+        self._reader = reader_of(size)
+        keeps = response.data.http_version == b"HTTP/1.1" and size != -1 and status != HTTPStatus.SWITCHING_PROTOCOLS
+        self._reusable = keeps and not _says_close(response.data.headers.fields)
+        turn.answered(response, size, raw)
+        return data
+
+    def _body(self, turn: Turn, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            self._ended(turn, data, ())
+            return
+        if not data:
+            return
+        payload, rest = reader.read(data)
+        if payload:
+            turn.answer_data(payload)
+        if rest is not None and not turn.over:
+            self._ended(turn, rest, reader.trailers)
+
+    def _ended(self, turn: Turn, rest: bytes, trailers: Any) -> None:
+        if rest:
+            self._reusable = False
+        turn.answer_ended(trailers)
+
+    def _lost(self, turn: Turn, *, clean: bool) -> None:
+        if self._answered and clean and self._reader is not None and self._reader.until_close:
+            if turn.answer_open:
+                turn.answer_ended(())
+            else:
+                self._ended_behind = True
+        else:
+            nothing = not (self._answered or self._buffer or self._interim)
+            turn.upstream_broke("The upstream broke off before it answered.", lost=nothing)
+
+
+def _says_close(fields: tuple[tuple[bytes, bytes], ...]) -> bool:
+    return any(name.lower() == b"connection" and b"close" in value.lower() for name, value in fields)

@@ -1,0 +1,112 @@
+"""TLS by the standard library: towards callers with leaves of our CA, towards upstreams verified, always.
+
+The rules are those of `ostiary/tls_rules.py`, the same for both engines. Contexts are cached: one a host towards
+callers, one a set of roots towards upstreams. A caller's context is replaced with its leaf, and each hour: `ssl` cannot
+change the key of its session tickets, and a key that never changes takes forward secrecy from every resumed session.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import certifi
+from cryptography.hazmat.primitives import serialization
+
+from ostiary.ca import Leaf, LeafStore
+from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
+
+CACHED_CONTEXTS: Final = 1024
+CONTEXT_LIFE_S: Final = 3600.0
+
+
+def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS.decode())
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
+class CallerContexts:
+    """Server-side contexts, one for each intercepted host.
+
+    Args:
+        leaves: certificates by host.
+        now_s: monotonic seconds.
+    """
+
+    def __init__(self, leaves: LeafStore, now_s: Callable[[], float]) -> None:
+        self._leaves = leaves
+        self._now_s = now_s
+        self._contexts: OrderedDict[str, tuple[int, float, ssl.SSLContext]] = OrderedDict()
+        self._names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
+
+    def of(self, host: str) -> ssl.SSLContext:
+        leaf = self._leaves.leaf(host)
+        serial, now_s = leaf.cert.serial_number, self._now_s()
+        known = self._contexts.get(host)
+        if known is not None and known[0] == serial and now_s - known[1] < CONTEXT_LIFE_S:
+            self._contexts.move_to_end(host)
+            return known[2]
+        context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        _load(context, leaf)
+        # HTTP/1.1 first: a caller that offers both is served by this engine, one that offers only HTTP/2 by mitmproxy's.
+        context.set_alpn_protocols([ALPN_HTTP1.decode(), ALPN_HTTP2.decode()])
+        context.sni_callback = self._named
+        self._contexts[host] = (serial, now_s, context)
+        self._contexts.move_to_end(host)
+        if len(self._contexts) > CACHED_CONTEXTS:
+            self._contexts.popitem(last=False)
+        return context
+
+    def _named(self, session: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        self._names[session] = name
+
+    def server_name(self, session: ssl.SSLObject) -> str | None:
+        """What the caller's ClientHello named (RFC 6066 section 3), or None."""
+        return self._names.pop(session, None)
+
+
+def _load(context: ssl.SSLContext, leaf: Leaf) -> None:
+    """Loads a leaf by way of memory: `ssl` reads only files, and a key on a disk would outlive the process."""
+    pem = leaf.cert.public_bytes(serialization.Encoding.PEM) + leaf.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+class UpstreamContexts:
+    """Client-side contexts: the system's roots, certifi's, those of the process and of the route.
+
+    Raises:
+        OSError: a root file cannot be read; at start this is a fault, later the connection fails.
+    """
+
+    def __init__(self, extra: Path | None) -> None:
+        self._extra = extra
+        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+
+    def of(self, route_ca_file: Path | None) -> ssl.SSLContext:
+        known = self._contexts.get(route_ca_file)
+        if known is not None:
+            return known
+        # This protocol verifies the chain and the name, and offers no way to forget either.
+        context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        context.hostname_checks_common_name = False
+        context.set_default_verify_paths()
+        for roots in (certifi.where(), self._extra, route_ca_file):
+            if roots is not None:
+                context.load_verify_locations(str(roots))
+        context.set_alpn_protocols([ALPN_HTTP1.decode()])
+        self._contexts[route_ca_file] = context
+        return context
