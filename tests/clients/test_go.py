@@ -39,6 +39,9 @@ def test_an_empty_key_is_malformed_over_http2(served: Callable[..., Served], go_
     """`Bearer ` with nothing behind it ends in a blank, which HTTP/2 forbids (RFC 9113 section 8.2.1)."""
     one = served(None, "api.example.com")
     done = one.run("environment", str(go_client), API_KEY="")
+    if one.proxy.engine == "fast":  # which speaks HTTP/1.1 with whoever offers both
+        one.assert_injected(done)
+        return
     assert done.code != 0
     assert "PROTOCOL_ERROR" in done.stderr
     assert one.api.connections == 0

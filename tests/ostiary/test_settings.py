@@ -132,7 +132,7 @@ policies: ["*.nothing", {files: x, may: {}}]
 vault: {addresses: ["http://vault.test", "vault"], auth: {method: kubernetes, role: x}}
 limits: {idle_timeout: soon, connections: 0, buffers: 1KiB, buffered_body: 8MiB}
 listn: [x]
-engine: fast
+engine: slow
 """
     found = faults(folder, text)
     for wanted in (
@@ -157,7 +157,7 @@ engine: fast
         "buffers is less than a single connection may hold (write at least 1MiB)",
         "'buffered_body' is not built yet",
         ":8:1: unknown key 'listn' in the settings (did you mean 'listen'?)",
-        "engine: fast is not built yet",
+        "'engine' of the settings cannot be 'slow'",
     ):
         assert any(wanted in fault for fault in found), (wanted, found)
 
