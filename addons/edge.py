@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from addons.authority import read_authority
 from addons.head import Fields
 from addons.refusal import Code, Refusal
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) (HTTP/1\.[01])\r\n")
 # field-line of RFC 9112 section 5, one physical line each; obs-text is legal in values, controls other than HTAB are
-# not.
-_FIELD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?[ \t]*\r\n"
-_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
-_FIELDS: Final = re.compile(rb"(?:" + _FIELD + rb")*")
+# not. Blanks behind a value are taken off later, where there are any.
+_FIELDS: Final = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)(?=\r\n|\Z)")
 _FRAMING: Final = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|upgrade)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE
 )
@@ -61,7 +60,18 @@ def judge_partial(raw: bytes, limits: HeadLimits) -> None:
         raise _bad("A line of the request head does not end in CR LF.")
 
 
-def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
+class Head(NamedTuple):
+    """A request head that the edge has accepted, taken apart."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    fields: Fields
+    size: int | None
+    """Of the body: None where it is chunked."""
+
+
+def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> Head:
     """Judges a whole head, its final empty line included.
 
     Args:
@@ -70,22 +80,33 @@ def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> None:
             and absolute-form.
         limits: the caps.
 
+    Returns:
+        What it says.
+
     Raises:
         Refusal: `bad_request` or `headers_too_large`.
     """
-    judge_partial(raw, limits)
     line = _REQUEST_LINE.match(raw)
-    if line is None:
+    if line is None or line.end() - 2 > limits.request_line_bytes or len(raw) > limits.header_bytes:
+        judge_partial(raw, limits)
         raise _bad("The request line is malformed.")
-    if not _FIELDS.fullmatch(raw, line.end(), len(raw) - 2):
+    begin, end = line.end() - 2, len(raw) - 4
+    fields = _FIELDS.findall(raw, begin, end)
+    count = raw.count(b"\r\n", begin, end)
+    # A field takes exactly one line, from line end to line end: where a line is left over, it is no field.
+    if len(fields) != count:
+        judge_partial(raw, limits)
         raise _bad("A header line is malformed.")
-    if raw.count(b"\r\n") - 2 > limits.header_count:
+    if count > limits.header_count:
         raise Refusal(
             Code.HEADERS_TOO_LARGE, f"The request has more than {limits.header_count} header fields.", close=True
         )
-    method, target = line.groups()
+    method, target, version = line.groups()
     _judge_target(method, target, tunnelled=tunnelled)
-    _judge_framing(raw, method, tunnelled=tunnelled)
+    size = _judge_framing(raw, method, tunnelled=tunnelled)
+    if b" \r\n" in raw or b"\t\r\n" in raw:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    return Head(method, target, version, tuple(fields), size)
 
 
 def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
@@ -110,7 +131,8 @@ def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
         read_authority(absolute.group(1).decode("latin-1"), default_port=80)
 
 
-def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> None:
+def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> int | None:
+    """The size of the body that these fields frame; None where it is chunked."""
     seen: dict[bytes, bytes] = {}
     for name, value in _FRAMING.findall(raw):
         key = name.lower()
@@ -130,6 +152,7 @@ def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> None:
         not tunnelled or seen[b"upgrade"].lower() != b"websocket" or b" HTTP/1.0\r\n" in raw or method != b"GET"
     ):
         raise _bad("The only upgrade is WebSocket, by GET over HTTP/1.1 inside a TLS tunnel.")
+    return None if coding is not None else int(length or 0)
 
 
 _HTTP2_FORBIDDEN: Final = frozenset(

@@ -6,7 +6,10 @@ doubled field, another spelling) can remove, double or shadow an injected creden
 
 from __future__ import annotations
 
+import enum
+import functools
 from collections.abc import Sequence
+from typing import Final
 
 from addons.credentials import Credential
 from addons.exchange import Authority
@@ -67,6 +70,37 @@ def _host(head: RequestHead, authority: Authority) -> tuple[bytes, bytes]:
 
 def _kept(plan: Plan, head: RequestHead) -> Fields:
     """The caller's fields that may travel."""
+    strip = plan.strip_headers
+    fates = [_fate(name, strip) for name, _ in head.fields]
+    if _Fate.ASK not in fates:
+        return tuple([field for field, fate in zip(head.fields, fates, strict=True) if fate is _Fate.TRAVELS])
+    return _judged(plan, head)
+
+
+class _Fate(enum.Enum):
+    """What becomes of a field, going by its name alone."""
+
+    TRAVELS = enum.auto()
+    ENDS = enum.auto()
+    ASK = enum.auto()
+    """The value says, or it has a say in what becomes of others."""
+
+
+_VALUE_SAYS: Final = frozenset({b"connection", b"te", b"upgrade"})
+
+
+@functools.lru_cache(maxsize=8192)
+def _fate(name: bytes, strip_headers: frozenset[bytes]) -> _Fate:
+    """Callers send few names, again and again: each is judged once."""
+    key, alias = name.lower(), place(name)
+    if key in _VALUE_SAYS:
+        return _Fate.ASK
+    ends = alias in strip_headers or alias.startswith(OWN_PREFIX) or alias in HOP_BY_HOP
+    return _Fate.ENDS if ends or (alias in FRAMING and alias != key) else _Fate.TRAVELS
+
+
+def _judged(plan: Plan, head: RequestHead) -> Fields:
+    """As `_kept`, where values have a say."""
     nominated = {token.strip().lower() for value in head.values(b"connection") for token in value.split(b",")}
     # Framing belongs to the message, whatever Connection says: dropping it would turn the body into the next request.
     # TE is judged by its value: trailers pass this proxy, other codings end at it.

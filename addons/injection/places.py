@@ -6,6 +6,7 @@ that a route compiles to: computed once a route and policy, looked up by every r
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,14 +145,21 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
             )
 
 
+@functools.lru_cache(maxsize=8192)
+def _credential_place(name: bytes, places: frozenset[bytes]) -> bytes | None:
+    """The name in lower case, if it is one of these places."""
+    key = name.lower()
+    return key if key in places else None
+
+
 def brought(plan: Plan, head: RequestHead) -> str | None:
     """The first place in which the caller sent a credential of its own: `header:authorization`, `query:api_key`. Never its
     value. None where it sent none, or a placeholder.
     """
-    swaps = plan.swaps
+    swaps, places = plan.swaps, plan.credential_headers
     for name, value in head.fields:
-        key = name.lower()
-        if key not in plan.credential_headers or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):
+        key = _credential_place(name, places)
+        if key is None or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):
             continue
         if not any(_swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps):
             return f"header:{key.decode('ascii')}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.parts import Deadlines
 from ostiary.engines.mitm.dialling import Bound, PoolKey
 from policies import Grant
+
+MAX_BOUNDS: Final = 4096
 
 
 def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
@@ -20,6 +24,25 @@ def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
         exchange.upgrade,
     )
     return Bound(destination, key, times.connect_s)
+
+
+class Bounds:
+    """What connections are for, remembered for as long as their vetted destination is what it is."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, str, bool], Bound] = {}
+
+    def of(self, exchange: Exchange, times: Deadlines) -> Bound:
+        """As `bound_of`."""
+        destination, grant = exchange.ask(Destination), exchange.ask(Grant)
+        key = (id(destination), grant.workload, grant.route.name, exchange.upgrade)
+        known = self._known.get(key)
+        # Identity is asked anew: a reload vets anew, and an id may be used again.
+        if known is None or known.destination is not destination:
+            if len(self._known) >= MAX_BOUNDS:
+                self._known.clear()
+            known = self._known[key] = bound_of(exchange, times)
+        return known
 
 
 def times_of(exchange: Exchange, default: Deadlines) -> Deadlines:

@@ -21,15 +21,15 @@ from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
 from ostiary.engines.fast.deadline import Deadline, Wait
 from ostiary.engines.fast.failures import FAILURES
+from ostiary.engines.fast.heads import own_answer
 from ostiary.engines.fast.link import WRITE_HIGH_BYTES, Link
 from ostiary.engines.fast.opening import Opening
 from ostiary.engines.fast.phase import CLOSE_S, Phase
 from ostiary.engines.fast.relay import Relay
 from ostiary.engines.fast.turn import Turn
-from ostiary.engines.mitm.answers import phrase
 from ostiary.engines.mitm.engine import facts_of_peer, new_client
 from ostiary.engines.mitm.handler import PIPELINE_DEADLINE_S
-from ostiary.engines.mitm.http1 import MAX_AHEAD_BYTES, MAX_LEAD_BYTES, parse_head
+from ostiary.engines.mitm.http1 import MAX_AHEAD_BYTES, MAX_LEAD_BYTES, request_of
 from ostiary.engines.mitm.stream import LINGER_S, MAX_DISCARDED_BYTES
 
 if TYPE_CHECKING:
@@ -403,9 +403,7 @@ class Caller(asyncio.Protocol):
 
     def say(self, answer: Answer) -> None:
         """Writes an answer of ours that belongs to no turn."""
-        lines = [f"HTTP/1.1 {answer.status} {phrase(answer.status).decode()}\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in answer.headers]
-        self.write("".join(lines).encode() + b"\r\n" + answer.body)
+        self.write(own_answer(answer))
 
     # --- heads ---
 
@@ -434,7 +432,7 @@ class Caller(asyncio.Protocol):
             if end < 0:
                 judge_partial(raw, self.engine.parts.heads)
             else:
-                judge_head(raw[: end + 4], tunnelled=tunnelled, limits=self.engine.parts.heads)
+                head = judge_head(raw[: end + 4], tunnelled=tunnelled, limits=self.engine.parts.heads)
         except Refusal as refusal:
             self._refuse_bytes(refusal)
             return False
@@ -444,7 +442,7 @@ class Caller(asyncio.Protocol):
             return False
         self.ahead = raw[end + 4 :]
         self._lead_bytes = 0
-        request, size = parse_head(raw[:end])
+        request, size = request_of(head), head.size
         self.deadline.expect(Wait.NOTHING, 0)
         if request.data.method == b"CONNECT":
             self._opening.connect(request)

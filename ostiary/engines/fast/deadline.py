@@ -41,12 +41,14 @@ class Deadline:
         passed: told what was waited for when time ran out. The deadline is off then.
     """
 
-    __slots__ = ("_handle", "_limit_s", "_loop", "_passed", "_since_s", "_total_s", "_wait")
+    __slots__ = ("_handle", "_limit_s", "_loop", "_passed", "_set_s", "_since_s", "_total_s", "_wait")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, passed: Callable[[Wait], None]) -> None:
         self._loop = loop
         self._passed = passed
         self._handle: asyncio.TimerHandle | None = None
+        self._set_s = math.inf
+        """What the timer is set for."""
         self._wait = Wait.NOTHING
         self._since_s = 0.0
         self._limit_s = math.inf
@@ -80,20 +82,23 @@ class Deadline:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._set_s = math.inf
 
     def _due_s(self) -> float:
         return min(self._since_s + self._limit_s, self._total_s)
 
     def _arm(self) -> None:
-        due_s = self._due_s()
-        if due_s == math.inf or (self._handle is not None and self._handle.when() <= due_s):
+        due_s = self._since_s + self._limit_s
+        due_s = min(due_s, self._total_s)
+        if due_s >= self._set_s or due_s == math.inf:
             return
         if self._handle is not None:
             self._handle.cancel()
         self._handle = self._loop.call_at(due_s, self._fire)
+        self._set_s = due_s
 
     def _fire(self) -> None:
-        self._handle = None
+        self._handle, self._set_s = None, math.inf
         if self._due_s() > self._loop.time() + 0.001:
             self._arm()
             return

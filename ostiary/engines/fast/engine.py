@@ -24,6 +24,7 @@ from ostiary.engines.fast.pool import Pool
 from ostiary.engines.fast.tls import CallerContexts, UpstreamContexts
 from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
+from ostiary.engines.needs import Bounds
 
 SWEEP_S = 1.0
 BACKLOG = 1024
@@ -43,6 +44,7 @@ class FastEngine(MitmEngine):
         super().__init__(parts, leaves, upstream_roots, limits)
         self.loop = asyncio.get_running_loop()
         self.pool = Pool()
+        self.bounds = Bounds()
         self.caller_contexts = CallerContexts(leaves, self.loop.time)
         self.upstream_contexts = UpstreamContexts(upstream_roots)
         # A root file that cannot be read is a fault of the start, not of the first request.

@@ -21,6 +21,7 @@ from mitmproxy.connection import ConnectionState, Server
 from addons.refusal import Code, Refusal
 from addons.websocket import NotSwitched, judge_switch
 from ostiary.engines.fast.failures import FAILURES
+from ostiary.engines.fast.heads import says_close
 from ostiary.engines.framing import BodyReader, Malformed, reader_of
 from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.upstream import MAX_HEAD_BYTES, MAX_INTERIM, NotHttp, parse_answer
@@ -265,7 +266,7 @@ class Link(asyncio.Protocol):
         self._answered = True
         self._reader = reader_of(size)
         keeps = response.data.http_version == b"HTTP/1.1" and size != -1 and status != HTTPStatus.SWITCHING_PROTOCOLS
-        self._reusable = keeps and not _says_close(response.data.headers.fields)
+        self._reusable = keeps and not says_close(response.data.headers.fields)
         turn.answered(response, size, raw)
         return data
 
@@ -296,7 +297,3 @@ class Link(asyncio.Protocol):
         else:
             nothing = not (self._answered or self._buffer or self._interim)
             turn.upstream_broke("The upstream broke off before it answered.", lost=nothing)
-
-
-def _says_close(fields: tuple[tuple[bytes, bytes], ...]) -> bool:
-    return any(name.lower() == b"connection" and b"close" in value.lower() for name, value in fields)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy import flow as mitm_flow
@@ -38,9 +37,9 @@ from addons.trailers import kept_reply_trailers, kept_request_trailers
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.failures import FAILURES, cancelled
 from ostiary.engines.fast.flows import new_flow
+from ostiary.engines.fast.heads import answer_head, asks_for_trailers, expects_continue, keeps, own_answer, request_head
 from ostiary.engines.framing import Malformed, chunk, last_chunk, reader_of
-from ostiary.engines.mitm.answers import phrase
-from ostiary.engines.needs import bound_of, times_of
+from ostiary.engines.needs import times_of
 from policies import Grant
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class Turn:
         self._answer_passed_on = False
         self._framed = True
         """Whether the caller can tell a part of the answer from the whole."""
-        self._keep = _keeps(request)
+        self._keep = keeps(request)
         self._times = caller.engine.parts.deadlines
         self._again: bytes | None = None
         """The head, for as long as it may have to be sent once more."""
@@ -130,7 +129,7 @@ class Turn:
             self._answer(exchange.refused)
             return
         self._times = times_of(exchange, engine.parts.deadlines)
-        bound = bound_of(exchange, self._times)
+        bound = engine.bounds.of(exchange, self._times)
         link = engine.pool.take(bound.pool_key) if not exchange.upgrade else None
         if link is not None:
             self._send(link)
@@ -162,17 +161,7 @@ class Turn:
             link.close()
             raise Refusal(Code.INTERNAL, "A request reached the wire without its head being built.")
         engine = self.caller.engine
-        head = b"".join(
-            (
-                exchange.head.method.encode("ascii"),
-                b" ",
-                ready.target,
-                b" HTTP/1.1\r\n",
-                *[b"%b: %b\r\n" % field for field in ready.fields],
-                # A field of one hop is named as such (RFC 9110 section 7.6.1).
-                b"Connection: TE\r\n\r\n" if _sends_te(ready.fields) else b"\r\n",
-            )
-        )
+        head = request_head(exchange.head.method, ready)
         if link.served and not self.receiving and self.request.data.method in _REPEATABLE:
             self._again = head
         exchange.dialled_s = engine.parts.clock.monotonic_s()
@@ -182,7 +171,7 @@ class Turn:
             self._request_ended()
             return
         self.caller.deadline.expect(Wait.BODY, self._times.idle_s)
-        if self._expects_continue():
+        if not self.caller.holds_bytes and expects_continue(self.request):
             self.caller.write(CONTINUE)
             self.caller.flush()
         self.caller.feed()
@@ -193,12 +182,6 @@ class Turn:
         link.begin(self)
         link.write(head)
         self._sent = True
-
-    def _expects_continue(self) -> bool:
-        return not self.caller.holds_bytes and any(
-            name.lower() == b"expect" and value.lower() == b"100-continue"
-            for name, value in self.request.data.headers.fields
-        )
 
     @property
     def takes_bytes(self) -> bool:
@@ -288,36 +271,13 @@ class Turn:
         self._framed = chunked or (size is not None and size >= 0)
         if not self._framed:
             self._keep = False
-        self.caller.write(self._head(response, raw, chunked=chunked))
+        self.caller.write(answer_head(response, raw, keep=self._keep, chunked=chunked))
         if exchange.switched:
             self.caller.hook("response", self.flow, lambda: self._switch(link))
             return
         self.answer_open = True
         if link.waiting:
             link.go_on()
-
-    def _head(self, response: http.Response, raw: bytes | None, *, chunked: bool) -> bytes:
-        """The head of the answer for the caller. One that nobody has changed is passed on as it came."""
-        data = response.data
-        if raw is not None and self._keep and raw.startswith(b"HTTP/1.1 ") and (chunked or not self._is_chunked(raw)):
-            return raw
-        fields = data.headers.fields
-        if data.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            fields = tuple(
-                field
-                for field in fields
-                if field[0].lower() != b"connection" and (chunked or field[0].lower() != b"transfer-encoding")
-            )
-            if not self._keep:
-                fields = (*fields, (b"Connection", b"close"))
-        lines = [b"HTTP/1.1 %d %b\r\n" % (data.status_code, data.reason)]
-        lines += [b"%b: %b\r\n" % field for field in fields]
-        lines.append(b"\r\n")
-        return b"".join(lines)
-
-    @staticmethod
-    def _is_chunked(raw: bytes) -> bool:
-        return b"\r\ntransfer-encoding:" in raw.lower()
 
     def answer_data(self, payload: bytes) -> None:
         self.caller.deadline.touch()
@@ -342,7 +302,7 @@ class Turn:
             self._refuse(None)
             return
         if self._answer_chunked:
-            wanted = trailers and _asks_for_trailers(self.request)
+            wanted = trailers and asks_for_trailers(self.request)
             self.caller.write(last_chunk(kept_reply_trailers(trailers) if wanted else ()))
         self._answer_passed_on = True
         if self._written or self.receiving:
@@ -400,12 +360,8 @@ class Turn:
         closes = any(name == "Connection" for name, _ in answer.headers)
         keep = self._keep and not pending and not closes
         self._end()
-        lines = [f"HTTP/1.1 {answer.status} {phrase(answer.status).decode()}\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in answer.headers]
-        if not keep and not closes:
-            lines.append("Connection: close\r\n")
-        body = b"" if self.request.data.method == b"HEAD" else answer.body
-        self.caller.write("".join(lines).encode() + b"\r\n" + body)
+        to_head = self.request.data.method == b"HEAD"
+        self.caller.write(own_answer(answer, close=not keep and not closes, body=not to_head))
         if pending:
             self.caller.linger()
         else:
@@ -513,23 +469,6 @@ class Turn:
         if self.exchange is None:
             raise Refusal(Code.INTERNAL, "A request was answered before it was begun.")
         return self.exchange
-
-
-def _keeps(request: http.Request) -> bool:
-    """Whether the caller's connection stays open (RFC 9112 section 9.3)."""
-    if request.data.http_version != b"HTTP/1.1":
-        return False
-    return not any(
-        name.lower() == b"connection" and b"close" in value.lower() for name, value in request.data.headers.fields
-    )
-
-
-def _sends_te(fields: Fields) -> bool:
-    return b"te" in [name.lower() for name, _ in fields if len(name) == 2]
-
-
-def _asks_for_trailers(request: http.Request) -> bool:
-    return any(name.lower() == b"te" and value.lower() == b"trailers" for name, value in request.data.headers.fields)
 
 
 def _pieces(stream: bool | Callable[[bytes], Any], data: bytes) -> tuple[bytes, ...]:

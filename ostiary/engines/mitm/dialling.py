@@ -51,6 +51,10 @@ class PoolKey:
     upgrade: bool = False
     """For a WebSocket: HTTP/1.1 alone is offered, and the connection is nobody else's afterwards."""
 
+    def __hash__(self) -> int:
+        # What differs between two keys differs here nearly always; hashing all of it would cost more than comparing.
+        return hash((self.workload, self.addresses))
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:

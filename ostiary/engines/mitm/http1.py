@@ -6,7 +6,6 @@ look-ups of mitmproxy's own parser.
 
 from __future__ import annotations
 
-import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,7 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
-from addons.edge import judge_head, judge_partial
+from addons.edge import Head, judge_head, judge_partial
 from addons.head import Fields
 from addons.refusal import Code, Refusal
 from ostiary.engines.mitm.watch import HeadDue
@@ -134,7 +133,7 @@ class StrictHttp1Server(Trailing, Http1Server):
                 if end < 0:
                     judge_partial(raw, limits)
                 else:
-                    judge_head(raw[: end + 4], tunnelled=self._tunnelled, limits=limits)
+                    head = judge_head(raw[: end + 4], tunnelled=self._tunnelled, limits=limits)
             except Refusal as refusal:
                 yield from self._refuse(refusal)
                 return
@@ -148,7 +147,7 @@ class StrictHttp1Server(Trailing, Http1Server):
             self._begun, self._lead_bytes = False, 0
             if self._tunnelled:
                 self.buf.maybe_extract_at_most(end + 4)
-                yield from self._begin(raw[:end], event)
+                yield from self._begin(head, event)
                 return
         yield from super().read_headers(event)
 
@@ -168,9 +167,9 @@ class StrictHttp1Server(Trailing, Http1Server):
             raise Refusal(Code.BAD_REQUEST, "Too many empty lines stand before the request.", close=True)
         return stripped
 
-    def _begin(self, head: bytes, event: events.ConnectionEvent) -> Commands:
+    def _begin(self, head: Head, event: events.ConnectionEvent) -> Commands:
         """Begins a request inside a tunnel. The edge has judged its head, so nothing is left to doubt or to look up."""
-        request, size = parse_head(head)
+        request, size = request_of(head), head.size
         self.request = request
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, size == 0))
         if size == 0:
@@ -216,25 +215,11 @@ def request_like(data: http.RequestData) -> http.Request:
     return request
 
 
-def parse_head(head: bytes) -> tuple[http.Request, int | None]:
-    """Takes apart a head that the edge has accepted.
-
-    Returns:
-        The request, and the size of its body: None where it is chunked.
-    """
-    line, _, block = head.partition(b"\r\n")
-    method, target, version = line.split(b" ")
-    size: int | None = 0
-    for name, value in _FRAMING.findall(head):
-        size = int(value) if len(name) == len(b"content-length") else None
+def request_of(head: Head) -> http.Request:
+    """A head that the edge has accepted, as mitmproxy has it."""
     request = blank_request()
     data = request.data
-    data.method, data.path, data.http_version = method, target, version
-    data.headers = headers_of(tuple(_FIELDS.findall(block)))
+    data.method, data.path, data.http_version = head.method, head.target, head.version
+    data.headers = headers_of(head.fields)
     data.timestamp_start = data.timestamp_end = time.time()  # noqa: TID251 - mitmproxy's own record
-    return request, size
-
-
-# The edge has judged the grammar (addons/edge.py): here it is only taken apart.
-_FIELDS: Final = re.compile(rb"([^:\r\n]++):[ \t]*+([^ \t\r\n]*+(?:[ \t]++[^ \t\r\n]++)*+)[ \t]*+(?:\r\n|\Z)")
-_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*+([^ \t\r\n]*+)", re.IGNORECASE)
+    return request

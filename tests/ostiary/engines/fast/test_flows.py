@@ -7,8 +7,9 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.connection import Client, Server
 
+from addons.edge import HeadLimits, judge_head
 from ostiary.engines.fast.flows import new_flow
-from ostiary.engines.mitm.http1 import parse_head
+from ostiary.engines.mitm.http1 import request_of
 from ostiary.engines.mitm.upstream import parse_answer
 
 HEAD = b"POST /v1?a=b HTTP/1.1\r\nHost: api.test\r\nCookie: a=1; b=2\r\nX-Two: 1\r\nx-two: 2\r\nContent-Length: 3"
@@ -19,7 +20,8 @@ def client() -> Client:
 
 
 def ours() -> http.HTTPFlow:
-    request, size = parse_head(HEAD)
+    head = judge_head(HEAD + b"\r\n\r\n", tunnelled=True, limits=HeadLimits())
+    request, size = request_of(head), head.size
     assert size == 3
     request.data.scheme, request.data.host, request.data.port = b"https", "api.test", 443
     return new_flow(client(), Server(address=("api.test", 443)), request)
