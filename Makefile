@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PY := .venv/bin/python
 JOBS ?= 2
-.PHONY: help setup run demo-vault test test-slow check lint types imports report bench clean
+.PHONY: help setup run demo-vault test test-slow check lint types imports report bench bench-quick profile clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -38,8 +38,14 @@ imports:
 report: ## write docs/testing.md and docs/guides/clients.md from the last test run
 	@$(PY) -m tools.report
 
-bench: setup ## measure against stock mitmdump; writes bench/RESULTS.md
+bench: setup ## measure against nginx and stock mitmdump; writes bench/RESULTS.md
 	@$(PY) -m bench.run
+
+bench-quick: setup ## the three main ratios, printed only
+	@$(PY) -m bench.run --quick
+
+profile: setup ## where the fast engine spends its time
+	@$(PY) -m bench.profile
 
 clean: ## remove what was built
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -76,6 +76,8 @@ class Ostiary:
     prefix: tuple[str, ...] = ()
     canaries: list[str] = field(default_factory=list)
     preexec: Callable[[], None] | None = None
+    patience_s: float = 20.0
+    """How long the start may take."""
 
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class Ostiary:
         self.stdout = bytearray()
         threading.Thread(target=self._pump, args=(self.process.stdout, self.stdout, first), daemon=True).start()
         threading.Thread(target=self._pump, args=(self.process.stderr, self.stderr, None), daemon=True).start()
-        assert first.wait(20), f"not ready: {self.stderr.decode()}"
+        assert first.wait(self.patience_s), f"not ready: {self.stderr.decode()}"
         line = bytes(self.stdout).split(b"\n")[0]
         assert line.startswith(b'{"event":"ready"'), f"{line!r} {self.stderr.decode()}"
         self.ready = json.loads(line)
