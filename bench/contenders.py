@@ -183,10 +183,12 @@ def nginx_proxy(pki: Pki, to: int) -> Iterator[Contender]:
     http = (
         f"upstream up {{ server 127.0.0.1:{to}; keepalive 128; keepalive_requests 1000000000; }}\n"
         f"server {{ listen 127.0.0.1:{port} ssl; http2 on; ssl_certificate {pem}; ssl_certificate_key {pem};\n"
-        "  location / { proxy_pass https://up; proxy_http_version 1.1; proxy_set_header Connection '';\n"
+        "  proxy_http_version 1.1; proxy_set_header Connection '';\n"
         f"  proxy_set_header Host $http_host; proxy_set_header Authorization 'Bearer {CREDENTIAL}';\n"
         f"  proxy_ssl_verify on; proxy_ssl_trusted_certificate {pki.ca_file}; proxy_ssl_name localhost; proxy_ssl_server_name on;\n"
-        "  proxy_buffering off; proxy_request_buffering off; } }\n"
+        # Buffers as large as those of the others, and nothing of a body on a disk; events pass as they come.
+        "  proxy_buffers 16 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0; proxy_request_buffering off;\n"
+        "  location / { proxy_pass https://up; } location /sse { proxy_pass https://up; proxy_buffering off; } }\n"
     )
     with nginx("proxy", http, port, cores()[0]) as pid:
         yield Contender("nginx", port, to, pid=pid)

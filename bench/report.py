@@ -13,7 +13,7 @@ import statistics
 from dataclasses import dataclass
 
 from bench.measure import Sample
-from bench.scenarios import LOADS, ROUNDS, SECONDS, VARIANTS, WAITERS, Found, Load
+from bench.scenarios import LOADS, RESUMED, ROUNDS, SECONDS, VARIANTS, WAITERS, Found, Load
 
 FAST = "ostiary, fast"
 MITM = "ostiary, mitmproxy"
@@ -165,7 +165,11 @@ def render(found: Found) -> str:
                 "| " + " | ".join(["" if place else load.title, name, *_cells(samples, name, found, load)]) + " |"
             )
     lines += ["", "## Facts", "", "| | | |", "|---|---|---|"]
-    for title, by_name in found.facts.items():
+    resumed = {
+        name: f"{sum(one.resumed for one in samples) / sum(one.requests for one in samples):.0%}"
+        for name, samples in found.loads.get(RESUMED.key, {}).items()
+    }
+    for title, by_name in {**found.facts, "connections whose TLS was resumed": resumed}.items():
         lines += [
             f"| {'' if place else title} | {name} | {text} |" for place, (name, text) in enumerate(by_name.items())
         ]
