@@ -30,7 +30,8 @@ CALIBRATION_S = 3.0
 WARM_S = 30.0
 """At most so long all is done without a pause, four at a time: the allocator then has what it will ever need."""
 WARM_AT_ONCE = 4
-SETTLE_S = 20.0
+SETTLE_S = 45.0
+"""Connections to upstreams idle in the pool for thirty seconds before they are closed."""
 UPLOAD = b"u" * (1 << 20)
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 FRAME = b"\x81\x05hello"
@@ -201,9 +202,8 @@ async def _settle(one: Ostiary, books: Books, found: Soak) -> None:
         found.after = await asyncio.to_thread(read, one)
         await asyncio.to_thread(books.follow)
         found.open_records = len(books.open)
-        held = found.after.descriptors - found.after.upstream
-        quiet = found.before is not None and held <= found.before.descriptors - found.before.upstream
-        if (quiet and not found.after.callers and not found.open_records) or time.monotonic() > end:
+        quiet = not (found.after.callers or found.after.upstream or found.open_records)
+        if quiet or time.monotonic() > end:
             return
         await asyncio.sleep(0.25)
 

@@ -8,7 +8,7 @@ import pytest
 from bench.soak import curve, soak
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
-MAX_GROWTH = 0.05
+MAX_GROWTH = 0.05 if SECONDS >= 60 else 0.25  # a short run is a trial of the test: its warm-up is too short
 SLACK_DESCRIPTORS = 2
 
 
@@ -24,8 +24,10 @@ def test_a_soak_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     assert found.before is not None
     assert found.after is not None
     assert found.after.callers == 0
-    # What the gauge counts and what the kernel counts are the same connections: idle ones that wait in the pool.
-    assert found.after.upstream <= 32
-    held = found.after.descriptors - found.after.upstream
-    assert held <= found.before.descriptors - found.before.upstream + SLACK_DESCRIPTORS, (found.before, found.after)
+    assert found.after.upstream == 0
+    # Before, one connection waited in the pool.
+    assert found.after.descriptors <= found.before.descriptors - found.before.upstream + SLACK_DESCRIPTORS, (
+        found.before,
+        found.after,
+    )
     assert found.growth() <= MAX_GROWTH, [reading.rss_kib for reading in found.readings]
