@@ -50,7 +50,10 @@ class Soak:
     open_records: int = 0
 
     def growth(self) -> float:
-        """How much more memory the end takes than the beginning, as a share. The warm-up lies before both."""
+        """How much more memory the end takes than the beginning, as a share. The warm-up lies before both.
+
+        What the allocator kept from the warm-up can hide a slow leak: only a run of hours shows that one.
+        """
         count = len(self.readings)
         early = [reading.rss_kib for reading in self.readings[count // 10 : count * 3 // 10]]
         late = [reading.rss_kib for reading in self.readings[count * 8 // 10 :]]
