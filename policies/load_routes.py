@@ -23,7 +23,17 @@ from policies.load_parts import (
     read_resolve,
     read_secret,
 )
-from policies.model import AllowEntry, CredentialSpec, DenyEntry, EgressSpec, Http2, Route, SecretSpec, TimeoutSpec, Workload
+from policies.model import (
+    AllowEntry,
+    CredentialSpec,
+    DenyEntry,
+    EgressSpec,
+    Http2,
+    Route,
+    SecretSpec,
+    TimeoutSpec,
+    Workload,
+)
 
 type Members = Mapping[str, frozenset[str]]
 

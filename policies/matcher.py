@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from policies.grant import DefaultAction, Denial, DenialCode, Grant, Passage, Question
-from policies.model import AnyProof, CredentialSpec, DenyEntry, Http2, KeyHashProof, PeerProof, Route, SecretSpec, Workload
+from policies.model import (
+    AnyProof,
+    CredentialSpec,
+    DenyEntry,
+    Http2,
+    KeyHashProof,
+    PeerProof,
+    Route,
+    SecretSpec,
+    Workload,
+)
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -119,6 +120,32 @@ def test_a_large_body_each_way(started: Start) -> None:
     assert outcomes(proxy, 1) == {"ok"}
 
 
+def test_c1_a_caller_that_does_not_read_holds_its_upstream_back(started: Start) -> None:
+    sent = [0]
+
+    def large(seen: Seen, wire: StreamWire) -> None:
+        wire.head()
+        for _ in range(96):
+            wire.send(b"z" * (1 << 20))
+            sent[0] += 1 << 20
+        wire.send(b"", ends=True)
+
+    proxy, _, _ = started(script=large)
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        raw.sock.settimeout(30)
+        before = proxy.rss_bytes()
+        raw.send(GET.format("large").encode())
+        assert raw.head().status == 200
+        time.sleep(1.5)
+        assert proxy.rss_bytes() - before < 32 << 20
+        assert sent[0] < 64 << 20
+        size = 0
+        while length := int(raw.read_until(b"\r\n").strip(), 16):
+            size += len(raw.read_exactly(length + 2)) - 2
+        assert size == 96 << 20
+    assert outcomes(proxy, 1) == {"ok"}
+
+
 def test_events_arrive_one_by_one(started: Start) -> None:
     def events(seen: Seen, wire: StreamWire) -> None:
         wire.head(200, (("content-type", "text/event-stream"),))
@@ -137,7 +164,7 @@ def test_events_arrive_one_by_one(started: Start) -> None:
             arrived.append(time.monotonic())
         assert raw.read_exactly(2) == b"\r\n"
         assert len(arrived) == 4
-        assert all(later - earlier > 0.1 for earlier, later in zip(arrived, arrived[1:], strict=False))
+        assert all(later - earlier > 0.1 for earlier, later in itertools.pairwise(arrived))
     assert outcomes(proxy, 1) == {"ok"}
 
 
@@ -205,7 +232,11 @@ def test_g21_content_where_none_may_be_is_no_next_answer(started: Start) -> None
 
 
 def test_requests_that_are_sent_ahead(started: Start) -> None:
-    proxy, api, _ = started(script=lambda seen, wire: (wire.head(), wire.send(echo_body(seen), ends=True)) and None)
+    def script(seen: Seen, wire: StreamWire) -> None:
+        wire.head()
+        wire.send(echo_body(seen), ends=True)
+
+    proxy, api, _ = started(script=script)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send("".join(GET.format(number) for number in range(5)).encode())
         assert [raw.answer().json()["target"] for _ in range(5)] == [f"/{number}" for number in range(5)]
@@ -222,7 +253,7 @@ def test_a_caller_of_http_1_0_gets_an_answer_that_ends_with_its_connection(start
 
 
 @pytest.mark.parametrize("end", ["reset", "go_away"])
-def test_u8_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
+def test_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
     """Before its answer: 502 and the connection stays usable. Inside it: the answer is cut."""
 
     def script(seen: Seen, wire: StreamWire) -> None:
@@ -316,7 +347,7 @@ routes:
     assert api.connections == 3
 
 
-def test_a_websocket_goes_over_http1(started: Start, upstream: Callable[..., Upstream], ostiary: Callable[..., Ostiary]) -> None:
+def test_a_websocket_goes_over_http1(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def switch(seen: Seen, wire: Wire) -> None:
         assert seen.get("upgrade") == "websocket"
         wire.send(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nframes")  # fmt: skip

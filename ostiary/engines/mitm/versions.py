@@ -62,7 +62,10 @@ def for_http1(response: http.Response, request: http.Request, *, ends: bool) -> 
         if ends:
             fields = (*fields, (b"Content-Length", b"0"))
         elif request.data.http_version == b"HTTP/1.0":
-            fields = (*fields, (b"Connection", b"close"))  # it knows no chunks: the end of the connection is the answer's
+            fields = (
+                *fields,
+                (b"Connection", b"close"),
+            )  # it knows no chunks: the end of the connection is the answer's
         else:
             fields = (*fields, (b"Transfer-Encoding", b"chunked"))
     return http.Response(
