@@ -347,6 +347,20 @@ routes:
     assert api.connections == 3
 
 
+def test_a_word_that_a_reload_brings(started: Start, engine: str) -> None:
+    """The fast lane keeps the tunnels that it has, and counts the word from the next one on."""
+    proxy, api, _ = started("auto", alpn=("h2", "http/1.1"))
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        assert raw.request(GET.format("before")).status == 200
+        proxy.reload(POLICY.format("prefer"))
+        assert raw.request(GET.format("open")).status == 200
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        assert raw.request(GET.format("next")).status == 200
+    assert [(seen.target, seen.http2) for seen in api.requests] == [
+        ("/before", False), ("/open", engine != "fast"), ("/next", True),
+    ]  # fmt: skip
+
+
 def test_a_websocket_goes_over_http1(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def switch(seen: Seen, wire: Wire) -> None:
         assert seen.get("upgrade") == "websocket"
