@@ -220,6 +220,8 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
         shown["caller_credentials"] = route.caller_credentials
         shown["mode"] = route.mode
+        if route.http2 != "auto":
+            shown["http2"] = route.http2
         shown["timeouts"] = _timeouts(route, settings.limits)
     shown["near_misses"] = [
         {"route": miss.route, "place": miss.place, **({"code": miss.code} if miss.code else {}), "why": miss.why}

@@ -57,6 +57,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "inject": "Where the credential is put, one kind an item.",
         "caller_credentials": "What becomes of credentials the caller sent: replace strips them, reject answers 400, keep is for routes without inject.",
         "mode": "observe: limits and content checks only report. A grant is needed either way.",
+        "http2": "Where HTTP/2 is offered to the upstream: auto for callers that speak it, prefer for all callers, never for none.",
         "allow_cleartext": "Lets the credential go over plain http, to addresses that are not public.",
         "egress": "Private networks and fixed dial targets of this route.",
         "tls": "How the upstream's certificate is verified.",

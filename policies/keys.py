@@ -74,6 +74,7 @@ ROUTE: Final[Keys] = {
     "inject": _one_or_list(_ref("inject")),
     "caller_credentials": {"enum": ["replace", "reject", "keep"]},
     "mode": {"enum": ["enforce", "observe"]},
+    "http2": {"enum": ["auto", "prefer", "never"]},
     "allow_cleartext": _BOOLEAN,
     "egress": _ref("egress"),
     "tls": _ref("tls"),
@@ -149,7 +150,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "route": {
         "use": "provider presets come later; write match, secret and inject",
         "reply": "answers are passed on as they are; scrubbing comes later",
-        "http2": "HTTP/2 is negotiated automatically",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "listener": "reverse listeners come later",

@@ -33,7 +33,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "caller_credentials", "mode",
-        "allow_cleartext", "egress", "tls", "timeouts",
+        "http2", "allow_cleartext", "egress", "tls", "timeouts",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),

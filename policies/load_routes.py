@@ -23,7 +23,17 @@ from policies.load_parts import (
     read_resolve,
     read_secret,
 )
-from policies.model import AllowEntry, CredentialSpec, DenyEntry, EgressSpec, Route, SecretSpec, TimeoutSpec, Workload
+from policies.model import (
+    AllowEntry,
+    CredentialSpec,
+    DenyEntry,
+    EgressSpec,
+    Http2,
+    Route,
+    SecretSpec,
+    TimeoutSpec,
+    Workload,
+)
 
 type Members = Mapping[str, frozenset[str]]
 
@@ -138,6 +148,7 @@ def read_route(
         egress=_egress(name, keys, context),
         ca_file=_ca_file(name, keys, context),
         timeouts=_timeouts(name, keys),
+        http2=cast("Http2", keys.choice("http2", {"auto", "prefer", "never"}, "auto") or "auto"),
         allow_cleartext=keys.boolean("allow_cleartext"),
     )
     if len(faults.found) == before:

@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from policies.grant import DefaultAction, Denial, DenialCode, Grant, Passage, Question
-from policies.model import AnyProof, CredentialSpec, DenyEntry, KeyHashProof, PeerProof, Route, SecretSpec, Workload
+from policies.model import (
+    AnyProof,
+    CredentialSpec,
+    DenyEntry,
+    Http2,
+    KeyHashProof,
+    PeerProof,
+    Route,
+    SecretSpec,
+    Workload,
+)
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 
 if TYPE_CHECKING:
@@ -96,6 +106,8 @@ class Policy:
         self._peers: dict[int, tuple[str, ...]] = {}
         self._exact: dict[tuple[str, int], dict[str, _Bucket]] = {}
         self._wild: dict[tuple[str, int], dict[str, _Bucket]] = {}
+        self._http2: dict[tuple[str, int], set[Http2]] = {}
+        """What the routes of an authority say; a wildcard stands with its star."""
         for workload in workloads.values():
             for proof in workload.proofs:
                 match proof:
@@ -113,6 +125,7 @@ class Policy:
         slash = any(pattern.encoded_slash for pattern in _every_pattern(route))
         for host in route.hosts:
             table, name = (self._wild, host.text[2:]) if host.wildcard else (self._exact, host.text)
+            self._http2.setdefault((host.text, route.port), set()).add(route.http2)
             buckets = table.setdefault((name, route.port), {})
             for workload in named:
                 bucket = buckets.setdefault(workload, _Bucket())
@@ -176,6 +189,19 @@ class Policy:
         if self.default == "deny" or self.serves(host, port):
             return None
         return Passage(self.default)
+
+    def http2(self, host: str, port: int) -> Http2:
+        """What a caller of this authority is to be met with, before any request says which route it is for.
+
+        One route that prefers HTTP/2 is enough for `prefer`; `never` is what all of them say.
+        """
+        said = {
+            *self._http2.get((host, port), ()),
+            *self._http2.get((f"*.{host.partition('.')[2]}", port), ()),
+        }
+        if "prefer" in said:
+            return "prefer"
+        return "never" if said == {"never"} else "auto"
 
     # --- what ---
 

@@ -137,6 +137,10 @@ class EgressSpec:
     resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
+type Http2 = Literal["auto", "prefer", "never"]
+"""Where HTTP/2 is offered to an upstream: for callers that speak it, for all, for none."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeoutSpec:
     """Deadlines in seconds; None leaves the process default of `limits:`, 0 means none."""
@@ -203,5 +207,6 @@ class Route:
     ca_file: Path | None = None
     """Absolute path of extra roots for this route's upstream."""
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    http2: Http2 = "auto"
     allow_cleartext: bool = False
     """Whether the credential may go over plain http, to an address that is not public."""

@@ -12,7 +12,7 @@ import pytest
 from tests.harness.ostiary_process import ENGINES, Ostiary
 from tests.harness.pki import Pki
 from tests.harness.report import keep_outcomes
-from tests.harness.upstream import Script, Upstream, plain
+from tests.harness.upstream import Script, StreamScript, Upstream, plain
 
 _ENDED: dict[str, str] = {}
 
@@ -63,10 +63,11 @@ def upstream(pki: Pki) -> Iterator[Callable[..., Upstream]]:
         alpn: tuple[str, ...] = ("http/1.1",),
         early: bool = False,
         trailers: tuple[tuple[str, str], ...] = (),
+        http2_script: StreamScript | None = None,
         **bad: bool,
     ) -> Upstream:
         context = pki.context(*names, alpn=alpn, **bad)
-        one = Upstream(context, script or plain(), early=early, trailers=trailers)
+        one = Upstream(context, script or plain(), early=early, trailers=trailers, http2_script=http2_script)
         made.append(one)
         return one
 

@@ -76,6 +76,8 @@ def _lines(shown: dict[str, Any]) -> list[str]:
             lines.append("  cleartext plain http is forwarded without the credential (allow_cleartext)")
         lines.extend(f"  inject    {place}" for place in shown["inject"] or ["nothing"])
         lines.append(f"  caller's  {shown['caller_credentials']}")
+        if "http2" in shown:
+            lines.append(f"  http2     {shown['http2']}")
         times = ", ".join(
             f"{name.removesuffix('_s')} {f'{value:g} s' if value else 'none'}"
             for name, value in shown["timeouts"].items()

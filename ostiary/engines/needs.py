@@ -22,6 +22,7 @@ def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
         destination.addresses,
         exchange.ask(Grant).route.ca_file,
         exchange.upgrade,
+        exchange.ask(Grant).route.http2,
     )
     return Bound(destination, key, times.connect_s)
 

@@ -82,6 +82,19 @@ def test_a_caller_that_does_not_ask_gets_none(
     assert api.requests[0].get("te") is None
 
 
+def test_names_are_lower_case_in_http2(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    """RFC 9113 section 8.2.1: another spelling is malformed."""
+
+    def script(seen: Seen, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: A\r\n\r\n")
+
+    api = upstream(script)
+    proxy = ostiary(upstreams={"api.test:443": api.port}, secrets={"secret/egress/api": {"key": canary()}})
+    with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
+        client = Http2(raw)
+        assert client.answer(client.send("GET", "/a", ("te", "trailers"))).trailers == {"x-sum": "A"}
+
+
 def test_trailers_without_end_are_cut(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def endless(seen: Seen, wire: Wire) -> None:
         wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")

@@ -97,6 +97,46 @@ class Cleartext:
 type Script = Callable[[Seen, Wire], None]
 
 
+class StreamWire:
+    """What a script of HTTP/2 writes to: one stream."""
+
+    def __init__(self, sock: ssl.SSLSocket | _PlainSocket, conn: h2.connection.H2Connection, stream: int) -> None:
+        self.sock = sock
+        self.conn = conn
+        self.stream = stream
+
+    def head(self, status: int = 200, headers: tuple[tuple[str, str], ...] = (), *, ends: bool = False) -> None:
+        self.conn.send_headers(self.stream, [(":status", str(status)), *headers], end_stream=ends)
+        self._flush()
+
+    def send(self, data: bytes, *, ends: bool = False) -> None:
+        size = self.conn.max_outbound_frame_size
+        for start in range(0, len(data), size):
+            self.conn.send_data(self.stream, data[start : start + size])
+            self._flush()
+        if ends:
+            self.conn.end_stream(self.stream)
+            self._flush()
+
+    def trailers(self, *fields: tuple[str, str]) -> None:
+        self.conn.send_headers(self.stream, fields, end_stream=True)
+        self._flush()
+
+    def reset(self, code: int = h2.errors.ErrorCodes.INTERNAL_ERROR) -> None:
+        self.conn.reset_stream(self.stream, code)
+        self._flush()
+
+    def go_away(self) -> None:
+        self.conn.close_connection(last_stream_id=0)
+        self._flush()
+
+    def _flush(self) -> None:
+        self.sock.sendall(self.conn.data_to_send())
+
+
+type StreamScript = Callable[[Seen, StreamWire], None]
+
+
 def echo_body(seen: Seen) -> bytes:
     shown = {
         "method": seen.method,
@@ -138,6 +178,8 @@ class Upstream:
     early: bool = False
     trailers: tuple[tuple[str, str], ...] = ()
     """Sent behind each answer over HTTP/2; over HTTP/1.1 a script writes its own."""
+    http2_script: StreamScript | None = None
+    """Answers over HTTP/2 in the place of the echo."""
     port: int = 0
     requests: list[Seen] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
@@ -298,6 +340,9 @@ class Upstream:
                     seen, digest = streams.pop(event.stream_id)
                     seen.body_sha256 = digest.hexdigest()
                     seen.complete = True
+                    if self.http2_script is not None:
+                        self.http2_script(seen, StreamWire(tls, conn, event.stream_id))
+                        continue
                     conn.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/json")])
                     conn.send_data(event.stream_id, echo_body(seen), end_stream=not self.trailers)
                     if self.trailers:

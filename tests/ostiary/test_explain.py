@@ -152,6 +152,16 @@ def test_plain_http_and_what_is_passed_on(folder: Path) -> None:
     assert "`cleartext`" in text
 
 
+@pytest.mark.parametrize(("word", "shown"), [("auto", None), ("prefer", "prefer"), ("never", "never")])
+def test_http2_is_told_where_it_is_not_automatic(folder: Path, word: str, shown: str | None) -> None:
+    (folder / "policy.yaml").write_text(POLICY + f"    http2: {word}\n")
+    url = "https://api.stripe.com:8443/"
+    assert ask(folder, "GET", url, code=0).get("http2") == shown
+    text = command("explain", "--workload", "billing", "GET", url, cwd=folder).stdout.decode()
+    assert ("  http2     " in text) == (shown is not None)
+    assert "`http2`" in (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+
+
 def test_the_example_of_the_documents(folder: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
     asked, _, shown = text.partition("```text explain ")[2].partition("```")[0].partition("\n")

@@ -155,6 +155,26 @@ def test_serving_and_proofs(tmp_path: Path) -> None:
     assert isinstance(policy.decide(Question("a", "y.test", 443, "GET", "/")), Denial)
 
 
+def test_what_a_caller_of_an_authority_is_met_with(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "workloads: {a: {proofs: {any: true}}}\n"
+        "routes:\n"
+        "  one: {match: {host: x.test, paths: /a}, allow: a, http2: never}\n"
+        "  two: {match: {host: x.test, paths: /b}, allow: a}\n"
+        "  all: {match: {host: y.test, paths: /a}, allow: a, http2: never}\n"
+        "  wild: {match: {host: '*.w.test', port: 8443}, allow: a, http2: prefer}\n"
+        "  exact: {match: {host: e.w.test, port: 8443, paths: /a}, allow: a, http2: never}\n"
+    )
+    policy = load_policy([path])
+    found = {(host, port): policy.http2(host, port) for host in ("x.test", "y.test", "w.test", "a.w.test", "e.w.test", "a.b.w.test") for port in (443, 8443)}  # fmt: skip
+    assert {key: word for key, word in found.items() if word != "auto"} == {
+        ("y.test", 443): "never",
+        ("a.w.test", 8443): "prefer",
+        ("e.w.test", 8443): "prefer",
+    }
+
+
 @pytest.mark.parametrize("order", [0, 1])
 def test_several_files_make_one_policy(tmp_path: Path, order: int) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"

@@ -328,7 +328,7 @@ def test_what_is_granted_works(folder: Path) -> None:
         folder,
         "version: 1\nworkloads: {pay-new: {proofs: {any: true}}}\ngroups: {pay-both: [pay-new, pay-web]}\n"
         "credentials: {mine: {secret: {mount: secret, path: pay/a/b/key, field: k}}}\nroutes:\n"
-        '  pay: {match: {host: [api.stripe.com, eu.pay.test], paths: ["/v1/**"]}, allow: [{group: pay-both, credential: mine}], deny: [{paths: /v1/x}], inject: {bearer: "{secret}"}, timeouts: {total: 1h}, mode: observe, caller_credentials: reject, allow_cleartext: false}\n'
+        '  pay: {match: {host: [api.stripe.com, eu.pay.test], paths: ["/v1/**"]}, allow: [{group: pay-both, credential: mine}], deny: [{paths: /v1/x}], inject: {bearer: "{secret}"}, timeouts: {total: 1h}, mode: observe, http2: prefer, caller_credentials: reject, allow_cleartext: false}\n'
         '  wild: {match: {host: "*.pay.test", paths: [/w]}, allow: [payers]}\n'
         '  by-name: {match: {host: us.pay.test}, allow: pay-web, credential: pay-key, inject: {bearer: "{secret}"}}\n'
         'tests: [{as: pay-new, request: "GET https://api.stripe.com/v1/a", expect: {route: pay}}]\n',

@@ -1,4 +1,5 @@
-"""Hands a caller that speaks only HTTP/2, its TLS already ended here, to mitmproxy's layers.
+"""Hands a caller, its TLS already ended here, to mitmproxy's layers: one that speaks only HTTP/2, or one of an authority
+where HTTP/2 is preferred towards the upstream, whatever was agreed on with the caller.
 
 Everything known of the connection goes along: its proof, its authority and server name, its listener, its place in the
 counts. The handler that takes it over refuses and watches exactly as it does for connections of its own.

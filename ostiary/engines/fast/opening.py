@@ -2,7 +2,8 @@
 on unopened.
 
 Inside an accepted CONNECT only TLS goes on; anything else is closed (raw bytes, plain HTTP on a TLS route). A caller
-that speaks only HTTP/2 there is handed to mitmproxy's layers.
+that speaks only HTTP/2 there is handed to mitmproxy's layers, and so is every caller of an authority where a route says
+`http2: prefer`: the fast lane speaks HTTP/1.1 alone to upstreams.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Opening:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._prefers_http2 = False
+        """As the policy said that the CONNECT was judged by."""
 
     def connect(self, request: http.Request) -> None:
         """Judges a CONNECT and answers it."""
@@ -86,6 +89,8 @@ class Opening:
         if exchange.refused is not None or caller.connection.tunnel is None:
             caller.close()
             return
+        authority = caller.connection.tunnel.authority
+        self._prefers_http2 = exchange.policy.http2(authority.host, authority.port) == "prefer"
         caller.write(ESTABLISHED)
         caller.flush()
         caller.phase = Phase.ENTRANCE
@@ -161,7 +166,7 @@ class Opening:
         try:
             # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate
             # that does not fit and, if it goes on, 421.
-            context = caller.engine.caller_contexts.of(tunnel.authority.host)
+            context = caller.engine.caller_contexts.of(tunnel.authority.host, http2_first=self._prefers_http2)
             caller.loop.call_soon(_feed, transport, held)
             secured = await caller.loop.start_tls(
                 transport,
@@ -205,7 +210,7 @@ class Opening:
         client.tls, client.sni = True, tunnel.sni
         client.alpn = chosen.encode() if chosen is not None else None
         held, caller.ahead = caller.ahead, b""
-        if client.alpn == ALPN_HTTP2:
+        if client.alpn == ALPN_HTTP2 or self._prefers_http2:
             caller.phase = Phase.HANDED
             caller.engine.hand_over(caller, held)
             return

@@ -33,7 +33,7 @@ def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 class CallerContexts:
-    """Server-side contexts, one for each intercepted host.
+    """Server-side contexts, one for each intercepted host and order of protocols.
 
     Args:
         leaves: certificates by host.
@@ -43,23 +43,26 @@ class CallerContexts:
     def __init__(self, leaves: LeafStore, now_s: Callable[[], float]) -> None:
         self._leaves = leaves
         self._now_s = now_s
-        self._contexts: OrderedDict[str, tuple[int, float, ssl.SSLContext]] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, bool], tuple[int, float, ssl.SSLContext]] = OrderedDict()
         self._names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
 
-    def of(self, host: str) -> ssl.SSLContext:
+    def of(self, host: str, *, http2_first: bool = False) -> ssl.SSLContext:
         leaf = self._leaves.leaf(host)
         serial, now_s = leaf.cert.serial_number, self._now_s()
-        known = self._contexts.get(host)
+        key = (host, http2_first)
+        known = self._contexts.get(key)
         if known is not None and known[0] == serial and now_s - known[1] < CONTEXT_LIFE_S:
-            self._contexts.move_to_end(host)
+            self._contexts.move_to_end(key)
             return known[2]
         context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         _load(context, leaf)
         # HTTP/1.1 first: a caller that offers both is served by this engine, one that offers only HTTP/2 by mitmproxy's.
-        context.set_alpn_protocols([ALPN_HTTP1.decode(), ALPN_HTTP2.decode()])
+        # HTTP/2 first where mitmproxy's serves the tunnel in any case.
+        offers = (ALPN_HTTP2, ALPN_HTTP1) if http2_first else (ALPN_HTTP1, ALPN_HTTP2)
+        context.set_alpn_protocols([offer.decode() for offer in offers])
         context.sni_callback = self._named
-        self._contexts[host] = (serial, now_s, context)
-        self._contexts.move_to_end(host)
+        self._contexts[key] = (serial, now_s, context)
+        self._contexts.move_to_end(key)
         if len(self._contexts) > CACHED_CONTEXTS:
             self._contexts.popitem(last=False)
         return context

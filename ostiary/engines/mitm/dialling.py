@@ -15,6 +15,7 @@ from typing import Final
 from addons.egress import Destination
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
+from policies.model import Http2
 
 _MARK: Final = "ostiary"
 
@@ -50,6 +51,12 @@ class PoolKey:
     ca_file: Path | None
     upgrade: bool = False
     """For a WebSocket: HTTP/1.1 alone is offered, and the connection is nobody else's afterwards."""
+    http2: Http2 = "auto"
+    """What the route says of HTTP/2: connections that were negotiated under different words are not shared."""
+
+    def offers_http2(self, *, caller_speaks_it: bool) -> bool:
+        """Whether HTTP/2 is offered to the upstream."""
+        return not self.upgrade and (self.http2 == "prefer" or (self.http2 == "auto" and caller_speaks_it))
 
     def __hash__(self) -> int:
         # What differs between two keys differs here nearly always; hashing all of it would cost more than comparing.

@@ -16,9 +16,12 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
+    HttpEvent,
     RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
+    ResponseData,
+    ResponseHeaders,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 from ostiary.engines.mitm.answers import phrase
 from ostiary.engines.mitm.trailing import Trailing
+from ostiary.engines.mitm.versions import for_http1, has_body
 
 type Commands = layer.CommandGenerator[None]
 
@@ -67,6 +71,22 @@ class StrictHttp1Server(Trailing, Http1Server):
 
     def may_send(self) -> bool:
         return self.request is not None and self.request.data.headers.get("te", "").lower() == "trailers"
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseHeaders) and event.response.data.http_version == b"HTTP/2.0" and self.request:
+            answer = for_http1(event.response, self.request, ends=event.end_stream)
+            event = ResponseHeaders(event.stream_id, answer, event.end_stream)
+        elif isinstance(event, ResponseData) and self._answered_without_body():
+            return  # an HTTP/2 upstream that sends content where none may be: here it would be read as the next answer
+        yield from super().send(event)
+
+    def _answered_without_body(self) -> bool:
+        return (
+            self.request is not None
+            and self.response is not None
+            and not has_body(self.request.data.method, self.response.data.status_code)
+            and self.response.data.status_code != HTTPStatus.SWITCHING_PROTOCOLS
+        )
 
     def _await_head(self) -> None:
         self.handler.head_due(HeadDue(self, self._heads))

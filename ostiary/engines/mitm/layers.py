@@ -46,6 +46,7 @@ from ostiary.engines.mitm.http1 import StrictHttp1Server, request_like
 from ostiary.engines.mitm.http2 import StrictHttp2Server
 from ostiary.engines.mitm.stream import BoundConnection, ClosedLayer, GuardedStream
 from ostiary.engines.mitm.upstream import UpstreamClient
+from ostiary.engines.mitm.versions import for_http2
 
 type Commands = layer.CommandGenerator[None]
 
@@ -226,18 +227,21 @@ class GuardedHttpLayer(HttpLayer):
             # HTTP/2 needs no framing field, HTTP/1 does: without one the body would be read as the next request.
             if not event.end_stream and not any(name == b"content-length" for name, _ in fields):
                 fields = (*fields, (b"transfer-encoding", b"chunked"))
-        elif seen.http_version == b"HTTP/2.0":
-            fields = tuple(field for field in fields if field[0] != b"host")
+        elif child.context.server.alpn == b"h2":
+            fields = for_http2(fields)
         if child.context.server.alpn != b"h2" and any(name.lower() == b"te" for name, _ in fields):
             # A field of one hop is named as such in HTTP/1 (RFC 9110 section 7.6.1); HTTP/2 has no such list.
             fields = (*fields, (b"Connection", b"TE"))
-        authority = exchange.ask(Destination).authority.host_header if seen.http_version == b"HTTP/2.0" else b""
+        http2 = seen.http_version == b"HTTP/2.0" or child.context.server.alpn == b"h2"
+        authority = exchange.ask(Destination).authority.host_header if http2 else b""
         exchange.dialled_s = self.handler.parts.clock.monotonic_s()
-        # A shallow copy with five things changed. The constructor would check the type of every field anew. The method is
+        # A shallow copy with a few things changed. The constructor would check the type of every field anew. The method is
         # the one that was granted, whatever an addon did to the flow since.
         wire = request_like(seen)
         wire.data.method = exchange.head.method.encode("ascii")
         wire.data.authority = authority
+        if child.context.server.alpn == b"h2":
+            wire.data.http_version, wire.data.scheme = b"HTTP/2.0", b"https"
         wire.data.path = ready.target
         wire.data.headers = http.Headers(fields)
         return wire

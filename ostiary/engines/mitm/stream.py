@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ostiary.engines.mitm.layers import GuardedHttpLayer
 
 from ostiary.engines.mitm.answers import response_of
+from ostiary.engines.mitm.versions import lower_case
 
 type Commands = layer.CommandGenerator[None]
 
@@ -119,11 +120,14 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         fields = event.trailers.fields
         if isinstance(event, ResponseTrailers):
-            event.trailers = http.Headers(kept_reply_trailers(fields))
+            kept = kept_reply_trailers(fields)
+            http2 = self.context.client.alpn == b"h2"
         else:
             grant = None if exchange is None else exchange.find(Grant)
             injected = frozenset() if grant is None else plan_for(grant.route).strip_headers
-            event.trailers = http.Headers(kept_request_trailers(fields, injected))
+            kept = kept_request_trailers(fields, injected)
+            http2 = self.context.server.alpn == b"h2"
+        event.trailers = http.Headers(lower_case(kept) if http2 else kept)
 
     def _exchange(self) -> Exchange | None:
         flow = getattr(self, "flow", None)
@@ -361,10 +365,13 @@ class GuardedStream(HttpStream):
                 return
         else:
             self._end_watch()
-            http2 = self.flow.request.data.http_version == b"HTTP/2.0"
-            if http2 and self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
-                self._stop_listening()
-                return
+            if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
+                http2 = self.flow.request.data.http_version == b"HTTP/2.0"
+                if not http2 and self.context.server.alpn == b"h2":
+                    yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+                if http2 or self.context.server.alpn == b"h2":
+                    self._stop_listening()
+                    return
         yield from super().handle_protocol_error(event)
 
     def _stop_listening(self) -> None:
@@ -397,6 +404,8 @@ def _broken() -> Refusal:
 def _invalid_answer(flow: http.HTTPFlow) -> str | None:
     if flow.response is None:
         return "no answer"
+    if not 200 <= flow.response.data.status_code <= 999:
+        return "no status of a final answer"
     try:
         validate_headers(flow.response)
     except ValueError as error:

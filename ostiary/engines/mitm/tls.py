@@ -28,12 +28,18 @@ _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001 - pyOpenSSL e
 _HOSTFLAGS: Final = _lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | getattr(_lib, "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", 0)
 
 
-def _select_alpn(_connection: SSL.Connection, offers: list[bytes]) -> Any:
+def _select_http2_first(_connection: SSL.Connection, offers: list[bytes]) -> Any:
     """HTTP/2 where the caller offers it, else HTTP/1.1; a caller that offers neither gets no protocol."""
-    for wanted in (ALPN_HTTP2, ALPN_HTTP1):
-        if wanted in offers:
-            return wanted
-    return SSL.NO_OVERLAPPING_PROTOCOLS
+    return _first(offers, ALPN_HTTP2, ALPN_HTTP1)
+
+
+def _select_http1_first(_connection: SSL.Connection, offers: list[bytes]) -> Any:
+    """HTTP/1.1 where the caller offers it; one that offers HTTP/2 alone still gets it."""
+    return _first(offers, ALPN_HTTP1, ALPN_HTTP2)
+
+
+def _first(offers: list[bytes], *wanted: bytes) -> Any:
+    return next((one for one in wanted if one in offers), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 
 def _context(method: int) -> SSL.Context:
@@ -45,25 +51,26 @@ def _context(method: int) -> SSL.Context:
 
 
 class CallerContexts:
-    """Server-side contexts, one for each intercepted host, renewed with the leaf."""
+    """Server-side contexts, one for each intercepted host and order of protocols, renewed with the leaf."""
 
     def __init__(self, leaves: LeafStore) -> None:
         self._leaves = leaves
-        self._contexts: OrderedDict[str, tuple[int, SSL.Context]] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, bool], tuple[int, SSL.Context]] = OrderedDict()
 
-    def of(self, host: str) -> SSL.Context:
+    def of(self, host: str, *, http2_first: bool = True) -> SSL.Context:
         leaf = self._leaves.leaf(host)
         serial = leaf.cert.serial_number
-        known = self._contexts.get(host)
+        key = (host, http2_first)
+        known = self._contexts.get(key)
         if known is not None and known[0] == serial:
-            self._contexts.move_to_end(host)
+            self._contexts.move_to_end(key)
             return known[1]
         context = _context(SSL.TLS_SERVER_METHOD)
         context.use_certificate(leaf.cert)
         context.use_privatekey(leaf.key)
-        context.set_alpn_select_callback(_select_alpn)
+        context.set_alpn_select_callback(_select_http2_first if http2_first else _select_http1_first)
         context.set_session_id(host.encode()[:32])
-        self._contexts[host] = (serial, context)
+        self._contexts[key] = (serial, context)
         if len(self._contexts) > _CACHED_CONTEXTS:
             self._contexts.popitem(last=False)
         return context
@@ -126,7 +133,8 @@ class TlsStage:
             raise RuntimeError("TLS outside a tunnel")
         # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate that
         # does not fit and, if it goes on, 421.
-        start.ssl_conn = SSL.Connection(self._callers.of(tunnel.authority.host))
+        http2 = self._engine.parts.in_force.policy.http2(tunnel.authority.host, tunnel.authority.port)
+        start.ssl_conn = SSL.Connection(self._callers.of(tunnel.authority.host, http2_first=http2 != "never"))
         start.ssl_conn.set_accept_state()
 
     def tls_start_server(self, start: tls.TlsData) -> None:
@@ -139,7 +147,7 @@ class TlsStage:
         server.sni = host
         session = SSL.Connection(self._upstreams.of(bound.pool_key.ca_file))
         verify_name(session, host)
-        http2 = start.context.client.alpn == ALPN_HTTP2 and not bound.pool_key.upgrade
+        http2 = bound.pool_key.offers_http2(caller_speaks_it=start.context.client.alpn == ALPN_HTTP2)
         offers = (ALPN_HTTP2, ALPN_HTTP1) if http2 else (ALPN_HTTP1,)
         server.alpn_offers = offers
         session.set_alpn_protos(list(offers))

@@ -102,8 +102,8 @@ def test_contexts_are_bounded(contexts: CallerContexts) -> None:
     for number in range(CACHED_CONTEXTS + 5):
         contexts.of(f"h{number}.test")
     assert len(contexts._contexts) == CACHED_CONTEXTS
-    assert f"h{CACHED_CONTEXTS + 4}.test" in contexts._contexts
-    assert "h0.test" not in contexts._contexts
+    assert (f"h{CACHED_CONTEXTS + 4}.test", False) in contexts._contexts
+    assert ("h0.test", False) not in contexts._contexts
 
 
 def test_the_leaf_is_for_its_host_and_strictly_valid(contexts: CallerContexts, tmp_path: Path) -> None:
