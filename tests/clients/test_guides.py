@@ -19,6 +19,7 @@ from tests.harness.registries import Images, cargo
 from tests.harness.two_ways import CACHE, NODE, PROGRAMS, ROOT
 from tests.harness.upstream import Script, Seen, Upstream, Wire, plain
 from tests.harness.vendors import anthropic, openai, stripe
+from tests.harness.versions import usable
 
 SECRET = re.compile(r"secret: \{path: ([\w/]+), field: (\w+)\}")
 LANGUAGES = {"node": "node", "go": "go", "java": "java", "rust": "cargo", "docker": "docker", "python": "python"}
@@ -54,7 +55,7 @@ def test_commands(
     request: pytest.FixtureRequest,
     guide: str,
 ) -> None:
-    if guide not in {"node", "python"} and shutil.which(LANGUAGES[guide]) is None:
+    if guide not in {"node", "python"} and usable(LANGUAGES[guide]) is None:
         pytest.skip(f"no {LANGUAGES[guide]} on this machine")
     found = blocks(guide)
     (policy,) = (text for language, mark, text in found if (language, mark) == ("yaml", "policy"))

@@ -13,6 +13,7 @@ from tests.harness.relay import AFTER_407, AT_ONCE, ON_THE_NEXT, relaying
 from tests.harness.report import client as stated
 from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, Served
 from tests.harness.upstream import Script
+from tests.harness.versions import usable
 
 HOST = "api.example.com"
 REFS = b"0123456789012345678901234567890123456789\trefs/heads/main\n"
@@ -57,7 +58,7 @@ def test_g46_the_key_at_once_or_after_a_407(
     command, expected, script = CLIENTS[client]
     if client == "go":
         command = (str(request.getfixturevalue("go_client")),)
-    elif shutil.which(command[0]) is None:
+    elif usable(command[0]) is None:
         pytest.skip(f"no {command[0]} on this machine")
     work = tmp_path / "work"
     shutil.copytree(PROGRAMS / "cargo", work)

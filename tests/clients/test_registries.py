@@ -17,9 +17,9 @@ from tests.harness.registries import Images, cargo, npm
 from tests.harness.report import client as stated
 from tests.harness.report import measuring
 from tests.harness.two_ways import NODE, NPM, PLACEHOLDER, PROGRAMS, WAYS, Served, with_roots
-from tests.harness.versions import told_by
+from tests.harness.versions import told_by, usable
 
-CARGO = shutil.which("cargo")
+CARGO = usable("cargo")
 DOCKER = shutil.which("docker")
 
 
@@ -38,7 +38,7 @@ def test_npm_install(served: Callable[..., Served], tmp_path: Path, way: str) ->
     assert {seen.target for seen in one.api.requests} == {"/keyless", "/keyless/-/keyless-1.0.0.tgz"}
 
 
-@pytest.mark.skipif(CARGO is None, reason="no cargo on this machine")
+@pytest.mark.skipif(CARGO is None, reason="no cargo that runs on this machine")
 @pytest.mark.parametrize("way", WAYS)
 def test_cargo_fetch(served: Callable[..., Served], tmp_path: Path, way: str) -> None:
     shutil.copytree(PROGRAMS / "cargo", tmp_path / "work")
@@ -77,7 +77,7 @@ def test_npm_takes_either_variable(
         assert not one.api.requests
 
 
-@pytest.mark.skipif(CARGO is None, reason="no cargo on this machine")
+@pytest.mark.skipif(CARGO is None, reason="no cargo that runs on this machine")
 @pytest.mark.parametrize(
     ("without", "works"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from functools import cache
 
@@ -26,3 +27,13 @@ def npm_package(name: str) -> str:
     """Of a package that the Node programs are locked to."""
     found = json.loads((PROGRAMS / "package.json").read_text())["dependencies"][name]
     return str(found)
+
+
+@cache
+def usable(name: str) -> str | None:
+    """The path of a program that is there and runs. A shim that has no toolchain to start is there and does not."""
+    path = shutil.which(name)
+    if path is None or name != "cargo":
+        return path
+    done = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=False)
+    return path if done.returncode == 0 else None
