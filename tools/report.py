@@ -94,14 +94,14 @@ def figures(folder: Path = FOLDER) -> dict[str, Any]:
 
 def _torture(stated: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| request | failed by | calls failed | refused or cut | credentials without a record | hung requests |",
-        "|---|---|---|---|---|---|",
+        "| request | engine | failed by | calls failed | refused or cut | credentials without a record | hung requests |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in sorted(stated):
         if name.startswith("torture "):
             one = stated[name]
             lines.append(
-                f"| {one['kind']} | {one['how']} | {one['calls']} | {one['refused']} | {one['unrecorded']} | {one['hung']} |"
+                f"| {one['kind']} | {one['engine']} | {one['how']} | {one['calls']} | {one['refused']} | {one['unrecorded']} | {one['hung']} |"
             )
     return lines if len(lines) > 2 else ["No run is recorded: `make test`, then `make report`."]
 
