@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -25,14 +26,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(GO is None, reason="no Go on 
 def stripe_mock() -> Path:
     """The binary, built once a version."""
     folder = CACHE / MODULE.rpartition("/")[2]
-    if not (folder / "stripe-mock").exists():
-        # The user's own environment: this is the way to the module proxy.
-        build = {"GOBIN": str(folder), "GOCACHE": str(CACHE / "go"), "GOTOOLCHAIN": "local"}
-        done = subprocess.run(
-            ["env", *(f"{name}={value}" for name, value in build.items()), str(GO), "install", MODULE],
-            capture_output=True, text=True, timeout=400, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as held:
+        # Two workers want it at once, and a file that is there may not be whole.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (folder / ".complete").exists():
+            # The user's own environment: this is the way to the module proxy.
+            build = {"GOBIN": str(folder), "GOCACHE": str(CACHE / "go"), "GOTOOLCHAIN": "local"}
+            done = subprocess.run(
+                ["env", *(f"{name}={value}" for name, value in build.items()), str(GO), "install", MODULE],
+                capture_output=True, text=True, timeout=400, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            (folder / ".complete").touch()
     return folder / "stripe-mock"
 
 
