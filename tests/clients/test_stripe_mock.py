@@ -46,6 +46,9 @@ def stripe_mock() -> Path:
 def front(stripe_mock: Path, pki: Pki) -> Iterator[Front]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    held = (stripe_mock.parent / ".lock").open("w")
+    # One at a time: beside the port it is given it takes one of its own choosing.
+    fcntl.flock(held, fcntl.LOCK_EX)
     process = subprocess.Popen(
         [str(stripe_mock), "-http-addr", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL, env=clean_environment()
     )
@@ -59,6 +62,7 @@ def front(stripe_mock: Path, pki: Pki) -> Iterator[Front]:
     finally:
         process.kill()
         process.wait()
+        held.close()
 
 
 @pytest.mark.timeout(500)
