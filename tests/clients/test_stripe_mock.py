@@ -47,7 +47,7 @@ def front(stripe_mock: Path, pki: Pki) -> Iterator[Front]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     held = (stripe_mock.parent / ".lock").open("w")
-    # One at a time: beside the port it is given it takes one of its own choosing.
+    # One at a time: two that start together have been seen to fail, one of them not listening.
     fcntl.flock(held, fcntl.LOCK_EX)
     process = subprocess.Popen(
         [str(stripe_mock), "-http-addr", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL, env=clean_environment()
