@@ -45,6 +45,7 @@ from policies import Grant
 if TYPE_CHECKING:
     from ostiary.engines.fast.caller import Caller
     from ostiary.engines.fast.link import Link
+    from ostiary.engines.mitm.dialling import Bound
 
 _log = logging.getLogger("ostiary.engine")
 
@@ -134,9 +135,10 @@ class Turn:
         if link is not None:
             self._send(link)
         else:
-            self._dialling = self.caller.loop.create_task(self._reach(bound))
+            self._dialling = self.caller.loop.create_task(self._reach(bound, self._send))
 
-    async def _reach(self, bound: Any) -> None:
+    async def _reach(self, bound: Bound, then: Callable[[Link], None]) -> None:
+        """Dials, then goes on with the connection."""
         try:
             link = await self.caller.engine.dial(bound)
         except FAILURES as error:  # whatever a dial meets, the request that waits for it must be told
@@ -150,7 +152,7 @@ class Turn:
         if self.over:
             link.close()
             return
-        self.caller.guarded(lambda: self._send(link))
+        self.caller.guarded(lambda: then(link))
 
     # --- send ---
 
@@ -425,24 +427,12 @@ class Turn:
         """Sends the request once more, on a new connection: the pooled one had been closed by its upstream."""
         self._sent = False
         self._known().retries += 1
-        self._dialling = self.caller.loop.create_task(self._redial(stale, head))
 
-    async def _redial(self, stale: Link, head: bytes) -> None:
-        try:
-            link = await self.caller.engine.dial(stale.bound)
-        except FAILURES as error:  # as in _reach
-            if cancelled():
-                return
-            self._dialling = None
-            self._refuse(error)
-            self.caller.flush()
-            return
-        self._dialling = None
-        if self.over:
-            link.close()
-            return
-        self._put(link, head)
-        self.caller.deadline.expect(Wait.ANSWER, self._times.first_byte_s)
+        def again(link: Link) -> None:
+            self._put(link, head)
+            self.caller.deadline.expect(Wait.ANSWER, self._times.first_byte_s)
+
+        self._dialling = self.caller.loop.create_task(self._reach(stale.bound, again))
 
     def expired(self, wait: Wait) -> None:
         """A deadline has passed."""
