@@ -13,6 +13,19 @@ from policies import Grant
 MAX_BOUNDS: Final = 4096
 
 
+ENDLESS_S: Final = 365 * 86_400.0
+"""In the place of a deadline that is not set."""
+SLACK_S: Final = 30.0
+"""By how much a connection's own deadline is longer than those of its requests, which must come first."""
+
+
+def longest_silence_s(times: Deadlines) -> float:
+    """Seconds without any byte after which a connection with such requests is certainly forgotten."""
+    if not times.idle_s or not times.first_byte_s:
+        return ENDLESS_S
+    return max(times.idle_s, times.first_byte_s) + SLACK_S
+
+
 def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
     """What a new upstream connection for this request is for."""
     destination = exchange.ask(Destination)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -10,14 +9,9 @@ import pytest
 from tests.harness.admin import Token, block, call, kind, request
 from tests.harness.client import Answer, Raw, tunnel
 from tests.harness.ostiary_process import Ostiary
+from tests.harness.ports import free_port
 
 EVERYTHING = '["0.0.0.0/0", "::/0"]'
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def generous(ostiary: Callable[..., Ostiary], token: Token, *, unix: bool = False, default: str = "deny") -> Ostiary:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.canaries import canary
-from tests.harness.guides import GUIDES, Block, blocks, free_port, shims
+from tests.harness.guides import GUIDES, Block, blocks, shims
 from tests.harness.ostiary_process import Ostiary, clean_environment
+from tests.harness.ports import free_port
 from tests.harness.registries import Images, cargo
 from tests.harness.two_ways import CACHE, NODE, PROGRAMS, ROOT
 from tests.harness.upstream import Script, Seen, Upstream, Wire, plain

@@ -15,6 +15,7 @@ import pytest
 from tests.harness.front import Front, fronting
 from tests.harness.ostiary_process import clean_environment
 from tests.harness.pki import Pki
+from tests.harness.ports import free_port
 from tests.harness.two_ways import CACHE, PLACEHOLDER, PROGRAMS, WAYS, Served
 
 MODULE = "github.com/stripe/stripe-mock@v0.203.0"
@@ -44,8 +45,7 @@ def stripe_mock() -> Path:
 
 @pytest.fixture
 def front(stripe_mock: Path, pki: Pki) -> Iterator[Front]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     held = (stripe_mock.parent / ".lock").open("w")
     # One at a time: two that start together have been seen to fail, one of them not listening.
     fcntl.flock(held, fcntl.LOCK_EX)

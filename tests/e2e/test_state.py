@@ -16,6 +16,7 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.client import get
 from tests.harness.ostiary_process import Ostiary, clean_environment
+from tests.harness.ports import free_port
 from tests.harness.upstream import Upstream
 from tests.harness.valkey import Valkey, valkey_server
 
@@ -110,8 +111,6 @@ def test_l1_requests_that_need_no_state_go_on_without_it(
 
 
 def test_a_state_that_is_our_own_listener(ostiary: Callable[..., Ostiary]) -> None:
-    from tests.ostiary.test_doctor import free_port
-
     port = free_port()
     proxy = ostiary(
         start=False,

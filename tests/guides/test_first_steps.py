@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness.canaries import canary
-from tests.harness.guides import ROOT, Reader, blocks, free_port
+from tests.harness.guides import ROOT, Reader, blocks
+from tests.harness.ports import free_port
 from tests.harness.upstream import Upstream
 
 

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from tests.harness.canaries import canary
-from tests.harness.guides import Reader, blocks, free_port
+from tests.harness.guides import Reader, blocks
 from tests.harness.ostiary_process import command
 from tests.harness.pki import Pki
+from tests.harness.ports import free_port
 from tests.harness.upstream import Seen, Upstream, Wire
 
 

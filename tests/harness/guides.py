@@ -18,7 +18,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -50,11 +49,6 @@ def blocks(guide: str | Path, heading: str | None = None) -> list[Block]:
     if heading is not None:
         text = text[text.index(f"\n{heading}\n") + len(heading) :].partition("\n## ")[0]
     return [Block(found[1], found[2] or "", found[3]) for found in FENCE.finditer(text)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def shims(folder: Path, **targets: str) -> str:

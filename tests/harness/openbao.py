@@ -6,7 +6,6 @@ import contextlib
 import json
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.ostiary_process import clean_environment
+from tests.harness.ports import free_port
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -27,9 +27,7 @@ class OpenBao:
     def __init__(self, folder: Path, *, sealable: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.token = "root-" + secrets.token_hex(12)
         self._key = ""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.ostiary_process import clean_environment
+from tests.harness.ports import free_port
 
 
 def program() -> Path:
@@ -32,9 +33,7 @@ class Valkey:
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.password = password
         self._options = ["--port", str(self.port), *options]
         if password is not None:

@@ -7,7 +7,6 @@ import datetime as dt
 import hashlib
 import http.server
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.harness.canaries import canary, scan
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary, command
 from tests.harness.pki import Pki
+from tests.harness.ports import free_port
 from tests.harness.scripted_vault import scripted, send
 from tests.harness.upstream import Upstream
 from tests.harness.valkey import valkey_server
@@ -33,12 +33,6 @@ routes:
   api: {match: {host: api.test}, allow: billing, secret: {path: secret/egress/api, field: key}, inject: {bearer: "{secret}"}}
 """
 LIMITS = "limits: {connections: 100}\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Patient:

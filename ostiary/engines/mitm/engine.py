@@ -19,7 +19,7 @@ from mitmproxy.tls import ClientHelloData, TlsData
 
 from addons.continuous import withdrawn
 from addons.exchange import Connection, Exchange, Listener
-from addons.parts import Parts
+from addons.parts import Deadlines, Parts
 from addons.pipeline import stages
 from addons.refusal import Code, Refusal
 from addons.stages.registry import Registry
@@ -31,6 +31,7 @@ from ostiary.engines.mitm.handler import ClientHandler
 from ostiary.engines.mitm.master import LeanMaster
 from ostiary.engines.mitm.options import snapshot
 from ostiary.engines.mitm.tls import TlsStage, UpstreamContexts
+from ostiary.engines.needs import longest_silence_s
 from policies import Policy
 
 _log = logging.getLogger("ostiary.engine")
@@ -38,8 +39,6 @@ _log = logging.getLogger("ostiary.engine")
 
 RECHECK_S: Final = 1.0
 """How often open streams are asked whether they may go on."""
-_ENDLESS_S: Final = 365 * 86_400.0
-"""For connections whose silence nobody bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +80,7 @@ class MitmEngine:
         self.master = LeanMaster(asyncio.get_running_loop())
         self.dispatcher: Dispatcher = self.master.addons
         self.header_timeout_s = limits.header_timeout_s
-        endless = not limits.idle_s or not limits.first_byte_s
-        self.idle_s = _ENDLESS_S if endless else max(limits.idle_s, limits.first_byte_s) + 30.0
+        self.idle_s = longest_silence_s(Deadlines(idle_s=limits.idle_s, first_byte_s=limits.first_byte_s))
         # A connection may be silent for as long as the longest wait that is allowed on it; requests have tighter
         # deadlines of their own.
         self.options = snapshot(self.master.options, idle_s=self.idle_s)

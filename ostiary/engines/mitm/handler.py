@@ -25,8 +25,10 @@ from addons.exchange import Connection, Exchange
 from addons.parts import Deadlines
 from addons.refusal import Refusal
 from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
+from ostiary.engines.mitm.inactivity import InactivityWatch
 from ostiary.engines.mitm.layers import GuardedHttpLayer
-from ostiary.engines.needs import bound_of, times_of
+from ostiary.engines.needs import bound_of, longest_silence_s, times_of
+from policies import Grant
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.engine import MitmEngine
@@ -63,6 +65,7 @@ class ClientHandler(server.ConnectionHandler):
         self.registry = engine.registry
         self.connection = connection
         self.loop = asyncio.get_running_loop()
+        self.timeout_watchdog = InactivityWatch(self._silence_allowed_s, self.on_timeout)
         self.header_timeout_s = engine.header_timeout_s
         self.layer = GuardedHttpLayer(context, HTTPMode.regular, self)
         self.transports[client] = server.ConnectionIO(reader=reader, writer=writer)
@@ -103,6 +106,11 @@ class ClientHandler(server.ConnectionHandler):
 
     def times_of(self, exchange: Exchange) -> Deadlines:
         return times_of(exchange, self.parts.deadlines)
+
+    def _silence_allowed_s(self) -> float:
+        """How long nothing may move here: for as long as the most patient request in flight waits, if there is one."""
+        in_flight = (one for one in self.connection.exchanges if one.find(Grant) is not None)
+        return max((longest_silence_s(self.times_of(one)) for one in in_flight), default=self.engine.idle_s)
 
     def later(self, delay_s: float, event: events.Event) -> None:
         """Posts an event after a while, unless the connection is gone by then."""

@@ -24,6 +24,7 @@ from ostiary.engines.fast.pool import Pool
 from ostiary.engines.fast.tls import UpstreamContexts
 from ostiary.engines.mitm.dialling import Bound, PoolKey
 from tests.harness.pki import Pki
+from tests.harness.ports import free_port
 
 
 @pytest.fixture
@@ -118,11 +119,6 @@ def tls(context: ssl.SSLContext, version: list[str | None] | None = None) -> Ser
             secured.recv(1)
 
     return serve
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def test_the_loop_is_that_of_the_process() -> None:
