@@ -14,36 +14,35 @@ from tests.harness.client import REFUSALS
 from tests.harness.ostiary_process import Ostiary
 
 
-@pytest.mark.parametrize("place", ["stdout", "stderr", "audit", "temporary", "core", "admin", "refusal", "environ"])
-def test_g29_the_scan_sees_each_place(ostiary: Callable[..., Ostiary], place: str) -> None:
-    mark = canary("planted")
-    given: dict[str, object] = {}
-    if place == "environ":
-        given["environ"] = {"LEFT_BEHIND": f"x={mark}"}
-    proxy = ostiary(**given)
+def test_g29_the_scan_sees_each_place(ostiary: Callable[..., Ostiary]) -> None:
+    inherited = canary("planted")
+    # From nothing: what is looked for in the environment is that of this very process.
+    proxy = ostiary(direct=True, environ={"LEFT_BEHIND": f"x={inherited}"})
     assert proxy.leaks() == []
-    proxy.canaries.append(mark)
-    match place:
-        case "stdout":
-            proxy.stdout += mark.encode()
-        case "stderr":
-            proxy.stderr += f"Traceback: {mark}".encode()
-        case "audit":
-            with (proxy.folder / "audit.jsonl").open("a") as handle:
-                handle.write(json.dumps({"event": "planted", "path": f"/v1?key={mark}"}) + "\n")
-        case "temporary":
-            (proxy.folder / "tmp" / "left").write_text(mark)
-        case "core":
-            (proxy.folder / "core.1").write_bytes(b"\x00" + mark.encode())
-        case "admin":
-            proxy.told.append(("/metrics", mark.encode()))
-        case "refusal":
-            REFUSALS.append(mark.encode())
-        case _:
-            pass
-    found = proxy.leaks()
-    proxy.canaries.remove(mark)
-    assert len(found) == 1, found
+    proxy.canaries.append(inherited)
+    assert len(proxy.leaks()) == 1
+    proxy.canaries.remove(inherited)
+
+    def plant(mark: str) -> dict[str, Callable[[], object]]:
+        record = json.dumps({"event": "planted", "path": f"/v1?key={mark}"}).encode()
+        audit = proxy.folder / "audit.jsonl"
+        return {
+            "stdout": lambda: proxy.stdout.extend(mark.encode()),
+            "stderr": lambda: proxy.stderr.extend(f"Traceback: {mark}".encode()),
+            "audit": lambda: audit.write_bytes(audit.read_bytes() + record + b"\n"),
+            "temporary": lambda: (proxy.folder / "tmp" / "left").write_text(mark),
+            "core": lambda: (proxy.folder / "core.1").write_bytes(b"\x00" + mark.encode()),
+            "admin": lambda: proxy.told.append(("/metrics", mark.encode())),
+            "refusal": lambda: REFUSALS.append(mark.encode()),
+        }
+
+    for place in plant(""):
+        mark = canary("planted")
+        plant(mark)[place]()
+        proxy.canaries.append(mark)
+        found = proxy.leaks()
+        proxy.canaries.remove(mark)
+        assert len(found) == 1, (place, found)
 
 
 @pytest.mark.parametrize(

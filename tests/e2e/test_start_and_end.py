@@ -18,6 +18,12 @@ from tests.harness.ostiary_process import Ostiary, command
 from tests.harness.upstream import Seen, Upstream, Wire
 
 
+@pytest.fixture(autouse=True)
+def from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start here loads its modules itself."""
+    monkeypatch.setenv("OSTIARY_TEST_DIRECT", "1")
+
+
 def run(proxy: Ostiary) -> tuple[int, str]:
     done = command("run", "--config", "ostiary.yaml", cwd=proxy.folder)
     assert done.stdout == b""

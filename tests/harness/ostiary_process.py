@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.harness.canaries import files_below, scan
 from tests.harness.client import REFUSALS, Raw
+from tests.harness.warm import ROOT, Forked, forks, warm
 from vault.sealed import KeyFile, SealedFile, read_key
 from vault.secret import Secret
 
@@ -39,8 +40,9 @@ def command(
     *arguments: str, cwd: Path, stdin: bytes = b"", environ: Mapping[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs `ostiary …` to its end."""
-    root = Path(__file__).parents[2]
-    environment = clean_environment(PYTHONPATH=str(root), **(environ or {}))
+    environment = clean_environment(**{"PYTHONPATH": str(ROOT), **(environ or {})})
+    if forks(environment):
+        return warm().run(arguments, cwd, environment, stdin, timeout)
     return subprocess.run(
         [sys.executable, "-m", "ostiary", *arguments],
         cwd=cwd,
@@ -76,10 +78,12 @@ class Ostiary:
     prefix: tuple[str, ...] = ()
     canaries: list[str] = field(default_factory=list)
     preexec: Callable[[], None] | None = None
+    direct: bool = False
+    """Start from nothing, never by a fork of the warm process."""
     patience_s: float = 20.0
     """How long the start may take."""
 
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     ready: dict[str, Any] = field(default_factory=dict)
     stderr: bytearray = field(default_factory=bytearray)
     stdout: bytearray = field(default_factory=bytearray)
@@ -123,19 +127,23 @@ class Ostiary:
 
     def run(self) -> Ostiary:
         """Starts the process and waits until it is ready."""
-        root = Path(__file__).parents[2]
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        self.process = subprocess.Popen(
-            [*self.prefix, sys.executable, "-m", "ostiary", "run", "--config", "ostiary.yaml"],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Temporary files land where the scan for canaries finds them.
-            env=clean_environment(**{"PYTHONPATH": str(root), "TMPDIR": str(temporary), **self.environ}),
-            preexec_fn=self.preexec,
-        )
+        arguments = ("run", "--config", "ostiary.yaml")
+        # Temporary files land where the scan for canaries finds them.
+        environment = clean_environment(**{"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), **self.environ})
+        if not self.direct and not self.prefix and self.preexec is None and forks(environment):
+            self.process = warm().start(arguments, self.folder, environment)
+        else:
+            self.process = subprocess.Popen(
+                [*self.prefix, sys.executable, "-m", "ostiary", *arguments],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                preexec_fn=self.preexec,
+            )
         first = threading.Event()
         self.stdout = bytearray()
         threading.Thread(target=self._pump, args=(self.process.stdout, self.stdout, first), daemon=True).start()
