@@ -56,7 +56,7 @@ def _place(where: tuple[str, int, str]) -> str:
 
 def table(stats: pstats.Stats, requests: int) -> str:
     """The costliest functions."""
-    rows: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]
+    rows: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]  # typeshed does not know it
     rows = {
         where: row for where, row in rows.items() if not (where[0].endswith("/threading.py") and where[2] == "wait")
     }

@@ -154,7 +154,7 @@ def test_p3_signals_and_calls_together(ostiary: Callable[..., Ostiary]) -> None:
 
     def reload() -> None:
         for _ in range(10):
-            statuses.append(call(proxy, "POST", "/reload", token=token).status)  # noqa: PERF401
+            statuses.append(call(proxy, "POST", "/reload", token=token).status)  # noqa: PERF401 - one after the other
 
     threads = [threading.Thread(target=reload) for _ in range(3)]
     for thread in threads:

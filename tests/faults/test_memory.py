@@ -143,7 +143,7 @@ def test_f2_an_upload_to_an_upstream_that_takes_none_is_held_back(
 ) -> None:
     """An HTTP/2 upstream that never opens its window: the caller is read no further, whatever it sends."""
     api = upstream(alpn=("h2",))
-    api._serve_http2 = lambda tls: stalls(api, tls)  # type: ignore[method-assign]
+    api._serve_http2 = lambda tls: stalls(api, tls)  # type: ignore[method-assign]  # this upstream alone
     proxy = start(ostiary, api, "256MiB", "4s")
     before = proxy.rss_bytes()
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
@@ -178,9 +178,9 @@ def uploads(raw: Raw) -> Iterator[bytes]:
 def stalls(api: Upstream, tls: object) -> None:
     conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
     conn.initiate_connection()
-    tls.sendall(conn.data_to_send())  # type: ignore[attr-defined]
-    while data := tls.recv(65536):  # type: ignore[attr-defined]
+    tls.sendall(conn.data_to_send())  # type: ignore[attr-defined]  # a TLS socket
+    while data := tls.recv(65536):  # type: ignore[attr-defined]  # a TLS socket
         for event in conn.receive_data(data):
             if isinstance(event, h2.events.RequestReceived):
                 api.requests.append(Seen("POST", "/v1", [], http2=True))
-        tls.sendall(conn.data_to_send())  # type: ignore[attr-defined]
+        tls.sendall(conn.data_to_send())  # type: ignore[attr-defined]  # a TLS socket

@@ -22,10 +22,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from tests.harness.ostiary_process import clean_environment
 
@@ -86,8 +86,8 @@ class Server:
         assert self._first.wait(20), (text, self.errors)
         assert self.output, (text, self.errors.decode())
 
-    def _pump(self, stream: object, into: bytearray) -> None:
-        while read := os.read(stream.fileno(), 65536):  # type: ignore[attr-defined]
+    def _pump(self, stream: IO[bytes], into: bytearray) -> None:
+        while read := os.read(stream.fileno(), 65536):
             into += read
             if into is self.output and b"\n" in into:
                 self._first.set()
@@ -131,7 +131,7 @@ class Reader:
         python = f'"{sys.executable}"'
         path = shims(tmp_path / "bin", python=python, python3=python, bao=bao, vault=bao)
         environment = clean_environment(PATH=path, PYTHONPATH=str(ROOT), HOME=str(home))
-        return cls(folder, environment, **given)  # type: ignore[arg-type]
+        return cls(folder, environment, **given)  # type: ignore[arg-type]  # as the fields say
 
     def follow(self, found: list[Block]) -> None:
         """Does what the blocks say, in their order."""
@@ -185,9 +185,9 @@ class Reader:
             one.stop()
 
 
-def wait_until(what: str, holds: object, timeout_s: float = 10) -> None:
+def wait_until(what: str, holds: Callable[[], object], timeout_s: float = 10) -> None:
     """Waits for something that another process does."""
     deadline_s = time.monotonic() + timeout_s
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < deadline_s, what
         time.sleep(0.05)

@@ -92,10 +92,10 @@ async def test_the_user_of_the_reference_page_may_just_enough(own: Valkey) -> No
     (rights,) = re.findall(r"^user ostiary on >\S+ (.*)$", page, re.MULTILINE)
     password = canary()
     admin = ValkeyStore(server_of(own), deadline_s=5)
-    await admin._client.execute_command("ACL", "SETUSER", "ostiary", "on", f">{password}", *rights.split())  # type: ignore[no-untyped-call]
+    await admin._client.execute_command("ACL", "SETUSER", "ostiary", "on", f">{password}", *rights.split())  # type: ignore[no-untyped-call]  # the client has no type for it
     await admin.close()
     given = {"username": "ostiary", "password": Secret(password)}
-    store = ValkeyStore(Server("127.0.0.1", own.port, database=1, **given), deadline_s=5)  # type: ignore[arg-type]
+    store = ValkeyStore(Server("127.0.0.1", own.port, database=1, **given), deadline_s=5)  # type: ignore[arg-type]  # as the fields say
     await store.probe()
     assert await store.once("nonce:a", 60)
     assert (await store.add("quota:a", 1, 60, 5)).added
