@@ -12,8 +12,11 @@ Rules:
   until a jittered probe is due. During an outage that was confirmed lately the probe runs behind a stale answer, so
   that a store which swallows packets does not cost a request its deadline. Old news of an outage is no news: then the
   read waits for the probe.
-- Memory is bounded; the entry unused for longest goes first, but never one that is being fetched: that would start a
-  second flight for the same secret.
+- Memory is bounded; the entry unused for longest goes first, but never one that is being fetched or waited for: that
+  would start a second flight for the same secret.
+- An upstream that rejects a credential (401) is a reason to look, never a reason to drop: `read_other` gives what memory
+  has beyond the rejected version, else what one forced read finds. One that finds nothing new is the last for 5 s,
+  whoever asks, so that neither a hostile upstream nor a hostile caller can make Ostiary hammer the store.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from vault.control import NOTHING
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
@@ -49,6 +53,8 @@ _UNSAID_RETRY_S: Final = 1.0
 OUTAGE_NEWS_S: Final = 10.0
 """How long a failed fetch counts as knowing that the store is down. Longer than the longest pause between probes and
 the deadline of one."""
+FRUITLESS_S: Final = 5.0
+"""How long no read is forced after one that brought nothing new."""
 FETCH_DEADLINE_S: Final = 10.0
 """Stores keep a deadline of 2 s; this guards against one that does not."""
 
@@ -58,6 +64,10 @@ class _Entry:
     """What is remembered of one secret."""
 
     version: SecretVersion | None = None
+    before: SecretVersion | None = None
+    """The one that `version` has replaced, without its values: who used it last."""
+    last: str = ""
+    """The version known last, also once it was dropped."""
     fetched_s: float = 0.0
     """When the fetch that brought the version began."""
     failure: StoreError | None = None
@@ -69,6 +79,12 @@ class _Entry:
     flight_s: float = 0.0
     launched: int = 0
     """Flights so far: tells one that began after a read from one before it, however coarse the clock."""
+    forced: int = 0
+    """The flight of `launched` that a rejected credential began last."""
+    fruitless_s: float = 0.0
+    """No read is forced before this."""
+    waiting: int = 0
+    """Reads that wait for a flight and hold this entry."""
 
 
 class SecretCache:
@@ -134,20 +150,72 @@ class SecretCache:
                     self._launch(ref, entry)
                 return self._answer(ref, entry, "stale", now_s)
         # A flight that is already under way may carry what was written before this read began.
-        known = entry.launched
-        fresh = bypass or ttl_s == 0
-        while True:
-            if entry.flight is None:
-                self._launch(ref, entry)
-            flight, number = entry.flight, entry.launched
-            if flight is not None:
-                # Shielded: the flight belongs to everyone who waits for it.
-                await asyncio.shield(flight)
-            if number > known or not fresh:
-                break
+        await self._land(ref, entry, entry.launched if bypass or ttl_s == 0 else -1)
         if entry.failure is not None:
             return self._despite(ref, entry, ttl_s, max_stale_s)
         return self._answer(ref, entry, "bypass" if bypass else "miss", self._clock())
+
+    async def _land(self, ref: SecretRef, entry: _Entry, known: int) -> None:
+        """Waits for a flight with a number above `known`, and begins it where it is not under way."""
+        entry.waiting += 1
+        try:
+            while True:
+                if entry.flight is None:
+                    self._launch(ref, entry)
+                flight, number = entry.flight, entry.launched
+                if flight is not None:
+                    # Shielded: the flight belongs to everyone who waits for it.
+                    await asyncio.shield(flight)
+                if number > known:
+                    return
+        finally:
+            entry.waiting -= 1
+
+    # --- after a 401 ---
+
+    async def read_other(self, ref: SecretRef, used: SealedSecret, *, ttl_s: float) -> SealedSecret | None:
+        """Another version than the one rejected; see `SecretSource.read_other`."""
+        entry = self._entries.get(ref)
+        if entry is None:
+            entry = self._remember(ref)
+        now_s = self._clock()
+        if self._has_other(entry, used) and now_s - entry.fetched_s < ttl_s:
+            self._entries.move_to_end(ref)
+            return self._answer(ref, entry, "hit", now_s)
+        if entry.flight is not None and entry.forced == entry.launched:
+            known = entry.launched - 1  # the very read that was to be begun is under way
+        elif self._may_force(ref, entry, now_s):
+            known = entry.launched
+            entry.forced = known + 1
+        else:
+            return None
+        await self._land(ref, entry, known)
+        if entry.failure is None and self._has_other(entry, used):
+            return self._answer(ref, entry, "bypass", self._clock())
+        entry.fruitless_s = self._clock() + FRUITLESS_S
+        return None
+
+    def suspect(self, ref: SecretRef, used: SealedSecret) -> None:
+        """Looks behind the back of a request that cannot be sent again; see `SecretSource.suspect`."""
+        entry = self._entries.get(ref)
+        now_s = self._clock()
+        if entry is None or self._has_other(entry, used) or entry.flight is not None:
+            return
+        if self._may_force(ref, entry, now_s):
+            entry.forced = entry.launched + 1
+            # Taken back when the flight brings something new.
+            entry.fruitless_s = now_s + FRUITLESS_S
+            self._launch(ref, entry)
+
+    @staticmethod
+    def _has_other(entry: _Entry, used: SealedSecret) -> bool:
+        return entry.version is not None and used.differs(entry.version)
+
+    @staticmethod
+    def _may_force(ref: SecretRef, entry: _Entry, now_s: float) -> bool:
+        """A pinned version has no other; and what the store said a moment ago still stands."""
+        failed = entry.failure is not None and now_s < entry.retry_s
+        return ref.version is None and not failed and now_s >= entry.fruitless_s
 
     def _despite(self, ref: SecretRef, entry: _Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
         """Serves what an outage leaves to serve, or tells the failure."""
@@ -175,7 +243,11 @@ class SecretCache:
         entry = self._entries[ref] = _Entry()
         while len(self._entries) > self._capacity:
             # Entries in flight stay: there are no more of them than requests under way.
-            idle = (known for known, found in self._entries.items() if found.flight is None and found is not entry)
+            idle = (
+                known
+                for known, found in self._entries.items()
+                if found.flight is None and not found.waiting and found is not entry
+            )
             oldest = next(idle, None)
             if oldest is None:
                 break
@@ -196,21 +268,45 @@ class SecretCache:
             async with asyncio.timeout(FETCH_DEADLINE_S):
                 version = await self._store.fetch(ref)
         except StoreError as error:
-            result = self._failed(entry, error)
+            result = self._failed(ref, entry, error)
         except TimeoutError:
-            result = self._failed(entry, SecretUnavailable(ref.name, "the store did not answer in time"))
+            result = self._failed(ref, entry, SecretUnavailable(ref.name, "the store did not answer in time"))
         except Exception as error:  # noqa: BLE001 - a store that breaks its contract is an outage, and its text may hold anything
-            result = self._failed(entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
+            result = self._failed(ref, entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
         else:
             # A flight never replaces what a later one has brought: each entry has one flight at a time.
-            entry.version, entry.fetched_s = version, began_s
+            self._took(ref, entry, version)
+            entry.fetched_s = began_s
             entry.failure, entry.failures, entry.retry_s = None, 0, 0.0
             result = "ok"
         finally:
             entry.flight = None
             self._observer.secret_read(self._store.name, result)
 
-    def _failed(self, entry: _Entry, error: StoreError) -> ReadResult:
+    def _took(self, ref: SecretRef, entry: _Entry, version: SecretVersion) -> None:
+        """Takes what a flight has brought. The same version stays the same object, so that its uses are counted on."""
+        before = entry.version
+        if before is not None and before.same(version):
+            if before.control != version.control:
+                self._observer.secret_told(ref.name, version.control)
+                entry.version = replace(before, control=version.control)
+            return
+        entry.version, entry.fruitless_s = version, 0.0
+        if before is not None:
+            self._retire(ref, entry, before)
+        if version.control != (NOTHING if before is None else before.control):
+            self._observer.secret_told(ref.name, version.control)
+        if entry.last and (before is not None or entry.last != version.version):
+            self._observer.secret_changed(ref.name, entry.last, version.version)
+        entry.last = version.version
+
+    def _retire(self, ref: SecretRef, entry: _Entry, version: SecretVersion) -> None:
+        # Without its fields: what is dropped is not to be held by what is remembered of it.
+        entry.before = replace(version, fields={})
+        name, number = ref.name, version.version
+        version.uses.retire(lambda last: self._observer.secret_last_used(name, number, last))
+
+    def _failed(self, ref: SecretRef, entry: _Entry, error: StoreError) -> ReadResult:
         now_s = self._clock()
         entry.failure, entry.failed_s = error, now_s
         if isinstance(error, SecretUnavailable):
@@ -222,7 +318,9 @@ class SecretCache:
                 pause_s = max(pause_s, min(error.retry_after_s, RETRY_AFTER_MOST_S))
             entry.retry_s = now_s + pause_s
             return "unavailable"
-        entry.version = None
+        if entry.version is not None:
+            self._retire(ref, entry, entry.version)
+            entry.version = None
         entry.retry_s = now_s + NEGATIVE_TTL_S
         match error:
             case SecretDenied():

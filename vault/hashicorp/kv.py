@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import hvac
 
+from vault.control import read_control
 from vault.hashicorp.client import DetectionRefused, VaultAnswer
 from vault.secret import Secret
 from vault.store import SecretMalformed, SecretMissing, SecretRef, SecretVersion
@@ -69,21 +70,31 @@ def read(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> SecretVersio
         if ref.version is not None:
             raise SecretMissing(ref.name, "is in a KV version 1 mount, which keeps no versions to pin")
         return SecretVersion(_read_v1(client, ref, mount, path), "v1")
+    found = _read_v2(client, ref, mount, path, ref.version)
+    pending = found.control.pending_version
+    if ref.version is None and pending is not None and found.version == str(pending):
+        # Written ahead of its time. The one before it is the newest that may be used.
+        if pending == 1:
+            raise SecretMissing(ref.name, "has version 1 alone, which its custom_metadata says is pending")
+        found = _read_v2(client, ref, mount, path, pending - 1)
+    return found
+
+
+def _read_v2(client: hvac.Client, ref: SecretRef, mount: str, path: str, wanted: int | None) -> SecretVersion:
     answer = client.secrets.kv.v2.read_secret_version(
-        path=path, version=ref.version, mount_point=mount, raise_on_deleted_version=True
+        path=path, version=wanted, mount_point=mount, raise_on_deleted_version=True
     )["data"]
     metadata = answer.get("metadata") or {}
     version = metadata.get("version")
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise SecretMalformed(ref.name, "came without a version")
-    if ref.version is not None and version != ref.version:
-        raise SecretMalformed(ref.name, f"came in version {version}; version {ref.version} was asked for")
-    custom = metadata.get("custom_metadata") or {}
+    if wanted is not None and version != wanted:
+        raise SecretMalformed(ref.name, f"came in version {version}; version {wanted} was asked for")
     return SecretVersion(
         _fields(ref, answer.get("data"), client.token),
         str(version),
         metadata.get("created_time"),
-        {str(key): str(value) for key, value in custom.items()},
+        read_control(metadata.get("custom_metadata") or {}),
     )
 
 
