@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ import pytest
 
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, get, tunnel
+from tests.harness.http2 import Http2
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary
-from tests.harness.upstream import Seen, Upstream, Wire
+from tests.harness.scripted_vault import scripted, send
+from tests.harness.upstream import Seen, StreamWire, Upstream, Wire, plain
 
 POLICY = """
 workloads: {billing: {proofs: {any: true}}}
@@ -319,3 +322,110 @@ def test_v7_rotation_under_load_with_an_overlap(
     assert failed == []
     assert total > 8
     assert {seen.body for seen in api.requests} <= {b"", b"b"}
+
+
+def test_u5_no_mixture_of_two_answers(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
+    """HTTP/2 on either side, several streams at once, and first answers with long bodies and trailers: of a 401 that was
+    not the last word not a byte reaches a caller."""
+    good: set[str] = set()
+
+    def script(seen: Seen, wire: StreamWire) -> None:
+        if seen.get("authorization") in good:
+            wire.head(200, (("x-answer", "second"),))
+            wire.send(seen.method.encode() + b" second" * 100, ends=True)
+            return
+        wire.head(401, (("x-answer", "first"),))
+        wire.send(b"first" * 6000)
+        wire.trailers(("x-check", "first"))
+
+    def slow(seen: Seen, wire: Wire) -> None:
+        if seen.get("X-Api-Key") in good:
+            wire.answer(200, seen.method.encode() + b" second" * 100, (("x-answer", "second"),))
+            return
+        wire.send(b"HTTP/1.1 401 X\r\nx-answer: first\r\nTransfer-Encoding: chunked\r\nTrailer: x-check\r\n\r\n")
+        for _ in range(30):
+            wire.chunk(b"first" * 1000)
+        wire.send(b"0\r\nx-check: first\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nthird")
+
+    policy = POLICY.replace("inject: {bearer", "http2: prefer\n    inject: {bearer")
+    h2up = upstream(names=("api.test",), alpn=("h2",), http2_script=script)
+    h1up = upstream(slow, names=("kv1.test",))
+    proxy = start(ostiary, bao, policy.replace("old/egress/api", "secret/egress/api"), api=h2up.port, kv1=h1up.port)
+    policy_of = {"api.test": h2up, "kv1.test": h1up}
+    address = proxy.address("sidecar")
+
+    def rotate() -> None:
+        key = canary("key")
+        proxy.canaries.append(key)
+        bao.put("egress/api", key=key)
+        good.clear()
+        good.update({f"Bearer {key}", key})
+
+    rotate()
+    for host in policy_of:
+        assert get(address, proxy.ca, authority=f"{host}:443").status == 200
+    for host in policy_of:
+        with tunnel(address, proxy.ca, f"{host}:443") as raw:
+            for method, body in (("GET", b""), ("POST", b"abc"), ("GET", b"")):
+                rotate()
+                raw.send(f"{method} /v1 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                answer = raw.answer()
+                assert (answer.status, answer.all("x-answer")) == (200, ["second"])
+                assert answer.body == method.encode() + b" second" * 100
+        with tunnel(address, proxy.ca, f"{host}:443", alpn=("h2",)) as raw:
+            client = Http2(raw)
+            for _ in range(2):
+                rotate()
+                streams = [client.send("GET", f"/{number}", authority=host) for number in range(6)]
+                streams += [client.send("POST", "/p", authority=host, body=b"x" * 3000) for _ in range(3)]
+                for stream in streams:
+                    found = client.answer(stream)
+                    assert (found.headers[":status"], found.headers["x-answer"], found.reset) == ("200", "second", None)
+                    assert bytes(found.body) in {b"GET" + b" second" * 100, b"POST" + b" second" * 100}
+                    assert not found.trailers
+    opened = proxy.audit("credential.opened")
+    proxy.wait_audit("credential.closed", len(opened))
+    assert {record["outcome"] for record in proxy.audit("credential.closed")} == {"ok", "upstream_error"}
+
+
+def test_u5_a_caller_that_goes_while_the_store_is_asked(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """The store takes its time; the caller leaves, or its connection is all there is: no second request, no open record."""
+    api = upstream(plain(b"no", 401))
+    asked = threading.Event()
+    reads: list[str] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("lookup-self"):
+            send(handler, 200, {"data": {"ttl": 0}})
+        elif "mounts" in handler.path:
+            send(handler, 200, {"data": {"options": {"version": "2"}}})
+        else:
+            reads.append(handler.path)
+            if len(reads) > 1:
+                asked.set()
+                time.sleep(1.0)
+            data = {"data": {"key": f"cnry-{len(reads)}"}, "metadata": {"version": len(reads)}}
+            send(handler, 200, {"data": data})
+
+    with scripted(answer) as (address, _):
+        store = f'vault:\n  addresses: ["{address}"]\n  auth: {{method: token_file, file: vault-token}}'
+        proxy = ostiary(POLICY, start=False, upstreams={"api.test:443": api.port}, store=store)
+        (proxy.folder / "vault-token").write_text(canary())
+        proxy.run()
+        with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+            raw.send(b"GET /v1 HTTP/1.1\r\nHost: api.test\r\n\r\n")
+            assert asked.wait(10)
+        (closed,) = proxy.wait_audit("credential.closed")
+        assert closed["outcome"] == "client_gone"
+        assert len(api.requests) == 1
+        # Another caller joins the read that the first one has left behind, or finds what it has brought.
+        assert get(proxy.address("sidecar"), proxy.ca).status == 401
+        assert proxy.wait_audit("credential.opened", 2)[-1]["secret_version"] == "2"
+        assert api.requests[-1].get("Authorization") == "Bearer cnry-2"
+        assert len(reads) <= 3
+        ids = {record["id"] for record in proxy.audit("credential.opened")}
+        assert ids == {record["id"] for record in proxy.wait_audit("credential.closed", len(ids))}
