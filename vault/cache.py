@@ -25,10 +25,11 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from vault.control import NOTHING
+from vault.entry import Entry, Known, known_of
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
@@ -59,34 +60,6 @@ FETCH_DEADLINE_S: Final = 10.0
 """Stores keep a deadline of 2 s; this guards against one that does not."""
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """What is remembered of one secret."""
-
-    version: SecretVersion | None = None
-    before: SecretVersion | None = None
-    """The one that `version` has replaced, without its values: who used it last."""
-    last: str = ""
-    """The version known last, also once it was dropped."""
-    fetched_s: float = 0.0
-    """When the fetch that brought the version began."""
-    failure: StoreError | None = None
-    failed_s: float = 0.0
-    retry_s: float = 0.0
-    """No fetch before this."""
-    failures: int = 0
-    flight: asyncio.Task[None] | None = None
-    flight_s: float = 0.0
-    launched: int = 0
-    """Flights so far: tells one that began after a read from one before it, however coarse the clock."""
-    forced: int = 0
-    """The flight of `launched` that a rejected credential began last."""
-    fruitless_s: float = 0.0
-    """No read is forced before this."""
-    waiting: int = 0
-    """Reads that wait for a flight and hold this entry."""
-
-
 class SecretCache:
     """A `SecretSource` over a store.
 
@@ -112,7 +85,7 @@ class SecretCache:
         self._observer = observer or Silent()
         self._capacity = capacity
         self._jitter = jitter
-        self._entries: OrderedDict[SecretRef, _Entry] = OrderedDict()
+        self._entries: OrderedDict[SecretRef, Entry] = OrderedDict()
 
     async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
         """One version of a secret; see `SecretSource.read`."""
@@ -139,7 +112,7 @@ class SecretCache:
         return self._answer(ref, entry, "hit", now_s)
 
     async def _read_slowly(
-        self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
+        self, ref: SecretRef, entry: Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
     ) -> SealedSecret:
         self._entries.move_to_end(ref)
         if entry.failure is not None and not bypass:
@@ -155,7 +128,7 @@ class SecretCache:
             return self._despite(ref, entry, ttl_s, max_stale_s)
         return self._answer(ref, entry, "bypass" if bypass else "miss", self._clock())
 
-    async def _land(self, ref: SecretRef, entry: _Entry, known: int) -> None:
+    async def _land(self, ref: SecretRef, entry: Entry, known: int) -> None:
         """Waits for a flight with a number above `known`, and begins it where it is not under way."""
         entry.waiting += 1
         try:
@@ -170,6 +143,11 @@ class SecretCache:
                     return
         finally:
             entry.waiting -= 1
+
+    def known(self, ref: SecretRef) -> Known | None:
+        """What is known of a secret, for those who look after it; None where it was never asked for, or is forgotten."""
+        entry = self._entries.get(ref)
+        return None if entry is None else known_of(entry, self._clock())
 
     # --- after a 401 ---
 
@@ -208,16 +186,16 @@ class SecretCache:
             self._launch(ref, entry)
 
     @staticmethod
-    def _has_other(entry: _Entry, used: SealedSecret) -> bool:
+    def _has_other(entry: Entry, used: SealedSecret) -> bool:
         return entry.version is not None and used.differs(entry.version)
 
     @staticmethod
-    def _may_force(ref: SecretRef, entry: _Entry, now_s: float) -> bool:
+    def _may_force(ref: SecretRef, entry: Entry, now_s: float) -> bool:
         """A pinned version has no other; and what the store said a moment ago still stands."""
         failed = entry.failure is not None and now_s < entry.retry_s
         return ref.version is None and not failed and now_s >= entry.fruitless_s
 
-    def _despite(self, ref: SecretRef, entry: _Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
+    def _despite(self, ref: SecretRef, entry: Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
         """Serves what an outage leaves to serve, or tells the failure."""
         now_s = self._clock()
         if self._serves(entry, now_s, ttl_s, max_stale_s):
@@ -225,12 +203,12 @@ class SecretCache:
         raise _again(entry.failure, max(entry.retry_s - now_s, 0.0))
 
     @staticmethod
-    def _serves(entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
+    def _serves(entry: Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
         """Whether this outage leaves something young enough."""
         outage = isinstance(entry.failure, SecretUnavailable)
         return outage and entry.version is not None and now_s - entry.fetched_s < ttl_s + max_stale_s
 
-    def _answer(self, ref: SecretRef, entry: _Entry, state: CacheState, now_s: float) -> SealedSecret:
+    def _answer(self, ref: SecretRef, entry: Entry, state: CacheState, now_s: float) -> SealedSecret:
         version = entry.version
         if version is None:
             raise SecretUnavailable(ref.name, "was dropped while it was read")
@@ -239,8 +217,8 @@ class SecretCache:
         self._observer.secret_in_use(ref.name, version.version, age_s)
         return SealedSecret(ref.name, version, cache=state, age_s=age_s)
 
-    def _remember(self, ref: SecretRef) -> _Entry:
-        entry = self._entries[ref] = _Entry()
+    def _remember(self, ref: SecretRef) -> Entry:
+        entry = self._entries[ref] = Entry()
         while len(self._entries) > self._capacity:
             # Entries in flight stay: there are no more of them than requests under way.
             idle = (
@@ -256,12 +234,12 @@ class SecretCache:
 
     # --- flights ---
 
-    def _launch(self, ref: SecretRef, entry: _Entry) -> None:
+    def _launch(self, ref: SecretRef, entry: Entry) -> None:
         entry.flight_s = self._clock()
         entry.launched += 1
         entry.flight = asyncio.get_running_loop().create_task(self._fly(ref, entry))
 
-    async def _fly(self, ref: SecretRef, entry: _Entry) -> None:
+    async def _fly(self, ref: SecretRef, entry: Entry) -> None:
         result: ReadResult = "unavailable"  # also what a flight that is cancelled at the end comes to
         began_s = entry.flight_s
         try:
@@ -283,7 +261,7 @@ class SecretCache:
             entry.flight = None
             self._observer.secret_read(self._store.name, result)
 
-    def _took(self, ref: SecretRef, entry: _Entry, version: SecretVersion) -> None:
+    def _took(self, ref: SecretRef, entry: Entry, version: SecretVersion) -> None:
         """Takes what a flight has brought. The same version stays the same object, so that its uses are counted on."""
         before = entry.version
         if before is not None and before.same(version):
@@ -300,13 +278,13 @@ class SecretCache:
             self._observer.secret_changed(ref.name, entry.last, version.version)
         entry.last = version.version
 
-    def _retire(self, ref: SecretRef, entry: _Entry, version: SecretVersion) -> None:
+    def _retire(self, ref: SecretRef, entry: Entry, version: SecretVersion) -> None:
         # Without its fields: what is dropped is not to be held by what is remembered of it.
         entry.before = replace(version, fields={})
         name, number = ref.name, version.version
         version.uses.retire(lambda last: self._observer.secret_last_used(name, number, last))
 
-    def _failed(self, ref: SecretRef, entry: _Entry, error: StoreError) -> ReadResult:
+    def _failed(self, ref: SecretRef, entry: Entry, error: StoreError) -> ReadResult:
         now_s = self._clock()
         entry.failure, entry.failed_s = error, now_s
         if isinstance(error, SecretUnavailable):

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, Protocol, final
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, final
 
 from vault.control import NOTHING, Control
 from vault.secret import Secret
 from vault.uses import Opening, Uses
+
+if TYPE_CHECKING:
+    from vault.entry import Known
 
 type CacheState = Literal["hit", "miss", "stale", "bypass"]
 """How a read was served: from memory inside `ttl`, by a fetch, from memory during an outage inside `max_stale`, or by a
@@ -196,6 +199,9 @@ class SecretSource(Protocol):
         """Another version than the one that an upstream has just rejected: from memory if it is there already, else by
         one forced read that everyone shares. None where there is none, or none was found a moment ago.
         """
+
+    def known(self, ref: SecretRef) -> Known | None:
+        """What is known of a secret without asking the store."""
 
     def suspect(self, ref: SecretRef, used: SealedSecret) -> None:
         """As `read_other`, for a request that cannot be sent again: nobody waits, and the next read has what is found."""

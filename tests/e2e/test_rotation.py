@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.harness.admin import Token, block, call
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, get, tunnel
 from tests.harness.http2 import Http2
 from tests.harness.openbao import OpenBao, openbao_server
-from tests.harness.ostiary_process import Ostiary
+from tests.harness.ostiary_process import Ostiary, command
 from tests.harness.scripted_vault import scripted, send
 from tests.harness.upstream import Seen, StreamWire, Upstream, Wire, plain
 
@@ -70,9 +71,10 @@ def sent(api: Upstream, position: int) -> str | None:
     return api.requests[position].get("Authorization")
 
 
-def start(ostiary: Callable[..., Ostiary], bao: OpenBao, policy: str, **ports: int) -> Ostiary:
+def start(ostiary: Callable[..., Ostiary], bao: OpenBao, policy: str, *, admin: str = "", **ports: int) -> Ostiary:
     proxy = ostiary(
         policy,
+        **({"admin": admin} if admin else {}),
         start=False,
         upstreams={f"{name}.test:443": port for name, port in ports.items()},
         store=f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}',
@@ -370,7 +372,9 @@ def test_u5_no_mixture_of_two_answers(
         with tunnel(address, proxy.ca, f"{host}:443") as raw:
             for method, body in (("GET", b""), ("POST", b"abc"), ("GET", b"")):
                 rotate()
-                raw.send(f"{method} /v1 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                raw.send(
+                    f"{method} /v1 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                )
                 answer = raw.answer()
                 assert (answer.status, answer.all("x-answer")) == (200, ["second"])
                 assert answer.body == method.encode() + b" second" * 100
@@ -429,3 +433,55 @@ def test_u5_a_caller_that_goes_while_the_store_is_asked(
         assert len(reads) <= 3
         ids = {record["id"] for record in proxy.audit("credential.opened")}
         assert ids == {record["id"] for record in proxy.wait_audit("credential.closed", len(ids))}
+
+
+def test_refresh_and_status(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao) -> None:
+    keys = Keys()
+    api = upstream(keys, names=("api.test",))
+    token = Token("security", "operator")
+    proxy = start(ostiary, bao, POLICY, admin=block(token), api=api.port)
+    one, two = canary("one"), canary("two")
+    proxy.canaries += [one, two]
+    bao.api("DELETE", "secret/metadata/egress/api")
+    bao.put("egress/api", key=one)
+    bao.api("POST", "secret/metadata/egress/api", {"custom_metadata": {"owner": "team-pay"}})
+    keys.good = {f"Bearer {one}", f"Bearer {two}"}
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    first = proxy.wait_audit("credential.closed")[0]["request_id"]
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = command("secret", *arguments, cwd=proxy.folder, environ={"OSTIARY_ADMIN_TOKEN": token.value})
+        assert done.returncode == code, (done.stdout, done.stderr)
+        assert not {value for value in (one, two, token.value) if value.encode() in done.stdout + done.stderr}
+        return (done.stderr if code else done.stdout).decode()
+
+    bao.put("egress/api", key=two)
+    # The ttl is an hour: without being asked, nobody would look.
+    admin = ("--admin", proxy.ready["admin"])
+    assert run("refresh", "secret/egress/api", *admin) == "secret/egress/api version 2 is in use\n"
+    assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert sent(api, -1) == f"Bearer {two}"
+    assert run("refresh", "secret/egress/api", *admin) == "secret/egress/api version 2 is in use, unchanged\n"
+    assert "no route reads" in run("refresh", "secret/egress/other", *admin, code=1).lower()
+    told = run("status", "secret/egress/api", *admin)
+    for line in (
+        "secret/egress/api, read by api",
+        "version 2 in use",
+        "version 1 before it",
+        "last used by billing on api",
+        f"(request {first})",
+        "owner team-pay",
+    ):
+        assert line in told, told
+    (shown,) = [
+        one
+        for one in call(proxy, "GET", "/secrets", token=token).json()["secrets"]
+        if one["secret"] == "secret/egress/api"
+    ]
+    assert (shown["version"], shown["before"], shown["before_last_use"]["request_id"]) == ("2", "1", first)
+    assert (shown["requests"], shown["before_requests"]) == (0, 0)
+    assert [record["by"] for record in proxy.wait_audit("secret.refreshed", 2)] == ["security"] * 2
+    bao.api("DELETE", "secret/metadata/egress/api")
+    assert "does not exist" in run("refresh", "secret/egress/api", *admin, code=1)
+    # Asked for in this way too, what is gone is gone.
+    assert get(proxy.address("sidecar"), proxy.ca).code == "secret_missing"
