@@ -155,6 +155,15 @@ class SealedSecret:
         raise TypeError("secrets are not serialised")
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a store tells of a secret without its values."""
+
+    fields: frozenset[str]
+    version: str
+    control: Control = NOTHING
+
+
 class SecretStore(Protocol):
     """A place that holds secrets. Every method has a total deadline of its own and raises only `StoreError`."""
 
@@ -176,6 +185,9 @@ class SecretStore(Protocol):
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         """Field names of a secret, never its values (KV v2 `subkeys`); for `check --live`. Raises as `fetch` does."""
+
+    async def describe(self, ref: SecretRef) -> Described:
+        """Field names, version and what the owners say, never values. Raises as `fetch` does."""
 
     async def close(self) -> None:
         """Ends pools, renewals and own logins."""

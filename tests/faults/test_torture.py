@@ -56,7 +56,7 @@ from vault.hashicorp.config import TokenFileAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
 from vault.sealed import KeyFile, SealedFile, SealedStore, read_key
 from vault.secret import Secret
-from vault.store import SecretRef, SecretStore, SecretVersion
+from vault.store import Described, SecretRef, SecretStore, SecretVersion
 
 POLICY: Final = """
 default: tunnel
@@ -450,6 +450,9 @@ class Rotating:
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         return frozenset({"key"})
+
+    async def describe(self, ref: SecretRef) -> Described:
+        return Described(frozenset({"key"}), "1")
 
     async def close(self) -> None: ...
 
