@@ -17,7 +17,7 @@ from typing import Final
 
 from addons.audit import AuditLog, AuditUnavailable, Fields
 from addons.clock import Clock
-from addons.credentials import Openings
+from addons.credentials import Openings, SealedCredential, release
 from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadIdentity
 from addons.refusal import Answer, Answered, Code, Refusal, answer
 from addons.telemetry import Metrics
@@ -119,6 +119,8 @@ class Boundary:
         if openings is not None:
             for record in openings.records:
                 self._audit.close(record, ended)
+            if (sealed := exchange.find(SealedCredential)) is not None:
+                release(sealed)
         elif exchange.find(Passage) is not None and exchange.dialled_s is not None:
             self._audit.note("tunnel.closed", {**facts_of(exchange), **ended})
         elif (
@@ -135,6 +137,13 @@ class Boundary:
         if not exchange.connect:
             identity = proven(exchange)
             self._metrics.request_ended(exchange.route or "", identity.workload if identity else "", outcome, elapsed_s)
+
+    def attempt_ended(self, exchange: Exchange, openings: Openings, status: int) -> None:
+        """Closes the records of an attempt whose answer is not passed on: the exchange goes on with others."""
+        elapsed_s = self._clock.monotonic_s() - exchange.started_s
+        ended = self._ended(exchange, "upstream_error", status, None, elapsed_s)
+        for record in openings.records:
+            self._audit.close(record, ended)
 
     def _ended(
         self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float

@@ -6,8 +6,9 @@ that name their very versions, and gives the `Credential`. There is no other way
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, final
 
 from addons.audit import OpenRecord
@@ -150,6 +151,57 @@ async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
     return _complete(needs, entries, read)
 
 
+async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSource) -> SealedCredential | None:
+    """The credential in another version than the one that an upstream has just rejected; None where no secret of it has
+    another.
+
+    Raises:
+        StoreError, Refusal: what was found is not usable.
+    """
+    used = {ref: rejected.entries[name] for name, ref, _, _ in needs.reads}
+    times = {ref: ttl_s for _, ref, ttl_s, _ in needs.reads}
+    others = await asyncio.gather(*(source.read_other(ref, used[ref], ttl_s=times[ref]) for ref in used))
+    found = dict(zip(used, others, strict=True))
+    if not any(found.values()):
+        return None
+    return _exchanged(needs, {ref: other or used[ref] for ref, other in found.items()})
+
+
+async def seal_before(
+    needs: Needs, rejected: SealedCredential, source: SecretSource, now_s: float
+) -> SealedCredential | None:
+    """The credential in the version before the rejected one, where the owners of a secret say that the upstream accepts
+    that one too (`overlap_until`); None where they do not. It is read as every pinned version is, so what was deleted or
+    destroyed is not used.
+
+    Args:
+        now_s: seconds since the epoch.
+
+    Raises:
+        StoreError, Refusal: it cannot be read, or is not usable.
+    """
+    found: dict[SecretRef, SealedSecret] = {}
+    older = False
+    for name, ref, ttl_s, max_stale_s in needs.reads:
+        used = rejected.entries[name]
+        number = used.before(now_s) if ref.version is None else None
+        if number is not None:
+            older = True
+            used = await source.read(replace(ref, version=number), ttl_s=ttl_s, max_stale_s=max_stale_s)
+        found[ref] = used
+    return _exchanged(needs, found) if older else None
+
+
+def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource) -> None:
+    """Has the store asked behind the back of a request that cannot be sent again."""
+    for name, ref, _, _ in needs.reads:
+        source.suspect(ref, rejected.entries[name])
+
+
+def _exchanged(needs: Needs, found: Mapping[SecretRef, SealedSecret]) -> SealedCredential:
+    return _complete(needs, {name: found[ref] for name, ref, _, _ in needs.reads}, found)
+
+
 def _complete(
     needs: Needs, entries: Mapping[str, SealedSecret], read: Mapping[SecretRef, SealedSecret]
 ) -> SealedCredential:
@@ -168,6 +220,12 @@ def unseal(sealed: SealedCredential, openings: Openings) -> Credential:
         id(secret): secret.unseal(record) for secret, record in zip(sealed.secrets, openings.records, strict=True)
     }
     return Credential(sealed.spec, {name: fields[id(secret)] for name, secret in sealed.entries.items()})
+
+
+def release(sealed: SealedCredential) -> None:
+    """The request that used it has ended, or goes on with another."""
+    for secret in sealed.secrets:
+        secret.release()
 
 
 def refusal_for(error: StoreError) -> Refusal:

@@ -129,6 +129,8 @@ class Exchange:
         "payload",
         "policy",
         "refused",
+        "rejected",
+        "replayable",
         "request_id",
         "retries",
         "route",
@@ -175,6 +177,10 @@ class Exchange:
         """Whether the upstream has agreed to it: from then on frames pass, and the end of the connection is the end."""
         self.retries = 0
         """How often the request was sent again."""
+        self.rejected = False
+        """Whether the upstream has rejected the credential once: a second time is the answer."""
+        self.replayable = False
+        """Whether the rejected request can be sent once more, byte for byte: it ended, and its body is held or empty."""
         self.caller_credential: str | None = None
         """Where the caller sent a credential of its own, which does not travel."""
         self.bytes_in = 0

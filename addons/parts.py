@@ -14,6 +14,7 @@ from addons.egress import EgressRules, Resolver
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from policies import Policy
+from vault.observer import Silent, StoreObserver
 from vault.store import SecretSource
 
 
@@ -50,6 +51,8 @@ class Parts:
     deadlines: Deadlines = field(default_factory=Deadlines)
     connections_per_workload: int = 0
     """0: any number."""
+    store_observer: StoreObserver = field(default_factory=Silent)
+    """Told of what becomes of rejected credentials."""
     buffers: Buffers | None = None
     """None: nothing is counted."""
     user_addons: tuple[UserAddon, ...] = ()

@@ -16,6 +16,7 @@ from addons.stages.identity import IdentityStage, TunnelStage
 from addons.stages.plans import Plans
 from addons.stages.record import RecordStage
 from addons.stages.registry import Registry
+from addons.stages.rejected import RejectedStage
 from addons.stages.reply import ReplyStage
 from addons.stages.user_addons import UserAddons, UserReplyStage, UserRequestStage
 
@@ -41,6 +42,8 @@ def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
         *((UserRequestStage(common),) if common else ()),
         # Last: sealed secret, open record, credential, head. What fails here has sent nothing.
         CredentialStage(parts, registry, plans),
+        # Has a hook of its own, before any of an answer: a rejected credential is perhaps an old one.
+        RejectedStage(parts, registry, plans),
         # Behind every refusal: a body starts to stream only when the head that leaves is ready.
         ReplyStage(parts, registry),
         # Behind every check of CONNECT: only a proven, admitted tunnel binds the requests inside it.

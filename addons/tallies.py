@@ -77,6 +77,9 @@ class Level(_Family):
             values = self._named(values, self._values)
         self._values[values] = level
 
+    def __contains__(self, values: Labels) -> bool:
+        return values in self._values
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
         for values, level in self._values.items():

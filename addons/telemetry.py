@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from addons.tallies import OTHER, Level, Spread, Tally
+from vault.control import Control
+from vault.uses import Opening
 
 MAX_CHILDREN: Final = 10_000
 MAX_HOSTS: Final = 1000
@@ -104,6 +106,15 @@ class Metrics:
         self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
         self._cache = tally("secret_cache", "Reads by how they were answered.", "result")
         self._version = level("secret_version", "Version of a secret in use, where it is a number.", "secret")
+        self._changes = counter("secret_changes", "Versions that took the place of another.", "secret")
+        self._expires = level(
+            "secret_expires_timestamp_seconds",
+            "When a secret ends, by what its owners say: seconds since the epoch, +Inf where they say so no more.",
+            "secret",
+        )
+        self._rejected = counter(
+            "secret_rejected", "Credentials that an upstream rejected (401), by what was done.", "result"
+        )
         self._age = level("secret_age_seconds", "Age of the secret that was handed out last.", "secret")
         self._audit = tally("audit_records", "Audit records that a sink has taken.", "event")
         self._audit_lost = counter(
@@ -201,6 +212,19 @@ class Metrics:
         self._age.set((name,), age_s)
         if version.isdigit():
             self._version.set((name,), int(version))
+
+    def secret_changed(self, name: str, before: str, version: str) -> None:  # noqa: ARG002 - the audit says which
+        self._changes(name).inc()
+
+    def secret_last_used(self, name: str, version: str, last: Opening) -> None:
+        """The audit's alone."""
+
+    def secret_told(self, name: str, control: Control) -> None:
+        if control.expires_at_s is not None or (name,) in self._expires:
+            self._expires.set((name,), math.inf if control.expires_at_s is None else control.expires_at_s)
+
+    def secret_rejected(self, result: str) -> None:
+        self._rejected(result).inc()
 
     def store_up(self, *, up: bool) -> None:
         self._vault_up.set(up)

@@ -6,7 +6,17 @@ import asyncio
 
 from addons.audit import Fields
 from addons.parts import Parts
-from ostiary.admin import AdminRefusal, Control, Health, Routes, RouteSummary
+from ostiary import keepers
+from ostiary.admin import (
+    AdminRefusal,
+    Control,
+    Health,
+    Refreshed,
+    Routes,
+    RouteSummary,
+    SecretFailed,
+    SecretStatus,
+)
 from ostiary.reload import Reloader
 from policies import Policy
 
@@ -38,7 +48,13 @@ def control_of(parts: Parts, reloader: Reloader, health: Health) -> Control:
             fields["by"] = refusal.by
         parts.audit.refused(fields)
 
-    return Control(reloader.reload, routes, health.readiness, metrics, refused)
+    async def secrets() -> tuple[SecretStatus, ...]:
+        return keepers.statuses(parts)
+
+    async def refresh(name: str, by: str) -> Refreshed | SecretFailed | None:
+        return await keepers.refresh(parts, name, by)
+
+    return Control(reloader.reload, routes, health.readiness, metrics, refused, secrets, refresh)
 
 
 def routes_of(policy: Policy) -> Routes:

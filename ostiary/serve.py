@@ -32,6 +32,7 @@ from addons.buffers import Buffers
 from addons.clock import Clock, SystemClock
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, Forbidden, SystemResolver, networks
+from addons.evidence import Evidence
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
 from addons.state import StateError, StateStore, StateUnavailable, open_state
@@ -264,9 +265,11 @@ def build_parts(
 ) -> Parts:
     """The parts that stages are given."""
     limits = settings.limits
+    evidence = Evidence(audit, metrics, clock)
     return Parts(
         in_force=PolicyInForce(policy),
-        secrets=SecretCache(store, clock.monotonic_s, metrics),
+        secrets=SecretCache(store, clock.monotonic_s, evidence),
+        store_observer=evidence,
         audit=audit,
         metrics=metrics,
         clock=clock,

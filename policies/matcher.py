@@ -247,12 +247,18 @@ class Policy:
     def secret_refs(self) -> tuple[tuple[str, SecretSpec], ...]:
         """Every secret that a route may read, each with a name of a route that does; for `check --live`."""
         found: dict[SecretSpec, str] = {}
-        for route in self.routes.values():
-            specs = [route.credential, *(entry.credential for entry in route.allow)]
-            for spec in specs:
-                for secret in spec.secrets.values() if isinstance(spec, CredentialSpec) else ():
-                    found.setdefault(secret, route.name)
+        for name, secret in self.secret_uses():
+            found.setdefault(secret, name)
         return tuple((name, secret) for secret, name in found.items())
+
+    def secret_uses(self) -> tuple[tuple[str, SecretSpec], ...]:
+        """Every secret of every route, by the route's name."""
+        return tuple(
+            (route.name, secret)
+            for route in self.routes.values()
+            for spec in (route.credential, *(entry.credential for entry in route.allow))
+            for secret in (spec.secrets.values() if isinstance(spec, CredentialSpec) else ())
+        )
 
 
 def _shown(method: str) -> str:

@@ -12,8 +12,11 @@ Rules:
   until a jittered probe is due. During an outage that was confirmed lately the probe runs behind a stale answer, so
   that a store which swallows packets does not cost a request its deadline. Old news of an outage is no news: then the
   read waits for the probe.
-- Memory is bounded; the entry unused for longest goes first, but never one that is being fetched: that would start a
-  second flight for the same secret.
+- Memory is bounded; the entry unused for longest goes first, but never one that is being fetched or waited for: that
+  would start a second flight for the same secret.
+- An upstream that rejects a credential (401) is a reason to look, never a reason to drop: `read_other` gives what memory
+  has beyond the rejected version, else what one forced read finds. One that finds nothing new is the last for 5 s,
+  whoever asks, so that neither a hostile upstream nor a hostile caller can make Ostiary hammer the store.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
+from vault.control import NOTHING
+from vault.entry import Entry, Known, known_of
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
@@ -49,26 +54,10 @@ _UNSAID_RETRY_S: Final = 1.0
 OUTAGE_NEWS_S: Final = 10.0
 """How long a failed fetch counts as knowing that the store is down. Longer than the longest pause between probes and
 the deadline of one."""
+FRUITLESS_S: Final = 5.0
+"""How long no read is forced after one that brought nothing new."""
 FETCH_DEADLINE_S: Final = 10.0
 """Stores keep a deadline of 2 s; this guards against one that does not."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """What is remembered of one secret."""
-
-    version: SecretVersion | None = None
-    fetched_s: float = 0.0
-    """When the fetch that brought the version began."""
-    failure: StoreError | None = None
-    failed_s: float = 0.0
-    retry_s: float = 0.0
-    """No fetch before this."""
-    failures: int = 0
-    flight: asyncio.Task[None] | None = None
-    flight_s: float = 0.0
-    launched: int = 0
-    """Flights so far: tells one that began after a read from one before it, however coarse the clock."""
 
 
 class SecretCache:
@@ -96,7 +85,7 @@ class SecretCache:
         self._observer = observer or Silent()
         self._capacity = capacity
         self._jitter = jitter
-        self._entries: OrderedDict[SecretRef, _Entry] = OrderedDict()
+        self._entries: OrderedDict[SecretRef, Entry] = OrderedDict()
 
     async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
         """One version of a secret; see `SecretSource.read`."""
@@ -123,7 +112,7 @@ class SecretCache:
         return self._answer(ref, entry, "hit", now_s)
 
     async def _read_slowly(
-        self, ref: SecretRef, entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
+        self, ref: SecretRef, entry: Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
     ) -> SealedSecret:
         self._entries.move_to_end(ref)
         if entry.failure is not None and not bypass:
@@ -134,22 +123,79 @@ class SecretCache:
                     self._launch(ref, entry)
                 return self._answer(ref, entry, "stale", now_s)
         # A flight that is already under way may carry what was written before this read began.
-        known = entry.launched
-        fresh = bypass or ttl_s == 0
-        while True:
-            if entry.flight is None:
-                self._launch(ref, entry)
-            flight, number = entry.flight, entry.launched
-            if flight is not None:
-                # Shielded: the flight belongs to everyone who waits for it.
-                await asyncio.shield(flight)
-            if number > known or not fresh:
-                break
+        await self._land(ref, entry, entry.launched if bypass or ttl_s == 0 else -1)
         if entry.failure is not None:
             return self._despite(ref, entry, ttl_s, max_stale_s)
         return self._answer(ref, entry, "bypass" if bypass else "miss", self._clock())
 
-    def _despite(self, ref: SecretRef, entry: _Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
+    async def _land(self, ref: SecretRef, entry: Entry, known: int) -> None:
+        """Waits for a flight with a number above `known`, and begins it where it is not under way."""
+        entry.waiting += 1
+        try:
+            while True:
+                if entry.flight is None:
+                    self._launch(ref, entry)
+                flight, number = entry.flight, entry.launched
+                if flight is not None:
+                    # Shielded: the flight belongs to everyone who waits for it.
+                    await asyncio.shield(flight)
+                if number > known:
+                    return
+        finally:
+            entry.waiting -= 1
+
+    def known(self, ref: SecretRef) -> Known | None:
+        """What is known of a secret, for those who look after it; None where it was never asked for, or is forgotten."""
+        entry = self._entries.get(ref)
+        return None if entry is None else known_of(entry, self._clock())
+
+    # --- after a 401 ---
+
+    async def read_other(self, ref: SecretRef, used: SealedSecret, *, ttl_s: float) -> SealedSecret | None:
+        """Another version than the one rejected; see `SecretSource.read_other`."""
+        entry = self._entries.get(ref)
+        if entry is None:
+            entry = self._remember(ref)
+        now_s = self._clock()
+        if self._has_other(entry, used) and now_s - entry.fetched_s < ttl_s:
+            self._entries.move_to_end(ref)
+            return self._answer(ref, entry, "hit", now_s)
+        if entry.flight is not None and entry.forced == entry.launched:
+            known = entry.launched - 1  # the very read that was to be begun is under way
+        elif self._may_force(ref, entry, now_s):
+            known = entry.launched
+            entry.forced = known + 1
+        else:
+            return None
+        await self._land(ref, entry, known)
+        if entry.failure is None and self._has_other(entry, used):
+            return self._answer(ref, entry, "bypass", self._clock())
+        entry.fruitless_s = self._clock() + FRUITLESS_S
+        return None
+
+    def suspect(self, ref: SecretRef, used: SealedSecret) -> None:
+        """Looks behind the back of a request that cannot be sent again; see `SecretSource.suspect`."""
+        entry = self._entries.get(ref)
+        now_s = self._clock()
+        if entry is None or self._has_other(entry, used) or entry.flight is not None:
+            return
+        if self._may_force(ref, entry, now_s):
+            entry.forced = entry.launched + 1
+            # Taken back when the flight brings something new.
+            entry.fruitless_s = now_s + FRUITLESS_S
+            self._launch(ref, entry)
+
+    @staticmethod
+    def _has_other(entry: Entry, used: SealedSecret) -> bool:
+        return entry.version is not None and used.differs(entry.version)
+
+    @staticmethod
+    def _may_force(ref: SecretRef, entry: Entry, now_s: float) -> bool:
+        """A pinned version has no other; and what the store said a moment ago still stands."""
+        failed = entry.failure is not None and now_s < entry.retry_s
+        return ref.version is None and not failed and now_s >= entry.fruitless_s
+
+    def _despite(self, ref: SecretRef, entry: Entry, ttl_s: float, max_stale_s: float) -> SealedSecret:
         """Serves what an outage leaves to serve, or tells the failure."""
         now_s = self._clock()
         if self._serves(entry, now_s, ttl_s, max_stale_s):
@@ -157,12 +203,12 @@ class SecretCache:
         raise _again(entry.failure, max(entry.retry_s - now_s, 0.0))
 
     @staticmethod
-    def _serves(entry: _Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
+    def _serves(entry: Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
         """Whether this outage leaves something young enough."""
         outage = isinstance(entry.failure, SecretUnavailable)
         return outage and entry.version is not None and now_s - entry.fetched_s < ttl_s + max_stale_s
 
-    def _answer(self, ref: SecretRef, entry: _Entry, state: CacheState, now_s: float) -> SealedSecret:
+    def _answer(self, ref: SecretRef, entry: Entry, state: CacheState, now_s: float) -> SealedSecret:
         version = entry.version
         if version is None:
             raise SecretUnavailable(ref.name, "was dropped while it was read")
@@ -171,11 +217,15 @@ class SecretCache:
         self._observer.secret_in_use(ref.name, version.version, age_s)
         return SealedSecret(ref.name, version, cache=state, age_s=age_s)
 
-    def _remember(self, ref: SecretRef) -> _Entry:
-        entry = self._entries[ref] = _Entry()
+    def _remember(self, ref: SecretRef) -> Entry:
+        entry = self._entries[ref] = Entry()
         while len(self._entries) > self._capacity:
             # Entries in flight stay: there are no more of them than requests under way.
-            idle = (known for known, found in self._entries.items() if found.flight is None and found is not entry)
+            idle = (
+                known
+                for known, found in self._entries.items()
+                if found.flight is None and not found.waiting and found is not entry
+            )
             oldest = next(idle, None)
             if oldest is None:
                 break
@@ -184,33 +234,57 @@ class SecretCache:
 
     # --- flights ---
 
-    def _launch(self, ref: SecretRef, entry: _Entry) -> None:
+    def _launch(self, ref: SecretRef, entry: Entry) -> None:
         entry.flight_s = self._clock()
         entry.launched += 1
         entry.flight = asyncio.get_running_loop().create_task(self._fly(ref, entry))
 
-    async def _fly(self, ref: SecretRef, entry: _Entry) -> None:
+    async def _fly(self, ref: SecretRef, entry: Entry) -> None:
         result: ReadResult = "unavailable"  # also what a flight that is cancelled at the end comes to
         began_s = entry.flight_s
         try:
             async with asyncio.timeout(FETCH_DEADLINE_S):
                 version = await self._store.fetch(ref)
         except StoreError as error:
-            result = self._failed(entry, error)
+            result = self._failed(ref, entry, error)
         except TimeoutError:
-            result = self._failed(entry, SecretUnavailable(ref.name, "the store did not answer in time"))
+            result = self._failed(ref, entry, SecretUnavailable(ref.name, "the store did not answer in time"))
         except Exception as error:  # noqa: BLE001 - a store that breaks its contract is an outage, and its text may hold anything
-            result = self._failed(entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
+            result = self._failed(ref, entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
         else:
             # A flight never replaces what a later one has brought: each entry has one flight at a time.
-            entry.version, entry.fetched_s = version, began_s
+            self._took(ref, entry, version)
+            entry.fetched_s = began_s
             entry.failure, entry.failures, entry.retry_s = None, 0, 0.0
             result = "ok"
         finally:
             entry.flight = None
             self._observer.secret_read(self._store.name, result)
 
-    def _failed(self, entry: _Entry, error: StoreError) -> ReadResult:
+    def _took(self, ref: SecretRef, entry: Entry, version: SecretVersion) -> None:
+        """Takes what a flight has brought. The same version stays the same object, so that its uses are counted on."""
+        before = entry.version
+        if before is not None and before.same(version):
+            if before.control != version.control:
+                self._observer.secret_told(ref.name, version.control)
+                entry.version = replace(before, control=version.control)
+            return
+        entry.version, entry.fruitless_s = version, 0.0
+        if before is not None:
+            self._retire(ref, entry, before)
+        if version.control != (NOTHING if before is None else before.control):
+            self._observer.secret_told(ref.name, version.control)
+        if entry.last and (before is not None or entry.last != version.version):
+            self._observer.secret_changed(ref.name, entry.last, version.version)
+        entry.last = version.version
+
+    def _retire(self, ref: SecretRef, entry: Entry, version: SecretVersion) -> None:
+        # Without its fields: what is dropped is not to be held by what is remembered of it.
+        entry.before = replace(version, fields={})
+        name, number = ref.name, version.version
+        version.uses.retire(lambda last: self._observer.secret_last_used(name, number, last))
+
+    def _failed(self, ref: SecretRef, entry: Entry, error: StoreError) -> ReadResult:
         now_s = self._clock()
         entry.failure, entry.failed_s = error, now_s
         if isinstance(error, SecretUnavailable):
@@ -222,7 +296,9 @@ class SecretCache:
                 pause_s = max(pause_s, min(error.retry_after_s, RETRY_AFTER_MOST_S))
             entry.retry_s = now_s + pause_s
             return "unavailable"
-        entry.version = None
+        if entry.version is not None:
+            self._retire(ref, entry, entry.version)
+            entry.version = None
         entry.retry_s = now_s + NEGATIVE_TTL_S
         match error:
             case SecretDenied():

@@ -6,7 +6,12 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from vault.control import Control
+from vault.uses import Opening
+
 type ReadResult = Literal["ok", "unavailable", "denied", "missing", "malformed"]
+type RejectionResult = Literal["retried", "retried_before", "unchanged", "not_replayable", "failed"]
+"""`retried_before`: with the version before, inside `overlap_until`."""
 
 
 class StoreObserver(Protocol):
@@ -20,6 +25,18 @@ class StoreObserver(Protocol):
 
     def secret_in_use(self, name: str, version: str, age_s: float) -> None:
         """This version of this secret was handed out; `age_s` seconds ago it was fetched."""
+
+    def secret_changed(self, name: str, before: str, version: str) -> None:
+        """Another version has taken the place of `before`; from now on this process hands it out."""
+
+    def secret_last_used(self, name: str, version: str, last: Opening) -> None:
+        """A version that is handed out no more was used for the last time, and that use has ended."""
+
+    def secret_told(self, name: str, control: Control) -> None:
+        """What the owners of a secret say about it has been read for the first time, or has changed."""
+
+    def secret_rejected(self, result: RejectionResult) -> None:
+        """An upstream has rejected a credential (401), and this is what was done about it."""
 
     def store_up(self, *, up: bool) -> None:
         """Whether the last contact with the store succeeded."""
@@ -38,6 +55,18 @@ class Silent:
         pass
 
     def secret_in_use(self, name: str, version: str, age_s: float) -> None:
+        pass
+
+    def secret_changed(self, name: str, before: str, version: str) -> None:
+        pass
+
+    def secret_last_used(self, name: str, version: str, last: Opening) -> None:
+        pass
+
+    def secret_told(self, name: str, control: Control) -> None:
+        pass
+
+    def secret_rejected(self, result: RejectionResult) -> None:
         pass
 
     def store_up(self, *, up: bool) -> None:

@@ -47,7 +47,7 @@ from vault.sealed_key import (
     read_key,
 )
 from vault.secret import Secret
-from vault.store import SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
+from vault.store import Described, SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
 
 __all__ = [
     "KeyCredential",
@@ -434,7 +434,12 @@ class SealedStore:
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         """See `SecretStore.fields_of`."""
-        return frozenset((await self.fetch(ref)).fields)
+        return (await self.describe(ref)).fields
+
+    async def describe(self, ref: SecretRef) -> Described:
+        """See `SecretStore.describe`."""
+        found = await self.fetch(ref)
+        return Described(frozenset(found.fields), found.version)
 
     async def close(self) -> None:
         """Nothing to end."""

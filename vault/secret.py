@@ -3,10 +3,15 @@
 `Secret` owns one value. It has no `repr`, `str`, format, pickle, copy, hash or equality that would show or compare the
 value; `reveal()` is the one way out, and a search for `reveal(` lists every place where a value leaves. Nothing else in
 Ostiary may carry a secret value as plain `str` or `bytes` across a function boundary.
+
+The value lies in a buffer that is overwritten with zeros when the last reference to it goes. That is as far as Python
+lets us: the text it came from and each text that `reveal()` makes are Python's to free, and are not overwritten.
 """
 
 from __future__ import annotations
 
+import hmac
+from contextlib import suppress
 from typing import Final, NoReturn, final
 
 
@@ -18,10 +23,17 @@ class Secret:
         value: the material as the store returned it. Text that is not valid UTF-8 must be handed over as bytes.
     """
 
-    __slots__ = ("__value",)
+    __slots__ = ("__text", "__value")
 
     def __init__(self, value: str | bytes) -> None:
-        self.__value: Final = value
+        # A lone surrogate, which JSON can spell, is kept as it is: whoever uses the value refuses it.
+        self.__value: Final = bytearray(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value)
+        self.__text: Final = isinstance(value, str)
+
+    def __del__(self) -> None:
+        # Nothing was kept where the constructor failed.
+        with suppress(AttributeError):
+            self.__value[:] = bytes(len(self.__value))
 
     def reveal(self) -> str:
         """The value as text.
@@ -30,19 +42,23 @@ class Secret:
             UnicodeDecodeError: the value is bytes that are no UTF-8; the error is re-raised without the offending
                 bytes.
         """
-        value = self.__value
-        if isinstance(value, str):
-            return value
+        if self.__text:
+            return self.__value.decode("utf-8", "surrogatepass")
         try:
-            return value.decode("utf-8")
+            return self.__value.decode("utf-8")
         except UnicodeDecodeError:
             # The original error carries the whole value in its `object` attribute.
             raise UnicodeDecodeError("utf-8", b"", 0, 0, "the secret is not text") from None
 
     def reveal_bytes(self) -> bytes:
         """The value as bytes; text is encoded as UTF-8."""
-        value = self.__value
-        return value.encode("utf-8") if isinstance(value, str) else value
+        return bytes(self.__value)
+
+    def matches(self, other: Secret) -> bool:
+        """Whether both hold the same bytes: for a store without versions, which has no other way to notice a change. Takes
+        as long whether they differ early or late.
+        """
+        return hmac.compare_digest(self.__value, other.__value)
 
     def __repr__(self) -> str:
         return "Secret(…)"

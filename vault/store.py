@@ -16,9 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, Protocol, final
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, final
 
+from vault.control import NOTHING, Control
 from vault.secret import Secret
+from vault.uses import Opening, Uses
+
+if TYPE_CHECKING:
+    from vault.entry import Known
 
 type CacheState = Literal["hit", "miss", "stale", "bypass"]
 """How a read was served: from memory inside `ttl`, by a fetch, from memory during an outage inside `max_stale`, or by a
@@ -50,18 +55,6 @@ class SecretRef:
         return self.name
 
 
-class Opening(Protocol):
-    """What a durable `credential.opened` record must show before a secret is unsealed."""
-
-    @property
-    def secret(self) -> str | None:
-        """Name of the secret the record is about."""
-
-    @property
-    def secret_version(self) -> str | None:
-        """Version the record is about."""
-
-
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
     """What a store returns for one read: all fields of one version. Kept inside `vault/`; callers get a
@@ -73,17 +66,34 @@ class SecretVersion:
     """Version as the store counts it (`"7"`), or `"v1"` for KV v1, which has none."""
     created_at: str | None = None
     """RFC 3339, where the store knows it."""
-    custom_metadata: Mapping[str, str] = field(default_factory=dict)
+    control: Control = NOTHING
+    """What the owners say about the secret; KV version 2 alone has it."""
+    uses: Uses = field(default_factory=Uses, repr=False, compare=False)
+
+    def same(self, other: SecretVersion) -> bool:
+        """Whether this is the same version with the same values. A path that was deleted whole and written anew counts
+        from 1 again: then the time tells. KV version 1 has neither number nor time: its values are compared.
+        """
+        if self.version != other.version or self.created_at != other.created_at:
+            return False
+        if self.created_at is not None:
+            return True
+        return self.fields.keys() == other.fields.keys() and all(
+            value.matches(other.fields[name]) for name, value in self.fields.items()
+        )
 
 
 @final
 class SealedSecret:
-    """One version of one secret, read but closed. `unseal` is the only way to its values."""
+    """One version of one secret, read but closed, for one request. `unseal` is the only way to its values; `release`
+    says that the request has ended.
+    """
 
-    __slots__ = ("__material", "age_s", "cache", "name", "version")
+    __slots__ = ("__held", "__material", "age_s", "cache", "name", "version")
 
     def __init__(self, name: str, material: SecretVersion, *, cache: CacheState, age_s: float) -> None:
         self.__material = material
+        self.__held = False
         self.name = name
         self.version = material.version
         self.cache: CacheState = cache
@@ -111,13 +121,47 @@ class SealedSecret:
         """
         if record.secret != self.name or record.secret_version != self.version:
             raise WrongOpening("the audit record names another secret or version than the one to be opened")
+        if not self.__held:
+            self.__held = True
+            self.__material.uses.began(record)
         return self.__material.fields
+
+    def release(self) -> None:
+        """The request for which it was opened has ended. Does nothing where it was not opened."""
+        if self.__held:
+            self.__held = False
+            self.__material.uses.ended()
+
+    def differs(self, version: SecretVersion) -> bool:
+        """Whether this is another version than that, or another value where there are no versions."""
+        return self.__material is not version and not self.__material.same(version)
+
+    def before(self, now_s: float) -> int | None:
+        """The version before this one, while the owners say that the upstream accepts it too (`overlap_until`); else
+        None.
+
+        Args:
+            now_s: seconds since the epoch.
+        """
+        until_s = self.__material.control.overlap_until_s
+        if until_s is None or now_s >= until_s or not self.version.isdecimal() or int(self.version) < 2:
+            return None
+        return int(self.version) - 1
 
     def __repr__(self) -> str:
         return f"SealedSecret({self.name!r}, version={self.version!r}, cache={self.cache!r})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("secrets are not serialised")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a store tells of a secret without its values."""
+
+    fields: frozenset[str]
+    version: str
+    control: Control = NOTHING
 
 
 class SecretStore(Protocol):
@@ -142,6 +186,9 @@ class SecretStore(Protocol):
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         """Field names of a secret, never its values (KV v2 `subkeys`); for `check --live`. Raises as `fetch` does."""
 
+    async def describe(self, ref: SecretRef) -> Described:
+        """Field names, version and what the owners say, never values. Raises as `fetch` does."""
+
     async def close(self) -> None:
         """Ends pools, renewals and own logins."""
 
@@ -159,6 +206,17 @@ class SecretSource(Protocol):
 
     def read_now(self, ref: SecretRef, *, ttl_s: float) -> SealedSecret | None:
         """One version from memory, if it is younger than `ttl_s`; None where `read` has to be asked."""
+
+    async def read_other(self, ref: SecretRef, used: SealedSecret, *, ttl_s: float) -> SealedSecret | None:
+        """Another version than the one that an upstream has just rejected: from memory if it is there already, else by
+        one forced read that everyone shares. None where there is none, or none was found a moment ago.
+        """
+
+    def known(self, ref: SecretRef) -> Known | None:
+        """What is known of a secret without asking the store."""
+
+    def suspect(self, ref: SecretRef, used: SealedSecret) -> None:
+        """As `read_other`, for a request that cannot be sent again: nobody waits, and the next read has what is found."""
 
 
 class WrongOpening(Exception):

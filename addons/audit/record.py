@@ -32,6 +32,8 @@ class Fields(TypedDict, total=False):
     path: str
     secret: str
     secret_version: str
+    version_before: str
+    """The version of a secret that another has taken the place of."""
     lease: str
     cache: str
     payload_sha256: str
@@ -125,7 +127,7 @@ _quoted: Final = json.encoder.encode_basestring_ascii
 _FEW: Final = frozenset(
     {
         "workload", "proof", "source", "listener", "route", "rule", "host", "method", "secret", "secret_version",
-        "cache", "outcome", "code",
+        "version_before", "cache", "outcome", "code",
     }
 )  # fmt: skip
 """Keys whose texts come again and again: each is encoded once, while it is remembered."""

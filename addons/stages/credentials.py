@@ -83,7 +83,7 @@ class CredentialStage:
         records: list[OpenRecord] = []
         try:
             for secret in sealed.secrets:
-                record = self._parts.audit.open_now(_opening(facts, secret))
+                record = self._parts.audit.open_now(opening(facts, secret))
                 if record is None:
                     return self._open(exchange, plan, injectors, sealed, facts)
                 records.append(record)
@@ -107,7 +107,7 @@ class CredentialStage:
         records = list(before.records) if before is not None else []
         try:
             for secret in sealed.secrets[len(records) :]:
-                records.append(await self._parts.audit.open(_opening(facts, secret)))
+                records.append(await self._parts.audit.open(opening(facts, secret)))
         finally:
             if records:
                 exchange.put(Openings(tuple(records)))
@@ -120,5 +120,6 @@ class CredentialStage:
         exchange.put(build_with_credential(plan, injectors, exchange.head, exchange.ask(Authority), credential))
 
 
-def _opening(facts: Fields, secret: SealedSecret) -> Fields:
+def opening(facts: Fields, secret: SealedSecret) -> Fields:
+    """What `credential.opened` says."""
     return {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}

@@ -4,7 +4,19 @@ A request is judged by its head (`judge.py`) against one table of operations (`t
 is made too; operations reach the proxy through `control.py` alone.
 """
 
-from ostiary.admin.control import AdminRefusal, Control, Readiness, Rejected, Reloaded, Routes, RouteSummary
+from ostiary.admin.control import (
+    AdminRefusal,
+    Control,
+    Readiness,
+    Refreshed,
+    Rejected,
+    Reloaded,
+    Routes,
+    RouteSummary,
+    SecretFailed,
+    SecretStatus,
+    Use,
+)
 from ostiary.admin.health import Health
 from ostiary.admin.listeners import Listeners, start_listeners
 
@@ -14,9 +26,13 @@ __all__ = [
     "Health",
     "Listeners",
     "Readiness",
+    "Refreshed",
     "Rejected",
     "Reloaded",
     "RouteSummary",
     "Routes",
+    "SecretFailed",
+    "SecretStatus",
+    "Use",
     "start_listeners",
 ]

@@ -59,6 +59,59 @@ class Routes:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """The last use of a version of a secret."""
+
+    request_id: str
+    workload: str
+    route: str
+    seconds_ago: float
+
+
+@dataclass(frozen=True, slots=True)
+class SecretStatus:
+    """What is told of a secret: never its values. What is not known is None."""
+
+    secret: str
+    routes: tuple[str, ...]
+    """Those of the policy in force that read it."""
+    pinned: int | None = None
+    version: str | None = None
+    created_at: str | None = None
+    age_seconds: float | None = None
+    problem: str | None = None
+    requests: int = 0
+    """Under way with this version."""
+    last_use: Use | None = None
+    before: str | None = None
+    """The version that this one has taken the place of."""
+    before_requests: int = 0
+    before_last_use: Use | None = None
+    owner: str | None = None
+    classification: str | None = None
+    expires_at: str | None = None
+    overlap_until: str | None = None
+    pending_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """A secret was read past the cache; from now on this version is handed out."""
+
+    secret: str
+    version: str
+    changed: bool
+    """Whether it differs from the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFailed:
+    """The store did not give the secret."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdminRefusal:
     """An admin call that was refused, for the audit."""
 
@@ -83,6 +136,9 @@ class Control:
         readiness: of the process.
         metrics: the exposition that suits an `Accept` field, and its content type.
         refused: records a refusal; never waits, and many of one source become one record.
+        secrets: what is known of the secrets that the policy in force reads.
+        refresh: has the secret of this name read past the cache, for the one named; returns when it is in use. None where
+            no route reads it.
     """
 
     reload: Callable[[str], Awaitable[Reloaded | Rejected]]
@@ -90,3 +146,5 @@ class Control:
     readiness: Callable[[], Awaitable[Readiness]]
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     refused: Callable[[AdminRefusal], None]
+    secrets: Callable[[], Awaitable[tuple[SecretStatus, ...]]]
+    refresh: Callable[[str, str], Awaitable[Refreshed | SecretFailed | None]]

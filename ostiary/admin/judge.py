@@ -6,9 +6,11 @@ learns nothing of which paths there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from ostiary.admin.control import Control
 from ostiary.admin.pages import Pages
@@ -17,6 +19,8 @@ from ostiary.admin.table import Call, Operation
 from ostiary.admin.tokens import Caller, Tokens, bearer
 
 HOW_TO_ADD: Final = "Make a token with `ostiary key mint --admin NAME` and put its name, hash and roles under admin.tokens of the settings."
+MAX_REF: Final = 3072
+_BROKEN: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CHALLENGE: Final = (("WWW-Authenticate", 'Bearer realm="ostiary"'),)
 _CHALLENGE_INVALID: Final = (("WWW-Authenticate", 'Bearer realm="ostiary", error="invalid_token"'),)
 
@@ -78,6 +82,7 @@ class Api:
         for operation in operations:
             if tokens is not None or operation.role is None:
                 self._paths.setdefault(operation.path, {})[operation.method] = operation
+        self._with_ref = tuple(path.split("{ref}") for path in self._paths if "{ref}" in path)
 
     def judge(self, head: Head) -> Granted | Denied:
         if not head.target.startswith("/"):
@@ -87,7 +92,8 @@ class Api:
         problem = self._pages.judge(head.hosts, head.origins, head.sites)
         if problem is not None:
             return Denied(problem)
-        methods = self._paths.get(head.path, {})
+        path, ref = self._found(head.path)
+        methods = self._paths.get(path, {})
         caller: Caller | None = None
         if self._tokens is not None and (not methods or any(one.role is not None for one in methods.values())):
             found = _caller(self._tokens, head)
@@ -103,7 +109,27 @@ class Api:
         if operation.role is not None and (caller is None or not caller.may(operation.role)):
             detail = f"{operation.method} {operation.path} asks for the role {operation.role}."
             return Denied(Problem(Kind.ROLE_DENIED, detail), by)
-        return Granted(operation, Call(by, head.accept))
+        return Granted(operation, Call(by, head.accept, ref))
+
+    def _found(self, path: str) -> tuple[str, str]:
+        """The path as the table has it, and what stands for its `{ref}`."""
+        for before, after in self._with_ref:
+            raw = path.removeprefix(before).removesuffix(after)
+            if len(raw) == len(path) - len(before) - len(after) and path == before + raw + after:
+                ref = _decoded(raw)
+                if ref is not None:
+                    return f"{before}{{ref}}{after}", ref
+        return path, ""
+
+
+def _decoded(raw: str) -> str | None:
+    """One percent-encoded segment as text (RFC 3986 section 2.1); None where it is not one."""
+    if not raw or "/" in raw or len(raw) > MAX_REF or _BROKEN.search(raw):
+        return None
+    try:
+        return unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _caller(tokens: Tokens, head: Head) -> Caller | Problem:

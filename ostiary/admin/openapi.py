@@ -70,6 +70,16 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "security": [{"token": []}] if operation.role is not None else [],
         "responses": responses,
     }
+    if "{ref}" in operation.path:
+        found["parameters"] = [
+            {
+                "name": "ref",
+                "in": "path",
+                "required": True,
+                "description": "The secret's whole path, mount first, percent-encoded as one segment.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
+            }
+        ]
     if operation.role is not None:
         found["x-ostiary-role"] = operation.role
     return found

@@ -25,11 +25,13 @@ class Kind(enum.Enum):
     ROLE_DENIED = ("role_denied", 403, "The token's roles do not allow this")
     CROSS_SITE = ("cross_site", 403, "Web pages may not use this API")
     NOT_FOUND = ("not_found", 404, "There is nothing at this path")
+    SECRET_UNKNOWN = ("secret_unknown", 404, "No route reads this secret")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "This path has other methods")
     BODY_TOO_LARGE = ("body_too_large", 413, "The body is too large")
     HOST_MISMATCH = ("host_mismatch", 421, "The Host field names another server")
     POLICY_REJECTED = ("policy_rejected", 422, "The policy has faults")
     INTERNAL = ("internal", 500, "The request failed")
+    SECRET_FAILED = ("secret_failed", 502, "The secret store did not give the secret")
     TIMEOUT = ("timeout", 503, "The answer takes too long")
 
     @property

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 _TEXT: Final = {"type": "string"}
 _TEXTS: Final = {"type": "array", "items": _TEXT}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_SECONDS: Final = {"type": "number", "minimum": 0}
 
 
 def _closed(**properties: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -32,6 +34,38 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
     ),
     "Routes": _closed(version=_TEXT, routes={"type": "array", "items": {"$ref": "#/components/schemas/Route"}}),
     "Reloaded": _closed(version=_TEXT, routes={"type": "integer", "minimum": 0}, changed={"type": "boolean"}),
+    "Use": {
+        "type": "object",
+        "properties": {"request_id": _TEXT, "workload": _TEXT, "route": _TEXT, "seconds_ago": _SECONDS},
+        "required": ["seconds_ago"],
+        "additionalProperties": False,
+    },
+    "Secret": {
+        "type": "object",
+        "properties": {
+            "secret": _TEXT,
+            "routes": _TEXTS,
+            "pinned": _COUNT,
+            "version": _TEXT,
+            "created_at": _TEXT,
+            "age_seconds": _SECONDS,
+            "problem": _TEXT,
+            "requests": _COUNT,
+            "last_use": {"$ref": "#/components/schemas/Use"},
+            "before": _TEXT,
+            "before_requests": _COUNT,
+            "before_last_use": {"$ref": "#/components/schemas/Use"},
+            "owner": _TEXT,
+            "classification": _TEXT,
+            "expires_at": _TEXT,
+            "overlap_until": _TEXT,
+            "pending_version": _COUNT,
+        },
+        "required": ["before_requests", "requests", "routes", "secret"],
+        "additionalProperties": False,
+    },
+    "Secrets": _closed(secrets={"type": "array", "items": {"$ref": "#/components/schemas/Secret"}}),
+    "Refreshed": _closed(secret=_TEXT, version=_TEXT, changed={"type": "boolean"}),
     "Document": {"type": "object", "required": ["openapi", "info", "paths"]},
     "Metrics": _TEXT,
     "Problem": {

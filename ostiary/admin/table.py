@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from ostiary.admin.control import Control, Rejected, RouteSummary
+from ostiary.admin.control import Control, Rejected, RouteSummary, SecretFailed, SecretStatus
 from ostiary.admin.problems import Kind, Problem
 from ostiary.admin.tokens import Role
 
@@ -24,6 +24,8 @@ class Call:
     by: str
     """Name of the token; empty where none is asked for."""
     accept: str
+    ref: str = ""
+    """What stands in the place of `{ref}` in the path, decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Operation:
     """One row.
 
     Args:
-        method, path: exact; a path has no other spelling.
+        method, path: exact; a path has no other spelling, but that `{ref}` stands for one percent-encoded segment.
         role: what the token must have; None: no token is asked for.
         summary: one sentence.
         run: does it.
@@ -116,6 +118,30 @@ async def _reload(control: Control, call: Call) -> Answer | Problem:
     return as_json(200, asdict(found))
 
 
+async def _secrets(control: Control, _: Call) -> Answer:
+    found = await control.secrets()
+    # As for routes.
+    return await asyncio.to_thread(lambda: as_json(200, {"secrets": [*map(_secret, found)]}))
+
+
+def _secret(secret: SecretStatus) -> dict[str, Any]:
+    """Keys that do not apply are absent."""
+    return {
+        key: {name: value for name, value in shown.items() if value != ""} if isinstance(shown, dict) else shown
+        for key, shown in asdict(secret).items()
+        if shown is not None
+    }
+
+
+async def _refresh(control: Control, call: Call) -> Answer | Problem:
+    found = await control.refresh(call.ref, call.by)
+    if found is None:
+        return Problem(Kind.SECRET_UNKNOWN, "GET /secrets lists those of the policy in force, by their whole path.")
+    if isinstance(found, SecretFailed):
+        return Problem(Kind.SECRET_FAILED, f"{found.reason}.")
+    return as_json(200, asdict(found))
+
+
 async def _document(_: Control, __: Call) -> Answer:
     from ostiary.admin.openapi import document
 
@@ -166,5 +192,22 @@ OPERATIONS: Final = (
         _reload,
         (Shown(200, "The policy is in force.", "Reloaded"),),
         (Kind.POLICY_REJECTED,),
+    ),
+    Operation(
+        "GET",
+        "/secrets",
+        "viewer",
+        "The secrets that routes read: versions in use, their age and end, and who used the version before last.",
+        _secrets,
+        (Shown(200, "The secrets; never a value.", "Secrets"),),
+    ),
+    Operation(
+        "POST",
+        "/secrets/{ref}/refresh",
+        "operator",
+        "Reads a secret past the cache; answers when the version found is in use.",
+        _refresh,
+        (Shown(200, "The version in use.", "Refreshed"),),
+        (Kind.SECRET_UNKNOWN, Kind.SECRET_FAILED),
     ),
 )

@@ -43,17 +43,19 @@ def command(options: argparse.Namespace) -> int:
                 sys.stderr.write(f"{fault}\n")
             sys.stderr.write(f"{_counted(len(error.faults), 'fault')}\n")
         return 78
-    problems = asyncio.run(_live(settings, policy)) if options.live else []
+    notes: list[str] = []
+    problems = asyncio.run(_live(settings, policy, notes)) if options.live else []
     summary = {
         "routes": len(policy.routes),
         "workloads": len(policy.workloads),
         "policy": policy.version,
         "store": settings.store,
+        **({"notes": notes} if notes else {}),
     }
     if options.json:
         print(json.dumps({"ok": not problems, "faults": problems, **summary}))
         return 78 if problems else 0
-    for problem in problems:
+    for problem in [*notes, *problems]:
         sys.stderr.write(f"{problem}\n")
     if problems:
         return 78
@@ -68,8 +70,10 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-async def _live(settings: Any, policy: Any) -> list[str]:
-    """Asks the store for the fields that routes need."""
+async def _live(settings: Any, policy: Any, notes: list[str]) -> list[str]:
+    """Asks the store for the fields that routes need, and Vault for the rights of the login. What could not be asked goes
+    to `notes`.
+    """
     from addons.credentials import reference_of
     from addons.telemetry import Metrics
     from ostiary.serve import StoreFailed, open_store
@@ -84,6 +88,7 @@ async def _live(settings: Any, policy: Any) -> list[str]:
         start = getattr(store, "start", None)
         if start is not None:
             await start()
+        problems += await _rights(settings, policy, store, notes)
         for route, secret in policy.secret_refs():
             place = policy.routes[route].place
             try:
@@ -100,3 +105,21 @@ async def _live(settings: Any, policy: Any) -> list[str]:
     finally:
         await store.close()
     return problems
+
+
+async def _rights(settings: Any, policy: Any, store: Any, notes: list[str]) -> list[str]:
+    """What the login may not do of what the routes need."""
+    from ostiary.vault_policy import beyond, least_policy, missing
+
+    if settings.store != "vault" or settings.vault is None:
+        return []
+    least = least_policy([secret for _, secret in policy.secret_refs()], settings.vault.namespace)
+    told = await store.capabilities([rule.path for rule in least.rules])
+    if not told:
+        notes.append(
+            "note: the Vault token may not ask what it may do (sys/capabilities-self), so only names of fields were asked for"
+        )
+        return []
+    notes += [f"note: {more}" for more in beyond(least, told)]
+    lacking = missing(least, told)
+    return [*lacking, "ostiary vault policy prints the policy that is needed"] if lacking else []

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
-import os
-import socket
 import sys
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from ostiary.cli.common import CommandFailed, add_config, config_of
-
-TOKEN_VARIABLE: Final = "OSTIARY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
-ANSWER_S: Final = 40.0
-"""A little longer than the API takes for an answer."""
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+from ostiary.cli.admin_call import add_admin, ask
+from ostiary.cli.common import CommandFailed
 
 
 def add(commands: Any) -> None:
@@ -25,92 +16,16 @@ def add(commands: Any) -> None:
         help="make a running process read its policy files anew",
         description="Asks the admin API to reload the policy and says what came of it. The token comes from --token-file or $OSTIARY_ADMIN_TOKEN. Exit 0, or 78 with the faults of a policy that was rejected; the old one then stays in force.",
     )
-    add_config(parser)
-    parser.add_argument(
-        "--admin", metavar="ADDRESS", help="host:port or unix:/path (default: admin.bind of the settings)"
-    )
-    parser.add_argument("--token-file", metavar="FILE", type=Path, help="file that holds the admin token")
+    add_admin(parser)
     parser.set_defaults(command=command)
 
 
 def command(options: argparse.Namespace) -> int:
-    address = options.admin or _address(options)
-    status, found = _post(address, _token(options))
+    status, found = ask(options, "POST", "/reload")
     if status == 200:
         change = "" if found.get("changed") else ", unchanged"
         print(f"policy {found.get('version')} with {found.get('routes')} routes is in force{change}")
         return 0
     for fault in found.get("faults", ()):
         sys.stderr.write(f"{fault}\n")
-    if "title" not in found or "detail" not in found:
-        raise CommandFailed(f"what answers at {address} is no admin API (status {status})")
     raise CommandFailed(f"{found['title']}: {found['detail']}", 78 if status == 422 else 1)
-
-
-def _address(options: argparse.Namespace) -> str:
-    from ostiary.settings import load_settings
-
-    admin = load_settings(config_of(options), os.environ).admin
-    if admin is None or admin.bind is None:
-        raise CommandFailed("the settings name no admin.bind (or name the address with --admin)", 78)
-    if admin.bind.path is None and admin.bind.port == 0:
-        raise CommandFailed("admin.bind has port 0: name the address of the ready line with --admin", 78)
-    return str(admin.bind)
-
-
-def _token(options: argparse.Namespace) -> str:
-    if options.token_file is not None:
-        try:
-            token = options.token_file.read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            raise CommandFailed(f"{options.token_file} holds no token that can be read", 78) from None
-    else:
-        token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not token:
-        raise CommandFailed(
-            f"there is no admin token: export {TOKEN_VARIABLE} or name a --token-file (ostiary key mint --admin NAME makes one)",
-            78,
-        )
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise CommandFailed("the admin token holds characters that no token has", 78)
-    return str(token)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def _post(address: str, token: str) -> tuple[int, dict[str, Any]]:
-    """Status and body of the answer.
-
-    Raises:
-        CommandFailed: there is none.
-    """
-    if address.startswith("unix:"):
-        connection: http.client.HTTPConnection = _UnixConnection(address.removeprefix("unix:"))
-    else:
-        try:
-            connection = http.client.HTTPConnection(address, timeout=ANSWER_S)
-        except http.client.InvalidURL:
-            raise CommandFailed(f"{address} is no address of an admin API", 64) from None
-    try:
-        connection.request("POST", "/reload", headers={"Authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        found = json.loads(answer.read(MAX_ANSWER_BYTES))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CommandFailed(f"the admin API at {address} cannot be reached: {reason}") from None
-    except (http.client.HTTPException, ValueError):
-        raise CommandFailed(f"what answers at {address} is no admin API") from None
-    finally:
-        connection.close()
-    return answer.status, found if isinstance(found, dict) else {}

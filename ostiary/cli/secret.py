@@ -1,21 +1,26 @@
-"""`ostiary secret`: the embedded store. Values come on stdin, never as arguments, and are never printed."""
+"""`ostiary secret`: the embedded store, and the secrets of a running process. Values come on stdin, never as arguments,
+and are never printed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import sys
 from typing import Any
+from urllib.parse import quote
 
+from ostiary.cli.admin_call import add_admin, ask
 from ostiary.cli.common import CommandFailed, add_config, config_of
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "secret",
-        help="keep secrets in the embedded store",
-        description="Keeps secrets in the embedded store: one sealed file, versions as in a key-value store.",
+        help="keep secrets in the embedded store; look after those of a running process",
+        description="Keeps secrets in the embedded store: one sealed file, versions as in a key-value store. refresh and status ask a running process instead, whichever store it reads.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -64,6 +69,25 @@ def add(commands: Any) -> None:
     add_config(history)
     history.add_argument("path", metavar="PATH")
     history.set_defaults(command=_history)
+
+    refresh = actions.add_parser(
+        "refresh",
+        help="make a running process use the newest version now",
+        description="Asks the admin API to read PATH past the cache and returns when the version found is in use. The token comes from --token-file or $OSTIARY_ADMIN_TOKEN.",
+    )
+    add_admin(refresh)
+    refresh.add_argument("path", metavar="PATH", help="whole path, such as secret/egress/stripe")
+    refresh.set_defaults(command=_refresh)
+
+    status = actions.add_parser(
+        "status",
+        help="tell which versions a running process uses",
+        description="Asks the admin API which versions of its secrets are in use, how old they are, when they end, and who used the version before last. The token comes from --token-file or $OSTIARY_ADMIN_TOKEN.",
+    )
+    add_admin(status)
+    status.add_argument("path", metavar="PATH", nargs="?", help="this secret alone")
+    status.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    status.set_defaults(command=_status)
 
 
 def _settings(options: argparse.Namespace) -> Any:
@@ -163,3 +187,69 @@ def _remove(options: argparse.Namespace) -> int:
         raise CommandFailed(f"there is no {what}")
     print(f"removed {what}")
     return 0
+
+
+# --- a running process ---
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    status, found = ask(options, "POST", f"/secrets/{quote(options.path.strip('/'), safe='')}/refresh")
+    if status != 200:
+        raise CommandFailed(f"{found['title']}: {found['detail']}")
+    change = "" if found.get("changed") else ", unchanged"
+    print(f"{found.get('secret')} version {found.get('version')} is in use{change}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    status, found = ask(options, "GET", "/secrets")
+    if status != 200:
+        raise CommandFailed(f"{found['title']}: {found['detail']}")
+    wanted = options.path.strip("/") if options.path else None
+    secrets = [one for one in found.get("secrets", ()) if wanted is None or one.get("secret") == wanted]
+    if wanted is not None and not secrets:
+        raise CommandFailed(f"no route reads {wanted}")
+    if options.json:
+        print(json.dumps({"secrets": secrets}))
+        return 0
+    for one in secrets:
+        print("\n".join(_lines(one)))
+    return 0
+
+
+def _lines(one: dict[str, Any]) -> list[str]:
+    """One secret, in words."""
+    pinned = f" (pinned to version {one['pinned']})" if "pinned" in one else ""
+    lines = [f"{one['secret']}{pinned}, read by {', '.join(one['routes'])}"]
+    if "version" in one:
+        made = f", made {one['created_at']}" if "created_at" in one else ""
+        lines.append(f"  version {one['version']} in use, confirmed {_ago(one.get('age_seconds', 0))}{made}")
+        lines += _use("  ", one["requests"], one.get("last_use"))
+    elif "problem" not in one:
+        lines.append("  not read yet")
+    if "problem" in one:
+        lines.append(f"  the store said: {one['problem']}")
+    if "before" in one:
+        lines.append(f"  version {one['before']} before it")
+        lines += _use("  ", one["before_requests"], one.get("before_last_use"))
+    for key, word in (("expires_at", "expires"), ("overlap_until", "overlaps until"), ("owner", "owner")):
+        if key in one:
+            lines.append(f"  {word} {one[key]}")
+    if "pending_version" in one:
+        lines.append(f"  version {one['pending_version']} is pending")
+    return lines
+
+
+def _use(indent: str, requests: int, last: dict[str, Any] | None) -> list[str]:
+    if last is None:
+        return []
+    who = f"by {last['workload']} on {last['route']} " if "workload" in last and "route" in last else ""
+    under_way = f", {requests} under way" if requests else ""
+    return [f"{indent}  last used {who}{_ago(last['seconds_ago'])} (request {last.get('request_id', '-')}){under_way}"]
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit} ago"
+    return f"{seconds:.1f} s ago"

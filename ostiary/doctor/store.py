@@ -10,12 +10,15 @@ import datetime as dt
 import email.utils
 import math
 import ssl
+import time
 from urllib.parse import urlsplit
 
 from addons.credentials import reference_of
+from addons.evidence import AHEAD_S
 from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
 from policies.model import SecretSpec
+from vault.control import Control
 from vault.hashicorp.config import AppRoleAuth, TokenFileAuth, VaultConfig
 from vault.observer import Silent
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
@@ -128,7 +131,7 @@ async def secrets(setup: Setup) -> list[Finding]:
         at = f"route {name} ({policy.routes[name].place})"
         try:
             async with gate:
-                fields = await setup.store.fields_of(reference_of(secret))
+                described = await setup.store.describe(reference_of(secret))
         except SecretDenied as error:
             mend = f"give Ostiary's Vault policy read on {secret.path} (KV v2: on data/ and subkeys/ below the mount)"
             return Finding("store.secrets", "fail", f"{at}: {error}", mend)
@@ -137,15 +140,31 @@ async def secrets(setup: Setup) -> list[Finding]:
             return Finding("store.secrets", "fail", f"{at}: {error}", mend)
         except StoreError as error:
             return Finding("store.secrets", "fail", f"{at}: {error}", "try again once the store answers")
+        fields = described.fields
         if secret.field is not None and secret.field not in fields:
             found = f"{at}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})"
             mend = f"write field {secret.field} of {secret.path}, or change secret.field of route {name}"
             return Finding("store.secrets", "fail", found, mend)
-        return None
+        return _told(secret.path, described.control, time.time())  # noqa: TID251 - held against what people have written
 
     refs = policy.secret_refs()
-    bad = [found for found in await asyncio.gather(*(one(*ref) for ref in refs)) if found is not None]
+    found = [one for one in await asyncio.gather(*(one(*ref) for ref in refs)) if one is not None]
+    # Two routes that read one secret are told once what its owners say.
+    bad = list(dict.fromkeys(found))
     return bad or [Finding("store.secrets", "ok", f"{counted(len(refs), 'secret')} asked for, no field is missing")]
+
+
+def _told(name: str, control: Control, now_s: float) -> Finding | None:
+    """What the owners of a secret say about it (`custom_metadata`), where somebody has to act on it."""
+    owner = f" (owner: {control.owner})" if control.owner else ""
+    if control.expires_at_s is not None and control.expires_at_s - now_s < AHEAD_S[0]:
+        at = dt.datetime.fromtimestamp(control.expires_at_s, dt.UTC).isoformat().replace("+00:00", "Z")
+        when = "has expired at" if control.expires_at_s <= now_s else "expires at"
+        return Finding("store.secrets", "warn", f"secret {name} {when} {at}, as its owners say{owner}", "rotate it")
+    if control.faults:
+        mend = f"correct its custom_metadata: {'; '.join(control.faults)}"
+        return Finding("store.secrets", "warn", f"secret {name} says something that counts as absent{owner}", mend)
+    return None
 
 
 async def clock(setup: Setup) -> list[Finding]:

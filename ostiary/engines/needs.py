@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
+from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.parts import Deadlines
@@ -11,6 +13,17 @@ from ostiary.engines.mitm.dialling import Bound, PoolKey
 from policies import Grant
 
 MAX_BOUNDS: Final = 4096
+REJECTED: Final = int(HTTPStatus.UNAUTHORIZED)
+
+
+def credential_rejected(exchange: Exchange) -> bool:
+    """Whether a 401 is for the `rejected` hook to look at: the credential was ours, and it is the first one."""
+    return (
+        not exchange.rejected
+        and exchange.refused is None
+        and not exchange.settled
+        and exchange.find(Openings) is not None
+    )
 
 
 ENDLESS_S: Final = 365 * 86_400.0

@@ -29,7 +29,7 @@ EXAMPLES = [
 
 
 def test_every_operation() -> None:
-    rows = re.findall(r"^\| `([A-Z]+) (/[\w.]*)` \| (\w+) \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z]+) (/[\w./{}]*)` \| (\w+) \|", PAGE, re.MULTILINE)
     assert [(method, path, role) for method, path, role in rows] == [
         (one.method, one.path, one.role or "none") for one in OPERATIONS
     ]

@@ -48,6 +48,7 @@ class OpenBao:
                 "storage": {"inmem": {}},
                 "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
                 "disable_mlock": True,
+                "unsafe_allow_api_audit_creation": True,
             }
             path = self.folder / "bao.json"
             path.write_text(json.dumps(config))
@@ -111,6 +112,12 @@ class OpenBao:
         role = self.api("GET", f"auth/approle/role/{name}/role-id")["data"]["role_id"]
         secret = self.api("POST", f"auth/approle/role/{name}/secret-id", {})["data"]["secret_id"]
         return role, secret
+
+    def keep_audit(self) -> Path:
+        """Makes a sealable server write its own audit from now on; where."""
+        path = self.folder / "bao-audit.jsonl"
+        self.api("PUT", "sys/audit/file", {"type": "file", "options": {"file_path": str(path)}})
+        return path
 
     def seal(self) -> None:
         self.api("PUT", "sys/seal", {})

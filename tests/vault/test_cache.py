@@ -15,6 +15,7 @@ from vault.cache import NEGATIVE_TTL_S, SecretCache
 from vault.observer import ReadResult, Silent
 from vault.secret import Secret
 from vault.store import (
+    Described,
     SealedSecret,
     SecretDenied,
     SecretMalformed,
@@ -59,6 +60,9 @@ class Fake:
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         return frozenset({"key"})
+
+    async def describe(self, ref: SecretRef) -> Described:
+        return Described(frozenset({"key"}), "1")
 
     async def close(self) -> None: ...
 

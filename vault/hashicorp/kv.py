@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 
 import hvac
 
+from vault.control import read_control
 from vault.hashicorp.client import DetectionRefused, VaultAnswer
 from vault.secret import Secret
-from vault.store import SecretMalformed, SecretMissing, SecretRef, SecretVersion
+from vault.store import Described, SecretMalformed, SecretMissing, SecretRef, SecretVersion
 
 _KV_KINDS: Final = frozenset({"kv", "generic"})
 _SEGMENT: Final = re.compile(r"[^/\\%?#;\x00-\x20\x7f]+")
@@ -69,36 +70,58 @@ def read(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> SecretVersio
         if ref.version is not None:
             raise SecretMissing(ref.name, "is in a KV version 1 mount, which keeps no versions to pin")
         return SecretVersion(_read_v1(client, ref, mount, path), "v1")
+    found = _read_v2(client, ref, mount, path, ref.version)
+    pending = found.control.pending_version
+    if ref.version is None and pending is not None and found.version == str(pending):
+        # Written ahead of its time. The one before it is the newest that may be used.
+        if pending == 1:
+            raise SecretMissing(ref.name, "has version 1 alone, which its custom_metadata says is pending")
+        found = _read_v2(client, ref, mount, path, pending - 1)
+    return found
+
+
+def _read_v2(client: hvac.Client, ref: SecretRef, mount: str, path: str, wanted: int | None) -> SecretVersion:
     answer = client.secrets.kv.v2.read_secret_version(
-        path=path, version=ref.version, mount_point=mount, raise_on_deleted_version=True
+        path=path, version=wanted, mount_point=mount, raise_on_deleted_version=True
     )["data"]
     metadata = answer.get("metadata") or {}
     version = metadata.get("version")
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise SecretMalformed(ref.name, "came without a version")
-    if ref.version is not None and version != ref.version:
-        raise SecretMalformed(ref.name, f"came in version {version}; version {ref.version} was asked for")
-    custom = metadata.get("custom_metadata") or {}
+    if wanted is not None and version != wanted:
+        raise SecretMalformed(ref.name, f"came in version {version}; version {wanted} was asked for")
     return SecretVersion(
         _fields(ref, answer.get("data"), client.token),
         str(version),
         metadata.get("created_time"),
-        {str(key): str(value) for key, value in custom.items()},
+        read_control(metadata.get("custom_metadata") or {}),
     )
 
 
-def field_names(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> frozenset[str]:
-    """Names of a secret's fields. KV version 2 tells them without values; version 1 has no such endpoint, so the values
+def describe(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> Described:
+    """A secret without its values: the version that a read would give. KV version 1 has no endpoint for it, so the values
     are read and dropped.
     """
     mount, path = split(ref)
     if kv == 1:
-        return frozenset(_read_v1(client, ref, mount, path))
-    suffix = f"?version={ref.version}" if ref.version is not None else ""
-    answer = client.adapter.get(f"/v1/{mount}/subkeys/{path}{suffix}")
-    subkeys = answer["data"].get("subkeys")
-    # A name with names below it is a nested value, which a read leaves out too.
-    return frozenset(name for name, below in (subkeys or {}).items() if below is None)
+        return Described(frozenset(_read_v1(client, ref, mount, path)), "v1")
+    found = _subkeys(client, mount, path, ref.version)
+    pending = found.control.pending_version
+    if ref.version is None and pending is not None and pending > 1 and found.version == str(pending):
+        found = _subkeys(client, mount, path, pending - 1)
+    return found
+
+
+def _subkeys(client: hvac.Client, mount: str, path: str, version: int | None) -> Described:
+    suffix = f"?version={version}" if version is not None else ""
+    answer = client.adapter.get(f"/v1/{mount}/subkeys/{path}{suffix}")["data"]
+    metadata = answer.get("metadata") or {}
+    return Described(
+        # A name with names below it is a nested value, which a read leaves out too.
+        frozenset(name for name, below in (answer.get("subkeys") or {}).items() if below is None),
+        str(metadata.get("version", "")),
+        read_control(metadata.get("custom_metadata") or {}),
+    )
 
 
 def _read_v1(client: hvac.Client, ref: SecretRef, mount: str, path: str) -> Mapping[str, Secret]:

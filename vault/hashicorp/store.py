@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 import hvac
@@ -16,7 +16,15 @@ from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.observer import Silent, StoreObserver
 from vault.secret import Secret
-from vault.store import SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
+from vault.store import (
+    Described,
+    SecretDenied,
+    SecretMalformed,
+    SecretMissing,
+    SecretRef,
+    SecretUnavailable,
+    SecretVersion,
+)
 
 _log = logging.getLogger("ostiary.vault")
 
@@ -59,7 +67,33 @@ class VaultStore:
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         """See `SecretStore.fields_of`."""
-        return await self._call(ref, lambda client, version: kv.field_names(client, ref, version))
+        return (await self.describe(ref)).fields
+
+    async def describe(self, ref: SecretRef) -> Described:
+        """See `SecretStore.describe`."""
+        return await self._call(ref, lambda client, version: kv.describe(client, ref, version))
+
+    async def capabilities(self, paths: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """What the login may do at these paths of Vault's API, as Vault tells it (`sys/capabilities-self`); an empty
+        mapping where it may not even ask that.
+
+        Raises:
+            SecretUnavailable, SecretDenied: there is no login or no answer.
+        """
+        token = await self._login.token()
+        try:
+            answer = await self._calls.run(
+                lambda client: client.adapter.post("/v1/sys/capabilities-self", json={"paths": list(paths)}), token
+            )
+        except VaultAnswer as refused:
+            if refused.status == 403:
+                return {}
+            raise SecretUnavailable("", f"Vault does not tell what the login may do: {refused.reason}") from None
+        except VaultUnreachable as error:
+            raise SecretUnavailable("", str(error)) from None
+        told = answer.get("data") if isinstance(answer, dict) else None
+        found = told if isinstance(told, dict) else {}
+        return {path: tuple(str(one) for one in what) for path in paths if isinstance(what := found.get(path), list)}
 
     async def probe(self) -> None:
         """Whether a node is unsealed and reachable (GET sys/health; standby counts as up). Asked of the next address

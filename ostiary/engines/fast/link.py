@@ -59,12 +59,13 @@ class Link(asyncio.Protocol):
         """Requests that were sent on it."""
         self.waiting = False
         """Whether bytes are held until a stage has judged the head of the answer."""
-        self._ended_behind = False
-        """Whether a body that ends with the connection has ended meanwhile."""
+        self._ended_behind: bool | None = None
+        """Whether the connection has ended meanwhile, and how: cleanly, or not."""
         self._buffer = b""
         self._reader: BodyReader | None = None
         self._interim = 0
         self._answered = False
+        self._complete = False
         self._reusable = False
         self._closed = False
         self._counted = False
@@ -106,7 +107,8 @@ class Link(asyncio.Protocol):
         self.turn = turn
         self.served += 1
         self._buffer, self._reader = b"", None
-        self._answered = self._reusable = self.waiting = False
+        self._answered = self._complete = self._reusable = self.waiting = False
+        self._ended_behind = None
         self._interim = 0
 
     def release(self) -> None:
@@ -232,13 +234,15 @@ class Link(asyncio.Protocol):
         if self.relay is not None:
             if held:
                 self.relay.from_upstream(held)
+            if self._ended_behind is not None and self.relay is not None:
+                self.relay.lost(from_caller=False)
             return
         turn = self.turn
         if turn is not None and not turn.over:
             try:
                 self._body(turn, held)
-                if self._ended_behind:
-                    turn.answer_ended(())
+                if self._ended_behind is not None and not self._complete and not turn.over:
+                    self._ended_early(turn, clean=self._ended_behind)
             except Malformed:
                 turn.upstream_broke("The upstream's answer is not valid HTTP.")
 
@@ -284,16 +288,21 @@ class Link(asyncio.Protocol):
             self._ended(turn, rest, reader.trailers)
 
     def _ended(self, turn: Turn, rest: bytes, trailers: Any) -> None:
+        self._complete = True
         if rest:
             self._reusable = False
         turn.answer_ended(trailers)
 
     def _lost(self, turn: Turn, *, clean: bool) -> None:
-        if self._answered and clean and self._reader is not None and self._reader.until_close:
-            if turn.answer_open:
-                turn.answer_ended(())
-            else:
-                self._ended_behind = True
+        if self._answered and not turn.answer_open:
+            # A stage is still judging the head: what is held behind it may be the whole answer.
+            self._ended_behind = clean
         else:
-            nothing = not (self._answered or self._buffer or self._interim)
-            turn.upstream_broke("The upstream broke off before it answered.", lost=nothing)
+            self._ended_early(turn, clean=clean)
+
+    def _ended_early(self, turn: Turn, *, clean: bool) -> None:
+        if self._answered and clean and self._reader is not None and self._reader.until_close:
+            turn.answer_ended(())
+            return
+        nothing = not (self._answered or self._buffer or self._interim)
+        turn.upstream_broke("The upstream broke off before it answered.", lost=nothing)

@@ -15,7 +15,9 @@ Rules:
 - Before the answer has begun, whatever fails becomes an answer of ours. After it has begun, the caller's connection is
   cut, so that a part is never taken for the whole.
 - A request is sent a second time only where its pooled connection turned out to be closed, not a byte of an answer was
-  there, it has no body, and its method may be repeated (RFC 9110 section 9.2.2).
+  there, it has no body, and its method may be repeated (RFC 9110 section 9.2.2); or where its credential was rejected
+  (401) and the stages have built a head with another one: then once, on another connection, with the very bytes of the
+  body that left the first time. Of the first answer nothing has been passed on, and its connection is closed.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from mitmproxy import flow as mitm_flow
 from mitmproxy import http
 
 from addons.boundary import place_of
+from addons.credentials import Openings
 from addons.exchange import Exchange
 from addons.head import Fields, HeadersToSend
 from addons.injection import plan_for
@@ -39,7 +42,8 @@ from ostiary.engines.fast.failures import FAILURES, cancelled
 from ostiary.engines.fast.flows import new_flow
 from ostiary.engines.fast.heads import answer_head, asks_for_trailers, expects_continue, keeps, own_answer, request_head
 from ostiary.engines.framing import Malformed, chunk, last_chunk, reader_of
-from ostiary.engines.needs import times_of
+from ostiary.engines.held import HeldBody
+from ostiary.engines.needs import REJECTED, credential_rejected, times_of
 from policies import Grant
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ class Turn:
         "_answer_passed_on",
         "_dialling",
         "_framed",
+        "_held",
         "_keep",
         "_reader",
         "_request_chunked",
@@ -110,6 +115,8 @@ class Turn:
         self._again: bytes | None = None
         """The head, for as long as it may have to be sent once more."""
         self._dialling: asyncio.Task[None] | None = None
+        self._held: HeldBody | None = None
+        """The body as it leaves, for as long as it may have to be sent once more."""
 
     # --- begin ---
 
@@ -157,26 +164,37 @@ class Turn:
     # --- send ---
 
     def _send(self, link: Link) -> None:
-        exchange = self._known()
-        ready = exchange.forget(HeadersToSend)
-        if ready is None or exchange.refused is not None or exchange.settled:
-            link.close()
-            raise Refusal(Code.INTERNAL, "A request reached the wire without its head being built.")
-        engine = self.caller.engine
-        head = request_head(exchange.head.method, ready)
+        head = self._head(link)
         if link.served and not self.receiving and self.request.data.method in _REPEATABLE:
             self._again = head
-        exchange.dialled_s = engine.parts.clock.monotonic_s()
         self.caller.deadline.begin_total(self._times.total_s)
         self._put(link, head)
         if not self.receiving:
             self._request_ended()
             return
+        if self._known().find(Openings) is not None:
+            self._held = self.caller.engine.held.begin()
         self.caller.deadline.expect(Wait.BODY, self._times.idle_s)
         if not self.caller.holds_bytes and expects_continue(self.request):
             self.caller.write(CONTINUE)
             self.caller.flush()
         self.caller.feed()
+
+    def _head(self, link: Link) -> bytes:
+        """The head that the stages have built, taken off the exchange."""
+        exchange = self._known()
+        ready = exchange.forget(HeadersToSend)
+        if ready is None or exchange.refused is not None or exchange.settled:
+            link.close()
+            raise Refusal(Code.INTERNAL, "A request reached the wire without its head being built.")
+        exchange.dialled_s = self.caller.engine.parts.clock.monotonic_s()
+        return request_head(exchange.head.method, ready)
+
+    def _pass(self, link: Link, data: bytes) -> None:
+        """A part of the body leaves."""
+        if self._held is not None:
+            self._held.add(data)
+        link.write(data)
 
     def _put(self, link: Link, head: bytes) -> None:
         self.link = link
@@ -203,12 +221,12 @@ class Turn:
         self.caller.deadline.touch()
         if payload:
             for piece in _pieces(self.request.stream, payload):
-                link.write(chunk(piece) if self._request_chunked else piece)
+                self._pass(link, chunk(piece) if self._request_chunked else piece)
         if rest is None:
             return b""
         self.receiving = False
         for piece in _pieces(self.request.stream, b""):
-            link.write(chunk(piece) if self._request_chunked else piece)
+            self._pass(link, chunk(piece) if self._request_chunked else piece)
         self._request_ended()
         return rest
 
@@ -223,7 +241,7 @@ class Turn:
             self._refuse(None)
             return
         if self._request_chunked and self.link is not None:
-            self.link.write(last_chunk(self._request_trailers(exchange)))
+            self._pass(self.link, last_chunk(self._request_trailers(exchange)))
         self._written = True
         if self._answer_passed_on:
             self._finish()
@@ -252,6 +270,51 @@ class Turn:
             raw: the head as it came, its empty line included.
         """
         self._again = None
+        if response.data.status_code == REJECTED and credential_rejected(self._known()):
+            self._rejected(response, size, raw)
+        else:
+            self._accepted(response, size, raw)
+
+    def _rejected(self, response: http.Response, size: int | None, raw: bytes) -> None:
+        """The upstream does not take the credential: the stages may have another."""
+        exchange = self._known()
+        exchange.rejected = True
+        exchange.replayable = self._written and (self._held is None or self._held.whole)
+        self.caller.deadline.expect(Wait.BODY, self._times.idle_s)
+
+        def looked() -> None:
+            if self.over:
+                return
+            if exchange.refused is not None:
+                self._refuse(None)
+            elif exchange.find(HeadersToSend) is not None:
+                self._send_again()
+            else:
+                self._accepted(response, size, raw)
+
+        self.caller.hook("rejected", self.flow, looked)
+
+    def _send_again(self) -> None:
+        exchange, rejected = self._known(), self.link
+        self.link, self._sent = None, False
+        if rejected is not None:
+            # With what has come of its answer: nothing of it can reach this request any more.
+            rejected.close()
+        pieces = self._held.take() if self._held is not None else ()
+        self._held = None
+
+        def again(link: Link) -> None:
+            self._put(link, self._head(link))
+            for piece in pieces:
+                link.write(piece)
+            self.caller.deadline.expect(Wait.ANSWER, self._times.first_byte_s)
+
+        bound = self.caller.engine.bounds.of(exchange, self._times)
+        self._dialling = self.caller.loop.create_task(self._reach(bound, again))
+
+    def _accepted(self, response: http.Response, size: int | None, raw: bytes) -> None:
+        """This is the answer that the caller gets."""
+        self._let_go()
         self.flow.response = response
         self.caller.deadline.expect(Wait.BODY, self._times.idle_s)
         before = response.data.headers.fields
@@ -343,9 +406,15 @@ class Turn:
         if link.waiting:
             link.go_on()
 
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
     def _end(self) -> None:
         self.over = True
         self._again = None
+        self._let_go()
         self.flow.live = False
         if self._dialling is not None:
             self._dialling.cancel()

@@ -26,6 +26,7 @@ from addons.stages.registry import Registry
 from addons.uuid7 import uuid7
 from ostiary.ca import LeafStore
 from ostiary.dispatch import Dispatcher
+from ostiary.engines.held import HeldBodies
 from ostiary.engines.mitm.answers import response_of
 from ostiary.engines.mitm.handler import ClientHandler
 from ostiary.engines.mitm.master import LeanMaster
@@ -77,6 +78,7 @@ class MitmEngine:
     def __init__(self, parts: Parts, leaves: LeafStore, upstream_roots: Path | None, limits: ConnectionLimits) -> None:
         self.parts = parts
         self.registry = Registry()
+        self.held = HeldBodies()
         self.master = LeanMaster(asyncio.get_running_loop())
         self.dispatcher: Dispatcher = self.master.addons
         self.header_timeout_s = limits.header_timeout_s

@@ -190,7 +190,7 @@ class GuardedHttpLayer(HttpLayer):
                 self.command_sources[command] = child
             match command:
                 case ReceiveHttp(event=received):
-                    yield from self._received(received)
+                    yield from self._received(received, child)
                 case SendHttp(event=RequestProtocolError()) if command.connection not in self.connections:
                     pass  # given up before there was an upstream to tell
                 case SendHttp():
@@ -207,12 +207,14 @@ class GuardedHttpLayer(HttpLayer):
                 case _:
                     yield command
 
-    def _received(self, received: HttpEvent) -> Commands:
-        """To the stream it is for; what comes for a stream that is done goes nowhere."""
+    def _received(self, received: HttpEvent, child: layer.Layer | HttpStream) -> Commands:
+        """To the stream it is for; what comes for a stream that is done, or from an upstream connection that it has left,
+        goes nowhere.
+        """
         if isinstance(received, RequestHeaders):
             yield from self.make_stream(received.stream_id)
-        stream = self.streams.get(received.stream_id)
-        if stream is not None:
+        stream = cast("GuardedStream | None", self.streams.get(received.stream_id))
+        if stream is not None and (stream.left is None or stream.left is not child):
             yield from self.event_to_child(stream, received)
 
     def _outgoing(self, event: RequestHeaders, child: layer.Layer | HttpStream) -> http.Request:
@@ -253,7 +255,7 @@ class GuardedHttpLayer(HttpLayer):
         """
         if not isinstance(event, BoundConnection):
             raise Refusal(Code.INTERNAL, "A connection was asked for without a vetted destination.")
-        for connection in tuple(self.connections) if reuse else ():
+        for connection in tuple(self.connections) if reuse and not event.anew else ():
             if not event.connection_spec_matches(connection):
                 continue
             if connection in self.waiting_for_establishment:

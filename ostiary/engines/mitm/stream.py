@@ -2,6 +2,9 @@
 
 A refusal is answered at once, before a body is read and before `100 Continue`; what a caller still sends is discarded up
 to a cap. Once an answer has begun no second one can be given: then the exchange is cut.
+
+A request whose credential was rejected (401) and whose stages have another is sent once more, on a connection of its own,
+with the very bytes of the body that left the first time. What still comes of the first answer goes nowhere.
 """
 
 from __future__ import annotations
@@ -36,16 +39,20 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.grpc import for_grpc, speaks_grpc
+from addons.head import HeadersToSend
 from addons.injection import plan_for
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
 from addons.trailers import kept_reply_trailers, kept_request_trailers
+from ostiary.engines.held import HeldBody
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
+from ostiary.engines.needs import REJECTED, credential_rejected
 from policies import Grant, Passage
 
 if TYPE_CHECKING:
@@ -78,6 +85,8 @@ class BoundConnection(GetHttpConnection):
 
     bound: Bound = field(kw_only=True)
     handler: ClientHandler = field(kw_only=True)
+    anew: bool = field(default=False, kw_only=True)
+    """Whether it must be dialled, whatever is open."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -85,6 +94,13 @@ class BoundConnection(GetHttpConnection):
     def connection_spec_matches(self, connection: Any) -> bool:
         # The context's own placeholder connection was never bound, so it never matches and is never dialled.
         return super().connection_spec_matches(connection) and self.handler.pool_key(connection) == self.bound.pool_key
+
+
+@dataclass
+class RejectedHook(commands.StartHook):
+    """The `rejected` hook of our stages."""
+
+    flow: http.HTTPFlow
 
 
 class GuardedStream(HttpStream):
@@ -95,6 +111,10 @@ class GuardedStream(HttpStream):
         self.http_layer = http_layer
         self.handler = http_layer.handler
         self.watch: Watch | None = None
+        self.left: layer.Layer | HttpStream | None = None
+        """The upstream connection whose answer was given up."""
+        self._held: HeldBody | None = None
+        """The body as it leaves, for as long as it may have to be sent once more."""
         self._discarded = 0
         self._body_pending = False
 
@@ -134,9 +154,15 @@ class GuardedStream(HttpStream):
         return None if flow is None else self.handler.registry.find(flow)
 
     def _end_watch(self) -> None:
+        self._let_go()
         if self.watch is not None:
             self.watch.stop()
             self.watch = None
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     # --- the caller's side ---
 
@@ -279,7 +305,21 @@ class GuardedStream(HttpStream):
         bound = self.handler.bound_for(exchange)
         if (known := self.http_layer.idle(bound.pool_key)) is not None:
             self._reached(known, times)
+            self._hold(exchange)
             return True
+        connection = yield from self._reach(bound)
+        if connection is None:
+            return False
+        self._reached(connection, times)
+        self._hold(exchange)
+        return True
+
+    def _hold(self, exchange: Exchange) -> None:
+        if self._body_pending and exchange.find(Openings) is not None:
+            self._held = self.handler.engine.held.begin()
+
+    def _reach(self, bound: Bound, *, anew: bool = False) -> layer.CommandGenerator[Server | None]:
+        """A connection for this request; None where there is none, and that has been answered."""
         connection, failure = yield BoundConnection(
             (self.flow.request.data.host, self.flow.request.data.port),
             tls=not bound.destination.authority.cleartext,
@@ -287,14 +327,16 @@ class GuardedStream(HttpStream):
             transport_protocol="tcp",
             bound=bound,
             handler=self.handler,
+            anew=anew,
         )
         if failure is not None:
             self._refuse(parse_failure(failure))
-            yield from self._answer(cast("Answer", exchange.refused))
-            return False
+            exchange = self._exchange()
+            if exchange is not None and exchange.refused is not None:
+                yield from self._answer(exchange.refused)
+            return None
         self.http_layer.latest = connection
-        self._reached(connection, times)
-        return True
+        return cast("Server", connection)
 
     def _reached(self, connection: Server, times: Deadlines) -> None:
         self.context.server = self.flow.server_conn = connection
@@ -304,10 +346,80 @@ class GuardedStream(HttpStream):
         if not self._body_pending:
             self.watch.request_sent()
 
+    def state_stream_request_body(self, event: HttpEvent) -> Commands:
+        passed = cast("Commands", super().state_stream_request_body(event))
+        return passed if self._held is None else self._holding(passed, self._held)
+
+    def _holding(self, passed: Commands, held: HeldBody) -> Commands:
+        """Keeps what leaves of a body. Trailers are not kept."""
+        reply: Any = None
+        while True:
+            try:
+                command = passed.send(reply)
+            except StopIteration:
+                return
+            if isinstance(command, SendHttp):
+                if isinstance(command.event, RequestData):
+                    held.add(command.event.data)
+                elif isinstance(command.event, RequestTrailers):
+                    held.release()
+            reply = yield command
+
     def state_wait_for_response_headers(self, event: HttpEvent) -> Commands:
         if self.watch is not None:
             self.watch.answered()
+        exchange = self._exchange()
+        if (
+            isinstance(event, ResponseHeaders)
+            and event.response.data.status_code == REJECTED
+            and exchange is not None
+            and credential_rejected(exchange)
+        ):
+            return self._rejected(event, exchange)
+        self._let_go()
         return cast("Commands", super().state_wait_for_response_headers(event))
+
+    # --- a credential that is not taken ---
+
+    def _rejected(self, event: ResponseHeaders, exchange: Exchange) -> Commands:
+        """The stages may have another."""
+        exchange.rejected = True
+        ended = not self._body_pending and self.client_state == self.state_done
+        exchange.replayable = ended and (self._held is None or self._held.whole)
+        yield RejectedHook(self.flow)
+        if (yield from self.check_killed(emit_error_hook=True)):
+            return
+        if exchange.find(HeadersToSend) is not None:
+            yield from self._send_again(exchange)
+        else:
+            self._let_go()
+            yield from super().state_wait_for_response_headers(event)
+
+    def _send_again(self, exchange: Exchange) -> Commands:
+        pieces = self._held.take() if self._held is not None else ()
+        self._end_watch()
+        self.left = self.http_layer.connections.get(self.context.server)
+        yield from self._abandon_upstream()
+        kept = [
+            waiting
+            for waiting in self._paused_event_queue
+            if not isinstance(
+                waiting,
+                ResponseHeaders | ResponseData | ResponseTrailers | ResponseEndOfMessage | ResponseProtocolError,
+            )
+        ]
+        self._paused_event_queue.clear()
+        self._paused_event_queue.extend(kept)
+        times = self.handler.times_of(exchange)
+        bound = self.handler.bound_for(exchange)
+        connection = yield from self._reach(bound, anew=True)
+        if connection is None:
+            return
+        self._reached(connection, times)
+        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not pieces), connection)
+        for piece in pieces:
+            yield SendHttp(RequestData(self.stream_id, piece), connection)
+        yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)

@@ -15,7 +15,20 @@ from typing import Any, Self
 import pytest
 
 from addons.clock import SystemClock
-from ostiary.admin import AdminRefusal, Control, Readiness, Rejected, Reloaded, Routes, server, start_listeners
+from ostiary.admin import (
+    AdminRefusal,
+    Control,
+    Readiness,
+    Refreshed,
+    Rejected,
+    Reloaded,
+    Routes,
+    SecretFailed,
+    SecretStatus,
+    Use,
+    server,
+    start_listeners,
+)
 from ostiary.settings.model import AdminToken
 from policies.faults import Fault, Place
 
@@ -29,6 +42,7 @@ class Proxy:
 
     address: tuple[str, int] = ("", 0)
     refusals: list[AdminRefusal] = field(default_factory=list)
+    refreshed: list[tuple[str, str]] = field(default_factory=list)
     reload: Callable[[str], Awaitable[Reloaded | Rejected]] | None = None
     connections: Callable[[], int] = lambda: 0
 
@@ -46,7 +60,16 @@ class Proxy:
         async def metrics(accept: str) -> tuple[bytes, str]:
             return f"# {accept}\n".encode() * 200_000, "text/plain"
 
-        return Control(reload, routes, readiness, metrics, self.refusals.append)
+        async def secrets() -> tuple[SecretStatus, ...]:
+            return (SecretStatus("secret/a b", ("api",), version="2", before_last_use=Use("r", "billing", "api", 1.5)),)
+
+        async def refresh(name: str, by: str) -> Refreshed | SecretFailed | None:
+            self.refreshed.append((name, by))
+            if name == "secret/x":
+                return SecretFailed("sealed")
+            return Refreshed(name, "2", changed=True) if name == "secret/a b" else None
+
+        return Control(reload, routes, readiness, metrics, self.refusals.append, secrets, refresh)
 
 
 @contextlib.asynccontextmanager
@@ -332,3 +355,55 @@ async def test_mistakes_are_not_recorded_and_attacks_are() -> None:
         await client.ask("GET /routes?secret=1", "Origin: https://evil.test", RIGHT)
         (refusal,) = proxy.refusals
         assert (refusal.code, refusal.status, refusal.method, refusal.path) == ("cross_site", 403, "GET", "/routes")
+
+
+async def test_the_ref_of_a_path_is_one_percent_encoded_segment() -> None:
+    async with serving() as proxy, Client(proxy) as client:
+        status, _, body = await client.ask("GET /secrets", RIGHT)
+        assert (status, json.loads(body)) == (
+            200,
+            {
+                "secrets": [
+                    {
+                        "secret": "secret/a b",
+                        "routes": ["api"],
+                        "version": "2",
+                        "requests": 0,
+                        "before_requests": 0,
+                        "before_last_use": {
+                            "request_id": "r",
+                            "workload": "billing",
+                            "route": "api",
+                            "seconds_ago": 1.5,
+                        },
+                    }
+                ]
+            },
+        )
+        status, _, body = await client.ask("POST /secrets/secret%2Fa%20b/refresh", RIGHT)
+        assert (status, json.loads(body)) == (200, {"secret": "secret/a b", "version": "2", "changed": True})
+        for ref, expected in (
+            ("secret%2Fx", "secret_failed"),
+            ("other", "secret_unknown"),
+            ("%7Bref%7D", "secret_unknown"),
+        ):
+            _, _, body = await client.ask(f"POST /secrets/{ref}/refresh", RIGHT)
+            assert type_of(body) == expected
+        asked = list(proxy.refreshed)
+        assert asked == [("secret/a b", "ci"), ("secret/x", "ci"), ("other", "ci"), ("{ref}", "ci")]
+        for path in (
+            "secret/a/refresh",
+            "%/refresh",
+            "%ff/refresh",
+            "%zz/refresh",
+            "/refresh",
+            "a/",
+            "a" * 4000 + "/refresh",
+        ):
+            _, _, body = await client.ask(f"POST /secrets/{path}", RIGHT)
+            assert type_of(body) == "not_found"
+        _, headers, body = await client.ask("GET /secrets/a/refresh", RIGHT)
+        assert (type_of(body), headers["allow"]) == ("method_not_allowed", "POST")
+        _, _, body = await client.ask("POST /secrets/a/refresh")
+        assert type_of(body) == "token_required"
+        assert proxy.refreshed == asked

@@ -1,0 +1,137 @@
+"""An upstream has rejected a credential (401): perhaps it was rotated a moment ago.
+
+The store is asked past the cache. Where it has another version, or its owners say that the upstream still accepts the one
+before, the head is built anew, with records of its own, and the engine sends the request once more, to the same vetted
+destination. Else, and whatever fails here, the caller gets the upstream's own 401: it is a whole and true answer.
+
+Rules:
+- A request is sent a second time only if it can be repeated byte for byte (`Exchange.replayable`), and only once. A 401
+  says that the upstream has not acted on it (RFC 9110 section 15.5.2), so any method may be repeated.
+- The new record is durable before the new credential is opened; the first one is closed with the answer that it got.
+- Nothing is dropped because an upstream says so: see `vault/cache.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from mitmproxy import http
+
+from addons.audit import AuditUnavailable, Fields, OpenRecord
+from addons.boundary import facts_of
+from addons.credentials import (
+    Needs,
+    Openings,
+    SealedCredential,
+    release,
+    seal_before,
+    seal_other,
+    suspect,
+    unseal,
+)
+from addons.exchange import Authority, Exchange
+from addons.head import HeadersToSend
+from addons.injection import applicable, build_with_credential
+from addons.parts import Parts
+from addons.refusal import Code, Refusal
+from addons.stages.credentials import opening
+from addons.stages.plans import Plans
+from addons.stages.registry import Registry
+from policies import Grant
+from vault.observer import RejectionResult
+from vault.store import StoreError
+
+
+class RejectedStage:
+    """Exchanges `SealedCredential` and `Openings`, and puts `HeadersToSend` again where the request is to be sent once
+    more.
+    """
+
+    def __init__(self, parts: Parts, registry: Registry, plans: Plans) -> None:
+        self._parts = parts
+        self._registry = registry
+        self._plans = plans
+
+    def rejected(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
+        """A hook of ours: the head of a 401 is there, and nothing of it has been passed on."""
+        exchange = self._registry.exchange(flow)
+        sealed, openings = exchange.find(SealedCredential), exchange.find(Openings)
+        grant = exchange.ask(Grant)
+        if sealed is None or openings is None or grant.credential is None:
+            return None
+        injectors = applicable(self._plans.of(exchange.policy, grant.route).plan, exchange.head)
+        needs = self._plans.of(exchange.policy, grant.route).needs(grant.credential, injectors)
+        if not exchange.replayable:
+            suspect(needs, sealed, self._parts.secrets)
+            self._parts.store_observer.secret_rejected("not_replayable")
+            return None
+        return self._look(exchange, grant, needs, sealed, openings)
+
+    async def _look(
+        self, exchange: Exchange, grant: Grant, needs: Needs, sealed: SealedCredential, openings: Openings
+    ) -> None:
+        parts = self._parts
+        result: RejectionResult = "retried"
+        try:
+            found = await seal_other(needs, sealed, parts.secrets)
+            if found is None:
+                result = "retried_before"
+                found = await seal_before(needs, sealed, parts.secrets, parts.clock.wall_s())
+            if exchange.settled:
+                return  # the caller has gone, or has lost its right
+            if found is None:
+                parts.store_observer.secret_rejected("unchanged")
+                return
+            await self._put(exchange, grant, found, openings)
+        except (StoreError, Refusal, AuditUnavailable):
+            parts.store_observer.secret_rejected("failed")
+            return
+        parts.store_observer.secret_rejected(result)
+        release(sealed)
+
+    async def _put(self, exchange: Exchange, grant: Grant, sealed: SealedCredential, before: Openings) -> None:
+        """Opens the new records, builds the head, and only then closes the old ones."""
+        facts = facts_of(exchange)
+        records: list[OpenRecord] = []
+        try:
+            for secret in sealed.secrets:
+                records.append(await self._parts.audit.open(opening(facts, secret)))  # noqa: PERF401 - where the second fails, the first must be known
+            _still_wanted(exchange)
+            openings = Openings(tuple(records))
+            plan = self._plans.of(exchange.policy, grant.route).plan
+            head = build_with_credential(
+                plan,
+                applicable(plan, exchange.head),
+                exchange.head,
+                exchange.ask(Authority),
+                unseal(sealed, openings),
+            )
+        except BaseException as error:
+            release(sealed)
+            for record in records:
+                self._parts.audit.close(record, _unused(error))
+            raise
+        self._parts.boundary.attempt_ended(exchange, before, HTTPStatus.UNAUTHORIZED)
+        for kind in (SealedCredential, Openings, HeadersToSend):
+            exchange.forget(kind)
+        exchange.put(sealed)
+        exchange.put(openings)
+        exchange.put(head)
+        exchange.retries += 1
+
+
+def _still_wanted(exchange: Exchange) -> None:
+    """Ends the work here where the caller has gone, or has lost its right, while a sink was waited for."""
+    if exchange.settled:
+        raise asyncio.CancelledError
+
+
+def _unused(error: BaseException) -> Fields:
+    """How a record ends whose credential was not sent."""
+    if isinstance(error, asyncio.CancelledError):
+        return {"outcome": "client_gone"}
+    code = error.code if isinstance(error, Refusal) else Code.INTERNAL
+    return {"outcome": "refused", "code": code.value}
