@@ -1,8 +1,8 @@
-"""G21: odd and malformed requests, sent to both engines and shown to h11.
+"""G21: odd and malformed requests, sent to both engines, shown to h11 and sent to nginx.
 
 Every entry of requests.toml is sent inside a tunnel of its own, then, where the connection is still open, a plain
 request behind it. The engines must agree: the same answers, and the same requests at the upstream. Where they may not,
-the entry names a row of docs/reference/engines.md. What h11 refuses must be refused. `want` says which verdict that is,
+the entry names a row of docs/reference/engines.md. What h11 or nginx refuses must be refused. `want` says which verdict that is,
 so that two engines cannot be wrong together unseen.
 """
 
@@ -19,8 +19,9 @@ import pytest
 
 from tests.conftest import POLICY
 from tests.harness.canaries import canary
-from tests.harness.client import tunnel
+from tests.harness.client import Raw, tunnel
 from tests.harness.differences import BOTH, differences
+from tests.harness.nginx import nginx
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.pki import Pki
 from tests.harness.upstream import Seen, Upstream, plain
@@ -33,6 +34,14 @@ H11_REFUSES_MORE: Final = {
     "three empty lines before the request": "as above",
     "a bare LF before the request": "it stands in no request: nothing can be read in two ways",
     "a bare CR before the request": "as above",
+}
+NGINX_REFUSES_MORE: Final = {
+    "an asterisk with OPTIONS": "RFC 9110 section 9.3.7 has it ask the server itself",
+    "a lower-case method": "a method is any token (RFC 9110 section 9.1)",
+    "a value of 60,000 bytes": "its header buffers are smaller than our cap",
+    "a request line of 16,000 bytes": "as above",
+    "an encoded NUL": "the policy names no path here: where it does, this is no canonical one",
+    "a bad escape": "as above",
 }
 
 
@@ -113,6 +122,24 @@ def as_sent(seen: Seen) -> tuple[str, str, tuple[tuple[str, str], ...], bytes]:
     return seen.method, seen.target, tuple(seen.headers), seen.body
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with nginx(tmp_path_factory.mktemp("nginx")) as port:
+        yield port
+
+
+def nginx_refuses(port: int, raw: bytes) -> bool:
+    """Whether it answers the first request with a fault of the caller's, or closes without an answer."""
+    with Raw(f"127.0.0.1:{port}") as connection:
+        connection.sock.settimeout(10)
+        try:
+            return connection.request(raw).status in range(400, 500)
+        except TimeoutError:
+            return False  # it waits for more
+        except OSError:
+            return True
+
+
 def h11_refuses(raw: bytes) -> bool:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(raw)
@@ -135,7 +162,7 @@ def test_the_corpus_is_large_and_says_what_each_is() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry["note"] for entry in ENTRIES])
-def test_g21_both_engines_and_h11(sides: dict[str, Side], entry: dict[str, Any]) -> None:
+def test_g21_both_engines_h11_and_nginx(sides: dict[str, Side], reference: int, entry: dict[str, Any]) -> None:
     raw = raw_of(entry)
     if (row := entry.get("differs")) is not None:
         wanted = DIFFERENCES[row].verdicts
@@ -149,6 +176,8 @@ def test_g21_both_engines_and_h11(sides: dict[str, Side], entry: dict[str, Any])
         served = bool(verdict.answers) and verdict.answers[0][0] < 400
         if served and entry["note"] not in H11_REFUSES_MORE and (row is None or name == "fast"):
             assert not h11_refuses(raw)
+        if served:
+            assert nginx_refuses(reference, raw) == (entry["note"] in NGINX_REFUSES_MORE)
         targets = [target for _, target, _, _ in verdict.upstream]
         # Nothing but what was asked for, once, in order; of a body that is refused half-way its head may be there.
         assert targets[-1:] == ["/probe"] if len(verdict.answers) == 2 else "/probe" not in targets
