@@ -78,7 +78,11 @@ def test_g46_every_kind_of_call(
     assert_seen(greeter, one.secret)
     if way == "environment":
         closed = one.proxy.wait_audit("credential.closed", CALLS)
-        assert Counter(record["outcome"] for record in closed) == {"ok": CALLS - 2, "client_gone": 2}
+        outcomes = Counter(record["outcome"] for record in closed)
+        # Of the call whose deadline passes the server knows the deadline too, and may be the first to end it.
+        gone = outcomes.pop("client_gone")
+        assert gone in {1, 2}
+        assert outcomes == {"ok": CALLS - gone}
         (refused,) = done.events("request.refused")
         assert (refused["code"], refused["path"]) == ("path_denied", "/greet.Greeter/Hidden")
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, get, tunnel
+from tests.harness.guides import wait_until
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.upstream import Seen, Upstream, Wire
 
@@ -118,6 +119,7 @@ def test_a3_records_left_open_by_a_kill_are_closed_at_the_next_start(
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         raw.send(b"GET /slow HTTP/1.1\r\nHost: api.test\r\n\r\n")
         proxy.wait_audit("credential.opened", 2)
+        wait_until("the upstream has the request", lambda: len(api.requests) == 2)
         proxy.stop(signal.SIGKILL)
         hold.set()
     with (proxy.folder / "audit.jsonl").open("ab") as handle:
