@@ -11,7 +11,8 @@ from typing import Final, Literal
 import hvac
 
 from vault.hashicorp import kv
-from vault.hashicorp.client import DetectionRefused, VaultAnswer, VaultCalls, VaultUnreachable
+from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting, VaultUnreachable
+from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.observer import Silent, StoreObserver
@@ -61,6 +62,15 @@ class VaultStore:
         """
         await self._login.token()
 
+    async def examine(self) -> str:
+        """For `doctor` and `check --live`: logs in, unless that would use up what `run` needs (a wrapped secret id, which
+        can be unwrapped once). Empty after a login, else what was looked at instead; then no secret can be asked for.
+
+        Raises:
+            SecretUnavailable, SecretDenied: with Vault's reason.
+        """
+        return await self._login.examine()
+
     async def fetch(self, ref: SecretRef) -> SecretVersion:
         """See `SecretStore.fetch`."""
         return await self._call(ref, lambda client, version: kv.read(client, ref, version))
@@ -104,6 +114,7 @@ class VaultStore:
                 lambda client: client.adapter.get("/v1/sys/health?standbyok=true&perfstandbyok=true"),
                 None,
                 namespace="",
+                anyhow=True,
             )
         except VaultAnswer as error:
             self._observer.store_up(up=False)
@@ -145,7 +156,7 @@ class VaultStore:
             if first.status != 403 or self._known_refusal(ref):
                 raise self._mapped(ref, first) from None
         # Perhaps the token has died: one new login, shared by all who met this, and one more try.
-        await self._login.again(generation)
+        await self._login.doubted(generation)
         try:
             found = await self._once(ref, work, await self._login.token())
         except VaultAnswer as second:
@@ -187,7 +198,8 @@ class VaultStore:
             raise
         except VaultUnreachable as error:
             self._observer.store_up(up=False)
-            raise SecretUnavailable(ref.name, str(error)) from None
+            wait_s = error.wait_s if isinstance(error, VaultResting) else 0.0
+            raise SecretUnavailable(ref.name, str(error), retry_after_s=max(wait_s, 1.0)) from None
         except (AttributeError, KeyError, TypeError, ValueError):
             # JSON of another shape than any secret has; the exception's text may quote it.
             raise SecretMalformed(ref.name, "came in a shape that no secret has") from None
