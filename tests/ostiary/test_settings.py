@@ -129,7 +129,7 @@ listen: [{name: a, bind: nowhere}, {name: a b, bind: "127.0.0.1:1"}, {name: c, b
 ca: {vault_pki: x}
 audit: {sinks: [{}], durability: maybe}
 policies: ["*.nothing", {files: x, may: {}}]
-vault: {addresses: ["http://vault.test", "vault"], auth: {method: kubernetes, role: x}}
+vault: {addresses: ["http://vault.test", "vault"], auth: {method: aws, role: x}}
 limits: {idle_timeout: soon, connections: 0, buffers: 1KiB, buffered_body: 8MiB}
 listn: [x]
 engine: slow
@@ -150,7 +150,7 @@ engine: slow
         "no file matches 'x'",
         "secrets would cross the network in clear text",
         "'vault' is no Vault address",
-        "auth method kubernetes is not built yet",
+        "auth method aws is not built yet",
         "'role' is not built yet",
         "'idle_timeout' of limits is no duration",
         "'connections' of limits must lie between 1",

@@ -32,6 +32,7 @@ _ELSEWHERE: Final = frozenset({472, 473, 474, 501, 502, 503, 504, 530})
 redirect, which is never followed."""
 MOST_ADDRESSES: Final = 3
 """Asked for one call, each once: a failure of all is an outage."""
+MOST_PEERS: Final = 64
 NOT_YET_TRIES: Final = 3
 NOT_YET_PAUSE_S: Final = 0.05
 """Vault answers 412 where a node has not yet what the active one wrote; pauses double."""
@@ -60,6 +61,7 @@ class VaultCalls:
         self._clients = _Clients()
         self._addresses = Addresses(config.addresses, jitter)
         self._jitter = jitter
+        self._peers: dict[tuple[str, int], None] = {}
         self._files = [path for path in (config.ca_file, config.client_cert, config.client_key) if path is not None]
 
     def _client(self, address: str) -> hvac.Client:
@@ -172,6 +174,8 @@ class VaultCalls:
                 return work(client)
             finally:
                 INFLIGHT.call = None
+                if call.peer is not None:
+                    self._connected(call.peer)
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, job)
         try:
@@ -187,6 +191,16 @@ class VaultCalls:
             call.abort()
             future.add_done_callback(_forget)
             raise
+
+    def _connected(self, peer: tuple[str, int]) -> None:
+        self._peers.pop(peer, None)
+        self._peers[peer] = None
+        if len(self._peers) > MOST_PEERS:
+            self._peers.pop(next(iter(self._peers)), None)
+
+    def peers(self) -> tuple[tuple[str, int], ...]:
+        """Addresses that connections were made to, the latest last: a name may lead to others than it is told to."""
+        return tuple(self._peers)
 
     def close(self) -> None:
         """Ends the threads; calls that are still under way end by their deadlines."""

@@ -27,11 +27,12 @@ class TokenAuth:
 
 @dataclass(frozen=True, slots=True)
 class AppRoleAuth:
-    """AppRole: a role id, and a secret id. That is read from its file at every login, or unwrapped once from the token in
+    """AppRole: a role id, and a secret id. The latter is read from its file at every login, or unwrapped once from the token in
     `wrapped_file` and kept in memory.
     """
 
-    role_id: Secret = field(repr=False)
+    role_id: Secret | Path = field(repr=False)
+    """Itself, or a file that is read at every login."""
     secret_id_file: Path | None = None
     mount: str = "approle"
     wrapped_file: Path | None = None

@@ -64,7 +64,7 @@ def pause_s(failures: int, most_s: float, asked_s: float, left_s: float, jitter:
         left_s: what the token still lives; negative or infinite if that is no matter.
         jitter: in [0, 1).
     """
-    pause = min(BACK_OFF_FIRST_S * 2 ** min(failures - 1, 16), most_s)
+    pause: float = min(BACK_OFF_FIRST_S * 2 ** min(failures - 1, 16), most_s)
     if left_s > 0:
         # Three more tries fit into what is left.
         pause = min(pause, max(left_s / 3, BACK_OFF_FIRST_S))

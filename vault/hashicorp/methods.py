@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from vault.hashicorp.answers import VaultAnswer, VaultResting, VaultUnreachable
@@ -159,7 +160,7 @@ class _Own:
 class _AppRole(_Own):
     def __init__(self, calls: VaultCalls, auth: AppRoleAuth) -> None:
         super().__init__(calls, "AppRole", auth.mount, None)
-        self._role_id = auth.role_id
+        self._role_id = LineFile(auth.role_id, "role_id file") if isinstance(auth.role_id, Path) else auth.role_id
         self._file = LineFile(auth.secret_id_file, "secret_id_file") if auth.secret_id_file is not None else None
         self._wrapped = (
             WrappedSecretId(calls, LineFile(auth.wrapped_file, "wrapped_file"), auth.mount)
@@ -182,13 +183,16 @@ class _AppRole(_Own):
         return self._wrapped is not None and self._wrapped.file.changed()
 
     async def log_in(self) -> Issued:
+        role_id = self._role_id
+        if isinstance(role_id, LineFile):
+            role_id = await asyncio.to_thread(role_id.read)
         secret_id: Secret | None = None
         if self._wrapped is not None:
             secret_id = await self._wrapped.secret_id()
         elif self._file is not None:
             secret_id = await asyncio.to_thread(self._file.read)
         try:
-            return await self._post({"role_id": self._role_id, "secret_id": secret_id})
+            return await self._post({"role_id": role_id, "secret_id": secret_id})
         finally:
             if self._wrapped is not None:
                 self._wrapped.used()

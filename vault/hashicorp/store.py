@@ -130,6 +130,10 @@ class VaultStore:
             raise SecretUnavailable("", "Vault is sealed or not initialised")
         self._observer.store_up(up=True)
 
+    def peers(self) -> tuple[tuple[str, int], ...]:
+        """Addresses that connections to Vault lead to, so that nothing else is led there."""
+        return self._calls.peers()
+
     async def close(self) -> None:
         """Revokes an own login and ends the threads."""
         await self._login.close()

@@ -41,6 +41,8 @@ class Call:
     deadline_s: float
     connection: HTTPConnection | None = None
     over: bool = False
+    peer: tuple[str, int] | None = None
+    """Where a new connection of this call leads to."""
 
     def left_s(self) -> float:
         return self.deadline_s - time.monotonic()
@@ -64,16 +66,33 @@ def _seize(connection: HTTPConnection) -> None:
         INFLIGHT.call.connection = connection
 
 
+def _tell_peer(connection: HTTPConnection) -> None:
+    if INFLIGHT.call is not None and connection.sock is not None:
+        with suppress(OSError):
+            peer = connection.sock.getpeername()
+            INFLIGHT.call.peer = (str(peer[0]).partition("%")[0], int(peer[1]))
+
+
 class _Http(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _seize(self)
         super().request(*args, **kwargs)
+
+    def connect(self) -> None:
+        super().connect()
+        _tell_peer(self)
 
 
 class _Https(HTTPSConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         _seize(self)
         super().request(*args, **kwargs)
+
+    def connect(self) -> None:
+        # A handshake that drips is ended by the deadline too.
+        _seize(self)
+        super().connect()
+        _tell_peer(self)
 
 
 class _HttpPool(HTTPConnectionPool):
