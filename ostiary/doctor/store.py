@@ -11,6 +11,7 @@ import email.utils
 import math
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -76,7 +77,27 @@ async def reachable(setup: Setup) -> list[Finding]:
                 mend += "; a development server has no TLS: write http://"
             return [Finding("store.reachable", "fail", error.reason, mend)]
         return [Finding("store.reachable", "fail", error.reason, f"is Vault running at {where}, and let through?")]
-    return [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+    ill = await _ill(settings.vault)
+    return ill or [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+
+
+async def _ill(config: VaultConfig) -> list[Finding]:
+    """Of several addresses, those that would not do when another fails."""
+    from vault.hashicorp.store import VaultStore
+
+    async def ask(address: str) -> Finding | None:
+        store = VaultStore(replace(config, addresses=(address,)))
+        try:
+            await store.probe()
+        except StoreError as error:
+            mend = f"another address serves meanwhile: start or unseal {address}, or take it out of vault.addresses"
+            return Finding("store.reachable", "warn", f"{address}: {error.reason}", mend)
+        finally:
+            await store.close()
+        return None
+
+    found = await asyncio.gather(*map(ask, config.addresses)) if len(config.addresses) > 1 else []
+    return [one for one in found if one is not None]
 
 
 def _login_anew(config: VaultConfig | None) -> str:
