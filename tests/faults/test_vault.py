@@ -282,7 +282,7 @@ def test_g13_a_vault_that_answers_nonsense(
     assert proxy.wait_audit("request.refused")[0]["code"] == code
 
 
-def test_v2_a_login_that_cannot_work_says_so_and_works_once_it_can(
+def test_v5_f4_a_login_that_cannot_work_says_so_and_works_once_it_can(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
 ) -> None:
     """One process from a refused login over a single-use wrapped secret id to the revocation of its token."""
