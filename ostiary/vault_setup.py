@@ -140,7 +140,9 @@ def _approle_files(auth: AppRoleAuth | None, quoted: dict[str, str]) -> str:
             "# It can be unwrapped once, within five minutes: start Ostiary.\n"
             f"(umask 077 && {tool} write -wrap-ttl=5m -f -field=wrapping_token {path}/secret-id > {shlex.quote(str(wrapped))})\n"
         )
-    return text + f"(umask 077 && {tool} write -f -field=secret_id {path}/secret-id > {shlex.quote(str(secret_file))})\n"
+    return (
+        text + f"(umask 077 && {tool} write -f -field=secret_id {path}/secret-id > {shlex.quote(str(secret_file))})\n"
+    )
 
 
 def least_policy(secrets: Sequence[SecretSpec], namespace: str | None) -> str:

@@ -53,7 +53,9 @@ def command(options: argparse.Namespace) -> int:
         **({"notes": notes} if notes else {}),
     }
     if options.json:
-        print(json.dumps({"ok": not problems, "faults": problems, **summary, **({"waiting": waiting} if waiting else {})}))
+        print(
+            json.dumps({"ok": not problems, "faults": problems, **summary, **({"waiting": waiting} if waiting else {})})
+        )
         return 78 if problems else 0
     for problem in [*notes, *problems]:
         sys.stderr.write(f"{problem}\n")

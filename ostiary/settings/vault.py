@@ -107,7 +107,9 @@ def _auth(node: Node | None, context: Context, environ: Mapping[str, str]) -> Va
     scalar = keys.scalar("method")
     if scalar is not None and scalar.text in _METHODS_LATER:
         faults.add(
-            scalar.place, f"auth method {scalar.text} is not built yet", "use token_file, with an Agent that logs in by it"
+            scalar.place,
+            f"auth method {scalar.text} is not built yet",
+            "use token_file, with an Agent that logs in by it",
         )
         return None
     method = keys.choice("method", set(_KEYS_OF))

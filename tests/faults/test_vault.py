@@ -288,7 +288,9 @@ def test_v5_f4_a_login_that_cannot_work_says_so_and_works_once_it_can(
     """One process from a refused login over a single-use wrapped secret id to the revocation of its token."""
     api, key = upstream(), canary()
     bao.put("egress/api", key=key)
-    bao.policy("proxy", 'path "secret/*" { capabilities = ["read"] }\npath "auth/token/*" { capabilities = ["update"] }')
+    bao.policy(
+        "proxy", 'path "secret/*" { capabilities = ["read"] }\npath "auth/token/*" { capabilities = ["update"] }'
+    )
     role, _ = bao.approle("proxy", "proxy", token_ttl="1h", secret_id_num_uses=1)
     used = bao.wrapped("auth/approle/role/proxy/secret-id")
     bao.api("POST", "sys/wrapping/unwrap", {}, token=used)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import http.server
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +38,7 @@ class Issuer:
         )
 
     def token(self, *, lives_s: float = 600, **claims: Any) -> str:
-        now = int(time.time())
+        now = int(dt.datetime.now(dt.UTC).timestamp())
         told = {"iat": now, "nbf": now - 5, "exp": now + int(lives_s), **claims}
         signed = f"{_b64(b'{"alg":"ES256","typ":"JWT"}')}.{_b64(json.dumps(told).encode())}"
         r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
@@ -46,10 +46,9 @@ class Issuer:
 
     def service_account(self, namespace: str, name: str) -> str:
         """A token as Kubernetes projects it into a pod."""
-        return self.token(
-            sub=f"system:serviceaccount:{namespace}:{name}",
-            **{"kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": f"uid-{name}"}}},
-        )
+        account = {"namespace": namespace, "serviceaccount": {"name": name, "uid": f"uid-{name}"}}
+        claims: dict[str, Any] = {"sub": f"system:serviceaccount:{namespace}:{name}", "kubernetes.io": account}
+        return self.token(**claims)
 
 
 class Kubernetes:

@@ -57,7 +57,7 @@ async def test_g60_a_vault_that_moves_is_refused_where_it_is_now(
     vetted: Vetted = {}
 
     async def refused(address: str, port: int = 8200) -> bool:
-        authority = Authority(address, port, "https")
+        authority = Authority(address, port)
         try:
             await destination(authority, rules, None, rules.allow, SystemResolver(SystemClock()), vetted, deadline_s=1)
         except Refusal:

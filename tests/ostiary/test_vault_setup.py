@@ -63,7 +63,9 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
 def in_shell(folder: Path, script: bytes, bao: OpenBao, **environ: str) -> subprocess.CompletedProcess[bytes]:
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = clean_environment(PATH=path, BAO_ADDR=bao.address, BAO_TOKEN=bao.token, HOME=str(folder), **environ)
-    return subprocess.run(["sh"], input=script, cwd=folder, env=environment, capture_output=True, check=False, timeout=60)
+    return subprocess.run(
+        ["sh"], input=script, cwd=folder, env=environment, capture_output=True, check=False, timeout=60
+    )
 
 
 def printed(folder: Path, bao: OpenBao, auth: str, *more: str) -> bytes:
@@ -159,7 +161,11 @@ def test_without_dry_run_and_without_a_method(bao: OpenBao, tmp_path: Path) -> N
     printed(tmp_path, bao, "{method: approle, role_id: r}")
     done = command("vault", "setup", cwd=tmp_path)
     assert (done.returncode, b"--dry-run" in done.stderr) == (64, True)
-    text = (tmp_path / "ostiary.yaml").read_text().replace("{method: approle, role_id: r}", "{method: token_file, file: t}")
+    text = (
+        (tmp_path / "ostiary.yaml")
+        .read_text()
+        .replace("{method: approle, role_id: r}", "{method: token_file, file: t}")
+    )
     (tmp_path / "ostiary.yaml").write_text(text)
     done = command("vault", "setup", "--dry-run", cwd=tmp_path)
     assert (done.returncode, b"--method" in done.stderr) == (64, True)

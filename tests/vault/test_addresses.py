@@ -92,7 +92,14 @@ def test_the_breaker() -> None:
 
 def test_a_hint_adds_no_address() -> None:
     addresses = Addresses(("https://a.test:8200", "https://b.test:8200", "https://c.test:8200"))
-    for location in (None, "", "https://evil.test:8200/v1/x", "http://c.test:8200/", "https://c.test/", "//c.test:8200"):
+    for location in (
+        None,
+        "",
+        "https://evil.test:8200/v1/x",
+        "http://c.test:8200/",
+        "https://c.test/",
+        "//c.test:8200",
+    ):
         addresses.hinted(location)
         assert addresses.choose((), 0) == 0
     addresses.hinted("https://c.test:8200/v1/secret/data/a?x")
@@ -122,7 +129,7 @@ async def test_v2_a_standby_leads_to_the_active_node_and_nowhere_else() -> None:
                 with pytest.raises(SecretUnavailable):
                     await vault.fetch(REF)
             async with store(lying) as vault:
-                with pytest.raises(SecretUnavailable, match="cannot be reached|did not take|answered"):
+                with pytest.raises(SecretUnavailable, match="did not take the login"):
                     await vault.start()
         assert served
         assert lied
@@ -207,8 +214,16 @@ async def test_threads_that_are_busy_are_no_outage() -> None:
             assert (await vault.fetch(REF)).version == "4"
 
 
+OPENING = "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be unavailable for a brief period and will resume service when the primary is finished."  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(412, "required index state not present"), (400, OPENING)], ids=["lags", "opens"]
+)
 @pytest.mark.parametrize(("times", "works"), [(2, True), (99, False)])
-async def test_412_is_asked_again_and_not_for_ever(times: int, works: bool) -> None:
+async def test_v2_a_node_that_is_not_ready_is_asked_again_and_not_for_ever(
+    code: int, said: str, times: int, works: bool
+) -> None:
     left = [times]
     seen: list[str] = []
 
@@ -217,7 +232,7 @@ async def test_412_is_asked_again_and_not_for_ever(times: int, works: bool) -> N
             return good(handler)
         seen.append(handler.path)
         left[0] -= 1
-        return send(handler, 412, {"errors": ["required index state not present"]})
+        return send(handler, code, {"errors": [said]})
 
     with scripted(script) as (address, _):
         async with store(address) as vault:
@@ -225,7 +240,7 @@ async def test_412_is_asked_again_and_not_for_ever(times: int, works: bool) -> N
                 assert (await vault.fetch(REF)).version == "4"
                 assert len(seen) == 2
             else:
-                with pytest.raises(SecretUnavailable, match="412"):
+                with pytest.raises(SecretUnavailable, match=str(code)):
                     await vault.fetch(REF)
                 assert len(seen) == 4
 
@@ -245,7 +260,10 @@ async def test_an_answer_that_is_cut_is_an_outage_and_a_login_is_not_sent_twice(
             with pytest.raises(SecretUnavailable, match="cannot be reached"):
                 await vault.fetch(REF)
             assert len(seen) == 1
-    with scripted(lambda handler: (good if handler.path.endswith("lookup-self") else script)(handler)) as (address, seen):
+    with scripted(lambda handler: (good if handler.path.endswith("lookup-self") else script)(handler)) as (
+        address,
+        seen,
+    ):
         async with store(address) as vault:
             with pytest.raises(SecretUnavailable, match="no connection"):
                 await vault.fetch(REF)

@@ -202,7 +202,11 @@ async def test_kubernetes(bao: OpenBao, vault_pki: Pki, tmp_path: Path) -> None:
     bao.enable("kubernetes", "clusters/one")
     file = tmp_path / "token"
     with kubernetes_api(vault_pki, Issuer()) as cluster:
-        config = {"kubernetes_host": cluster.address, "kubernetes_ca_cert": cluster.ca, "token_reviewer_jwt": "reviewer"}
+        config = {
+            "kubernetes_host": cluster.address,
+            "kubernetes_ca_cert": cluster.ca,
+            "token_reviewer_jwt": "reviewer",
+        }
         bao.api("POST", "auth/clusters/one/config", config)
         role = {
             "bound_service_account_names": "ostiary",
@@ -274,7 +278,7 @@ async def test_certificate(bao: OpenBao, vault_pki: Pki, tmp_path: Path) -> None
     bao.api("POST", "auth/cert/certs/proxy", role)
     client = tmp_path / "client.pem"
     client.write_bytes(vault_pki.certificate("proxy.test").read_bytes())
-    given = {"ca_file": vault_pki.ca_file, "client_cert": client}
+    given: dict[str, Any] = {"ca_file": vault_pki.ca_file, "client_cert": client}
     async with store(bao.tls_address, CertAuth("proxy"), **given, threads=1) as vault:
         assert await reads(vault)
         first = await token_of(vault)

@@ -9,6 +9,7 @@ from vault.secret import Secret
 
 _COUNTED: Final = re.compile(r"[0-9]+ errors? occurred:")
 """How Vault begins a list of reasons."""
+_OPENING: Final = "will be unavailable for a brief period"
 MAX_REASON_CHARACTERS: Final = 200
 
 
@@ -28,6 +29,15 @@ class VaultAnswer(Exception):
         self.retry_after_s = retry_after_s
         self.location = location
         """Where a redirect leads. Followed to addresses of the settings alone."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether this node will serve in a moment: it has not yet what the active one wrote (412), or its KV version 2
+        mount is still being opened after a start or an election, which Vault tells with 400 and a sentence.
+        """
+        return self.status == 412 or (
+            self.status == 400 and any(_OPENING in reason.casefold() for reason in self.reasons)
+        )
 
     @property
     def reason(self) -> str:

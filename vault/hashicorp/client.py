@@ -2,7 +2,7 @@
 
 hvac is synchronous, so it runs in a small pool of threads, one session a thread and address (`transport`). An address
 that cannot serve is left for the next one, a redirect of a standby is a hint to one of the configured addresses
-(`addresses`), and 412 ("not replicated here yet") is asked again a few times.
+(`addresses`), and a node that is not ready yet (412) is asked again a few times.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_ADDRESSES: Final = 3
 MOST_PEERS: Final = 64
 NOT_YET_TRIES: Final = 3
 NOT_YET_PAUSE_S: Final = 0.05
-"""Vault answers 412 where a node has not yet what the active one wrote; pauses double."""
+"""For a node that says it will serve in a moment; pauses double."""
 
 type Stamp = tuple[tuple[int, int] | None, ...]
 
@@ -144,7 +144,7 @@ class VaultCalls:
             try:
                 return await self._in_thread(work, self._config.addresses[index], token, namespace, ends_s)
             except VaultAnswer as answer:
-                if answer.status != 412 or time.monotonic() + pause_s >= ends_s:
+                if not answer.passing or time.monotonic() + pause_s >= ends_s:
                     raise
             await asyncio.sleep(pause_s)
         return await self._in_thread(work, self._config.addresses[index], token, namespace, ends_s)

@@ -52,7 +52,8 @@ class LineFile:
         text = raw.strip()
         if text.startswith(b"{"):
             raise SecretUnavailable(
-                "", f"the {self.what} {self.path} holds JSON: write the bare token there (an Agent's sink without wrap_ttl)"
+                "",
+                f"the {self.what} {self.path} holds JSON: write the bare token there (an Agent's sink without wrap_ttl)",
             )
         if not text or len(text) > MAX_TOKEN_BYTES or not all(0x20 < byte < 0x7F for byte in text):
             raise SecretUnavailable("", f"the {self.what} {self.path} holds no one line of visible ASCII")

@@ -227,9 +227,11 @@ class Login:
             await self._calls.run(lambda client: client.auth.token.revoke_self(), token)
         except VaultAnswer as error:
             if not (error.status == 403 and is_dead(error)):
+                mend = ": allow update on auth/token/revoke-self" if error.status == 403 else ""
                 _log.warning(
-                    "a Vault token of ours was not revoked (%s) and lives to its end: allow update on auth/token/revoke-self",
+                    "a Vault token of ours was not revoked (%s) and lives to its end%s",
                     error.reason_without(token),
+                    mend,
                 )
         except VaultUnreachable as error:
             _log.warning("a Vault token of ours was not revoked (%s) and lives to its end", error)
@@ -248,7 +250,9 @@ class Login:
                 failures += 1
                 left_s = self._ends_s - time.monotonic()
                 left_s = left_s if math.isfinite(left_s) and self._issued is not None else -1.0
-                most_s = OUTAGE_BACK_OFF_MOST_S if left_s <= 0 and isinstance(error, SecretUnavailable) else BACK_OFF_MOST_S
+                most_s = (
+                    OUTAGE_BACK_OFF_MOST_S if left_s <= 0 and isinstance(error, SecretUnavailable) else BACK_OFF_MOST_S
+                )
                 wait_s = pause_s(failures, most_s, _asked_s(error), left_s, self._jitter())
                 _log.warning("the Vault login could not be kept: %s; trying again in %.0f s", error.reason, wait_s)
                 self._due_s = time.monotonic() + wait_s

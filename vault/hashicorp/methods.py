@@ -131,7 +131,7 @@ class _Own:
         try:
             answer = await self._calls.run(login, None)
         except VaultAnswer as error:
-            if error.status in REFUSED:
+            if error.status in REFUSED and not error.passing:
                 raise SecretDenied("", f"Vault refused {self._what}: {error.reason_without(*sent)}") from None
             told = VaultAnswer(error.status, (error.reason_without(*sent),), error.retry_after_s)
             raise outage(told) from None
@@ -237,9 +237,7 @@ class _Given:
             answer = await self._calls.run(lambda client: client.auth.token.lookup_self(), token)
         except VaultAnswer as error:
             if error.status == 403 and is_dead(error):
-                raise SecretDenied(
-                    "", f"Vault does not accept the token: {error.reason_without(token)}"
-                ) from None
+                raise SecretDenied("", f"Vault does not accept the token: {error.reason_without(token)}") from None
             if error.status not in REFUSED:
                 raise outage(VaultAnswer(error.status, (error.reason_without(token),), error.retry_after_s)) from None
             _log.warning(
@@ -285,9 +283,7 @@ class _StaticToken(_Given):
 
     async def log_in(self) -> Issued:
         if not self._told:
-            _log.warning(
-                "using a static Vault token: for development only; use AppRole or a token file in production"
-            )
+            _log.warning("using a static Vault token: for development only; use AppRole or a token file in production")
             self._told = True
         return await self._look_up(self._token)
 

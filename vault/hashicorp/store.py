@@ -214,7 +214,7 @@ class VaultStore:
 
     def _mapped(self, ref: SecretRef, answer: VaultAnswer) -> SecretDenied | SecretMissing | SecretUnavailable:
         """Vault's status as a store error."""
-        if answer.status in {400, 403, 404, 405}:
+        if answer.status in {400, 403, 404, 405} and not answer.passing:
             self._observer.store_up(up=True)
         match answer.status:
             case 403 if isinstance(answer, DetectionRefused):
@@ -234,7 +234,7 @@ class VaultStore:
                 return SecretDenied(ref.name, "Vault denies reading it")
             case 404:
                 return SecretMissing(ref.name, "is deleted or destroyed" if answer.reasons else "does not exist")
-            case 400 | 405:
+            case 400 | 405 if not answer.passing:
                 _log.warning("Vault rejects the request for %s: %s", ref.name, answer.reason)
                 return SecretMissing(ref.name, "cannot be read there: is the path right, and the KV version?")
             case _:

@@ -222,8 +222,6 @@ def _retry_after(answer: requests.Response) -> float | None:
     return float(text) if text.isdigit() and len(text) < 6 else None
 
 
-
-
 def new_client(config: VaultConfig, address: str) -> hvac.Client:
     """An hvac client for one address, with a session of its own."""
     session = requests.Session()
