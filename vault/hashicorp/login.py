@@ -43,6 +43,7 @@ JITTER: Final = 0.1
 SOONEST_S: Final = 0.2
 WATCH_S: Final = 5.0
 """How often files are looked at that a new token or secret id may come in, while no read does."""
+_SHAPELESS: Final = "Vault answered the login in a shape that no login has"
 RETIRE_AFTER_S: Final = 5.0
 """Calls that are under way with a replaced token end by their deadlines first."""
 
@@ -126,11 +127,13 @@ class Login:
                 self._retry_s = -math.inf
                 try:
                     await self.again(generation)
-                except SecretUnavailable:
+                except (SecretUnavailable, SecretDenied) as error:
                     # It has been read, so it is no news to the next who looks.
                     self._stale, self._due_s = True, self._retry_s
                     self._news.set()
-                    raise
+                    if self._issued is None or self._dead():
+                        raise
+                    _log.warning("a new file is of no use (%s): the token that is there serves on", error.reason)
         if self._issued is None or self._dead():
             await self.again(self._generation)
         if self._issued is None:
@@ -180,7 +183,7 @@ class Login:
             self._failed(error)
         except (AttributeError, KeyError, TypeError, ValueError):
             # JSON of another shape than any login has; the exception's text may quote it.
-            self._failed(SecretUnavailable("", "Vault answered the login in a shape that no login has"))
+            self._failed(SecretUnavailable("", _SHAPELESS))
         except Exception as error:  # noqa: BLE001 - whatever it is, no one who waits must meet it bare, and its text may hold anything
             self._failed(SecretUnavailable("", f"the login failed ({type(error).__name__})"))
         else:
@@ -246,7 +249,9 @@ class Login:
             try:
                 await self._renew_or_replace()
                 failures, self._stale = 0, False
-            except (SecretUnavailable, SecretDenied) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the token must go on being kept
+                if not isinstance(error, SecretUnavailable | SecretDenied):
+                    error = SecretUnavailable("", f"the login failed ({type(error).__name__})")
                 failures += 1
                 left_s = self._ends_s - time.monotonic()
                 left_s = left_s if math.isfinite(left_s) and self._issued is not None else -1.0
@@ -279,7 +284,10 @@ class Login:
         Raises:
             SecretUnavailable, SecretDenied: it can never work, or not now, with Vault's reason.
         """
-        told = await self._method.examine()
+        try:
+            told = await self._method.examine()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise SecretUnavailable("", _SHAPELESS) from None
         if told:
             return told
         await self.token()
