@@ -6,27 +6,20 @@ What only the reader knows (the cluster's address, an issuer) is a shell variabl
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from ostiary.vault_policy import least_policy
 from policies.model import SecretSpec
 from vault.hashicorp.config import AppRoleAuth, JwtAuth, KubernetesAuth, VaultConfig
 
 type MethodName = Literal["approle", "kubernetes", "jwt"]
 METHODS: Final[tuple[MethodName, ...]] = ("approle", "kubernetes", "jwt")
 PERIOD: Final = "1h"
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._@:=,~/-]+")
-"""Paths that mean themselves in a policy: no pattern, no template, no quote."""
 
-_OWN: Final = (
-    ("auth/token/lookup-self", "read"),
-    ("auth/token/renew-self", "update"),
-    ("auth/token/revoke-self", "update"),
-)
 _CONFIG: Final[dict[MethodName, str]] = {
     "approle": "",
     "kubernetes": (
@@ -143,52 +136,3 @@ def _approle_files(auth: AppRoleAuth | None, quoted: dict[str, str]) -> str:
     return (
         text + f"(umask 077 && {tool} write -f -field=secret_id {path}/secret-id > {shlex.quote(str(secret_file))})\n"
     )
-
-
-def least_policy(secrets: Sequence[SecretSpec], namespace: str | None) -> str:
-    """The least policy that these secrets need, in Vault's language.
-
-    Args:
-        secrets: what routes read.
-        namespace: of the login. Secrets of a namespace below it are named from there; others need a policy of their own,
-            and a comment says so.
-    """
-    rules: dict[str, str] = {}
-    notes: list[str] = []
-    for secret in secrets:
-        mount, path = _split(secret)
-        prefix = _below(secret.namespace, namespace)
-        if prefix is None:
-            shown = "".join(char for char in f"{mount}/{path} is in namespace {secret.namespace}" if char.isprintable())
-            notes.append(f"# {shown}, which this policy cannot reach.")
-            continue
-        if not _PLAIN.fullmatch(f"{prefix}{mount}/{path}"):
-            shown = "".join(char for char in f"{mount}/{path}" if char.isprintable())
-            notes.append(f"# {shown} is not granted here: a policy would read some of its characters as a pattern.")
-            continue
-        if secret.kv != 1:
-            rules[f"{prefix}{mount}/data/{path}"] = "read"
-            rules[f"{prefix}{mount}/subkeys/{path}"] = "read"
-        if secret.kv != 2:
-            # Which of the two the mount is, is asked of Vault when it is read; on the other kind this grants nothing.
-            rules[f"{prefix}{mount}/{path}"] = "read"
-    rules |= dict(_OWN)
-    lines = [f'path "{path}" {{ capabilities = ["{what}"] }}' for path, what in rules.items()]
-    return "".join(f"{line}\n" for line in [*notes, *lines])
-
-
-def _split(secret: SecretSpec) -> tuple[str, str]:
-    if secret.mount:
-        return secret.mount.strip("/"), secret.path.strip("/")
-    mount, _, path = secret.path.strip("/").partition("/")
-    return mount, path
-
-
-def _below(of_secret: str | None, of_login: str | None) -> str | None:
-    """How a namespace is named from the login's: empty for the same one, None where it is not below."""
-    there, here = (of_secret or of_login or "").strip("/"), (of_login or "").strip("/")
-    if there == here:
-        return ""
-    if not here or there.startswith(f"{here}/"):
-        return there.removeprefix(f"{here}/" if here else "") + "/"
-    return None

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from ostiary.cli import run_command
-from ostiary.vault_setup import Setup, commands, least_policy
-from policies.model import SecretSpec
+from ostiary.vault_setup import Setup, commands
 from tests.harness.issuer import Issuer, kubernetes_api
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import clean_environment
@@ -171,32 +170,6 @@ def test_without_dry_run_and_without_a_method(bao: OpenBao, tmp_path: Path) -> N
     assert (done.returncode, b"--method" in done.stderr) == (64, True)
     done = command("vault", "setup", "--dry-run", "--method", "jwt", cwd=tmp_path)
     assert b"vault write auth/jwt/role/ostiary" in done.stdout
-
-
-def test_the_least_policy() -> None:
-    secrets = [
-        SecretSpec("secret/a", kv=2),
-        SecretSpec("a/b", mount="old/kv", kv=1),
-        SecretSpec("secret/below", kv=2, namespace="team/x"),
-        SecretSpec("secret/far", kv=2, namespace="other"),
-        SecretSpec("secret/wild/*", kv=2),
-        SecretSpec("secret/+/key", kv=2),
-        SecretSpec("secret/{{identity.entity.id}}", kv=2),
-        SecretSpec('secret/"', kv=2),
-    ]
-    text = least_policy(secrets, "team")
-    rules = [line for line in text.splitlines() if not line.startswith("#")]
-    assert rules == [
-        'path "secret/data/a" { capabilities = ["read"] }',
-        'path "secret/subkeys/a" { capabilities = ["read"] }',
-        'path "old/kv/a/b" { capabilities = ["read"] }',
-        'path "x/secret/data/below" { capabilities = ["read"] }',
-        'path "x/secret/subkeys/below" { capabilities = ["read"] }',
-        'path "auth/token/lookup-self" { capabilities = ["read"] }',
-        'path "auth/token/renew-self" { capabilities = ["update"] }',
-        'path "auth/token/revoke-self" { capabilities = ["update"] }',
-    ]
-    assert text.count("# ") == 5
 
 
 def test_names_are_quoted() -> None:
