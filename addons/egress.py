@@ -61,10 +61,10 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and address not in _SHARED and not address.is_reserved
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Forbidden:
     """What may never be dialled: sockets of our own and of the stores. An address of None stands for every local one (a
-    wildcard bind).
+    wildcard bind). Stores move, so `sockets` is replaced as they do; answers of before count no more.
     """
 
     sockets: frozenset[tuple[str | None, int]] = frozenset()
@@ -72,6 +72,14 @@ class Forbidden:
     """Names, such as Vault's, refused before they are resolved."""
     local: frozenset[str] = frozenset()
     """Addresses of this machine's interfaces."""
+    generation: int = 0
+    """Counts changes."""
+
+    def renew(self, sockets: frozenset[tuple[str | None, int]]) -> None:
+        """Replaces the sockets."""
+        if sockets != self.sockets:
+            self.sockets = sockets
+            self.generation += 1
 
     def covers(self, address: Address, port: int) -> bool:
         inner = embedded(address) or address
@@ -197,9 +205,9 @@ def vet(
 MAX_VETTED: Final = 1024
 """Answers remembered for a route."""
 
-type Vetted = dict[tuple[Authority, tuple[str, ...]], Destination]
-"""Destinations by authority and the addresses they were vetted from: the same question has the same answer for as long
-as policy and settings are what they are."""
+type Vetted = dict[tuple[Authority, tuple[str, ...], int], Destination]
+"""Destinations by authority, the addresses they were vetted from, and the generation of what is forbidden: the same
+question has the same answer for as long as policy, settings and the stores' addresses are what they are."""
 
 
 async def destination(
@@ -266,12 +274,13 @@ def _vetted(
     allow: Collection[Network],
     vetted: Vetted,
 ) -> Destination:
-    known = vetted.get((authority, found))
+    key = (authority, found, rules.forbidden.generation)
+    known = vetted.get(key)
     if known is None:
         known = Destination(authority, vet(found, port, allow=allow, forbidden=rules.forbidden))
         if len(vetted) >= MAX_VETTED:
             vetted.clear()
-        vetted[authority, found] = known
+        vetted[key] = known
     return known
 
 

@@ -15,7 +15,7 @@ from addons.audit import AuditLog, Fields, OpenRecord
 from addons.clock import Clock
 from addons.telemetry import Metrics
 from vault.control import Control
-from vault.observer import ReadResult, RejectionResult
+from vault.observer import LoginResult, ReadResult, RejectionResult
 from vault.uses import Opening
 
 _log = logging.getLogger("ostiary.rotation")
@@ -76,6 +76,9 @@ class Evidence:
 
     def store_up(self, *, up: bool) -> None:
         self._metrics.store_up(up=up)
+
+    def store_login(self, result: LoginResult) -> None:
+        self._metrics.store_login(result)
 
     def token_ttl(self, ttl_s: float) -> None:
         self._metrics.token_ttl(ttl_s)

@@ -8,6 +8,7 @@ a fixed list becomes `other`.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -149,6 +150,9 @@ class Metrics:
         self._token_ttl = Gauge(
             "ostiary_vault_token_ttl_seconds", "Seconds the store token still lives.", registry=self.registry
         )
+        self._token_ends_s: float | None = None
+        self._token_ttl.set_function(self._token_left_s)
+        self._logins = tally("vault_logins", "Logins to the secret store that ended, by result.", "result")
         self._audit_lag = level(
             "audit_lag_seconds", "How long the last `credential.opened` took to become durable, or to fail."
         )
@@ -230,7 +234,17 @@ class Metrics:
         self._vault_up.set(up)
 
     def token_ttl(self, ttl_s: float) -> None:
-        self._token_ttl.set(ttl_s if math.isfinite(ttl_s) else -1)
+        self._token_ends_s = time.monotonic() + ttl_s
+
+    def store_login(self, result: str) -> None:
+        self._logins.add((result,))
+
+    def _token_left_s(self) -> float:
+        """Counted down by whoever scrapes."""
+        if self._token_ends_s is None:
+            return 0.0
+        left_s = self._token_ends_s - time.monotonic()
+        return max(left_s, 0.0) if math.isfinite(left_s) else -1.0
 
     # --- shared state (addons.state.StateObserver) ---
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import gc
-import ipaddress
 import json
 import logging
 import os
@@ -22,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import uvloop
 
@@ -31,7 +29,7 @@ from addons.boundary import Boundary
 from addons.buffers import Buffers
 from addons.clock import Clock, SystemClock
 from addons.edge import HeadLimits
-from addons.egress import EgressRules, Forbidden, SystemResolver, networks
+from addons.egress import EgressRules, SystemResolver, networks
 from addons.evidence import Evidence
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
@@ -48,7 +46,8 @@ from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.reload import Reloader
 from ostiary.settings.admin import is_loopback
 from ostiary.settings.model import AdminSetting, Bound, EngineName, Limits, ListenSetting, Settings
-from ostiary.sockets import BindFailed, address_of, forbidden_of, local_addresses, open_socket
+from ostiary.sockets import BindFailed, address_of, open_socket
+from ostiary.store_addresses import OwnListener, StoreAddresses
 from policies import Place, Policy
 from vault.cache import SecretCache
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
@@ -114,7 +113,7 @@ def main(
     try:
         chosen = private_settings(settings, private) if private else settings
         return asyncio.run(_run(chosen, policy, environ, private, addons), loop_factory=uvloop.new_event_loop)
-    except (CaError, StoreFailed, user_addons.AddonFailed) as error:
+    except (CaError, StoreFailed, OwnListener, user_addons.AddonFailed) as error:
         sys.stderr.write(f"ostiary: {error}\n")
         return EXIT_SETTINGS
     except BindFailed as error:
@@ -191,45 +190,6 @@ def _open_admin(admin: AdminSetting, opened: Opened) -> None:
     if admin.probes is not None:
         opened.probes = open_socket("probes", admin.probes)
         opened.paths += [admin.probes.path] if admin.probes.path is not None else []
-
-
-async def forbidden(settings: Settings, opened: Opened) -> Forbidden:
-    """What may never be dialled: our own sockets, and Vault and the state store by name and by every address that they
-    have now. Of a store on this machine, its port at every local address: it may listen on all of them.
-    """
-    sockets = {address for one in opened.all() if (address := forbidden_of(one)) is not None}
-    own = frozenset(sockets)
-    hosts: set[tuple[str, int]] = set()
-    local = local_addresses()
-    for what, host, port in _stores(settings):
-        hosts.add((host, port))
-        if (host, port) in own or ((None, port) in own and host in {"127.0.0.1", "::1", "localhost"}):
-            raise StoreFailed(f"the {what} address {host}:{port} is one of our own listeners")
-        found: set[str] = set()
-        try:
-            found.add(str(ipaddress.ip_address(host)))
-        except ValueError:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(2.0):
-                    answer = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                found.update(str(entry[4][0]) for entry in answer)
-        for text in found:
-            there = ipaddress.ip_address(text)
-            sockets.add((text, port))
-            if there.is_loopback or there.is_unspecified or text in local:
-                sockets.add((None, port))
-    return Forbidden(frozenset(sockets), frozenset(hosts), local)
-
-
-def _stores(settings: Settings) -> list[tuple[str, str, int]]:
-    """What the stores are, and where: host and port."""
-    found: list[tuple[str, str, int]] = []
-    for url in settings.vault.addresses if settings.vault is not None else ():
-        split = urlsplit(url)
-        found.append(("Vault", split.hostname or "", split.port or (443 if split.scheme == "https" else 80)))
-    if settings.state is not None and settings.state.host:
-        found.append(("state", settings.state.host, settings.state.port))
-    return found
 
 
 async def _open_state(settings: Settings, clock: Clock, metrics: Metrics) -> StateStore | None:
@@ -311,7 +271,10 @@ async def _run(
         ending.callback(opened.close)
         await audit.start()
         await _log_in(store)
-        rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, await forbidden(settings, opened))
+        guard = StoreAddresses(settings, opened.all(), getattr(store, "peers", tuple))
+        await guard.start()
+        ending.push_async_callback(guard.stop)
+        rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, guard.forbidden)
         extra_keys = {private.key_sha256: private.workload} if private else {}
         parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys, addons)
         await user_addons.running(addons, clock)

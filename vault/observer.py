@@ -12,6 +12,7 @@ from vault.uses import Opening
 type ReadResult = Literal["ok", "unavailable", "denied", "missing", "malformed"]
 type RejectionResult = Literal["retried", "retried_before", "unchanged", "not_replayable", "failed"]
 """`retried_before`: with the version before, inside `overlap_until`."""
+type LoginResult = Literal["ok", "unavailable", "denied"]
 
 
 class StoreObserver(Protocol):
@@ -40,6 +41,9 @@ class StoreObserver(Protocol):
 
     def store_up(self, *, up: bool) -> None:
         """Whether the last contact with the store succeeded."""
+
+    def store_login(self, result: LoginResult) -> None:
+        """One login to the store has ended; a token file that was read counts."""
 
     def token_ttl(self, ttl_s: float) -> None:
         """Seconds the store token still lives; infinity for one that does not expire."""
@@ -70,6 +74,9 @@ class Silent:
         pass
 
     def store_up(self, *, up: bool) -> None:
+        pass
+
+    def store_login(self, result: LoginResult) -> None:
         pass
 
     def token_ttl(self, ttl_s: float) -> None:

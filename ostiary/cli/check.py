@@ -44,7 +44,7 @@ def command(options: argparse.Namespace) -> int:
             sys.stderr.write(f"{_counted(len(error.faults), 'fault')}\n")
         return 78
     notes: list[str] = []
-    problems = asyncio.run(_live(settings, policy, notes)) if options.live else []
+    problems, waiting = asyncio.run(_live(settings, policy, notes)) if options.live else ([], "")
     summary = {
         "routes": len(policy.routes),
         "workloads": len(policy.workloads),
@@ -53,13 +53,17 @@ def command(options: argparse.Namespace) -> int:
         **({"notes": notes} if notes else {}),
     }
     if options.json:
-        print(json.dumps({"ok": not problems, "faults": problems, **summary}))
+        print(
+            json.dumps({"ok": not problems, "faults": problems, **summary, **({"waiting": waiting} if waiting else {})})
+        )
         return 78 if problems else 0
     for problem in [*notes, *problems]:
         sys.stderr.write(f"{problem}\n")
     if problems:
         return 78
     live = ", and every secret has its fields" if options.live else ""
+    if waiting:
+        live = f"; no secret was looked for: {waiting}"
     print(
         f"{path}: {_counted(len(policy.routes), 'route')} for {_counted(len(policy.workloads), 'workload')}, secrets from {settings.store}{live}"
     )
@@ -70,9 +74,9 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-async def _live(settings: Any, policy: Any, notes: list[str]) -> list[str]:
+async def _live(settings: Any, policy: Any, notes: list[str]) -> tuple[list[str], str]:
     """Asks the store for the fields that routes need, and Vault for the rights of the login. What could not be asked goes
-    to `notes`.
+    to `notes`. What is wrong, and why nothing was asked for, if so.
     """
     from addons.credentials import reference_of
     from addons.telemetry import Metrics
@@ -82,12 +86,12 @@ async def _live(settings: Any, policy: Any, notes: list[str]) -> list[str]:
     try:
         store = open_store(settings, os.environ, Metrics())
     except StoreFailed as error:
-        return [str(error)]
+        return [str(error)], ""
     problems: list[str] = []
     try:
-        start = getattr(store, "start", None)
-        if start is not None:
-            await start()
+        examine = getattr(store, "examine", None)
+        if examine is not None and (waiting := await examine()):
+            return [], waiting
         problems += await _rights(settings, policy, store, notes)
         for route, secret in policy.secret_refs():
             place = policy.routes[route].place
@@ -104,7 +108,7 @@ async def _live(settings: Any, policy: Any, notes: list[str]) -> list[str]:
         problems.append(error.reason)
     finally:
         await store.close()
-    return problems
+    return problems, ""
 
 
 async def _rights(settings: Any, policy: Any, store: Any, notes: list[str]) -> list[str]:

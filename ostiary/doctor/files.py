@@ -38,6 +38,8 @@ def _private(setup: Setup) -> list[tuple[str, Path]]:
             found.append(("the Vault token file", auth.file))
         if isinstance(auth, AppRoleAuth) and auth.secret_id_file is not None:
             found.append(("the secret id file", auth.secret_id_file))
+        if isinstance(auth, AppRoleAuth) and auth.wrapped_file is not None:
+            found.append(("the file of the wrapped secret id", auth.wrapped_file))
         if settings.vault.client_key is not None:
             found.append(("the key of Vault's client certificate", settings.vault.client_key))
     return found

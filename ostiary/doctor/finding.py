@@ -39,6 +39,8 @@ class Setup:
     policy: Policy | None = None
     store: Any = None
     token_ttl_s: float | None = None
+    not_logged_in: bool = False
+    """A login would have used up what `run` needs, so none was made."""
     deadline_s: float = 5.0
     """For each wait on a network."""
 

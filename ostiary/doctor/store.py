@@ -11,6 +11,8 @@ import email.utils
 import math
 import ssl
 import time
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from addons.credentials import reference_of
@@ -19,7 +21,7 @@ from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
 from policies.model import SecretSpec
 from vault.control import Control
-from vault.hashicorp.config import AppRoleAuth, TokenFileAuth, VaultConfig
+from vault.hashicorp.config import AppRoleAuth, CertAuth, JwtAuth, KubernetesAuth, TokenFileAuth, VaultConfig
 from vault.observer import Silent
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretDenied, SecretMissing, StoreError
@@ -75,17 +77,55 @@ async def reachable(setup: Setup) -> list[Finding]:
                 mend += "; a development server has no TLS: write http://"
             return [Finding("store.reachable", "fail", error.reason, mend)]
         return [Finding("store.reachable", "fail", error.reason, f"is Vault running at {where}, and let through?")]
-    return [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+    ill = await _ill(settings.vault)
+    return ill or [Finding("store.reachable", "ok", f"Vault at {where} is up and unsealed")]
+
+
+async def _ill(config: VaultConfig) -> list[Finding]:
+    """Of several addresses, those that would not do when another fails."""
+    from vault.hashicorp.store import VaultStore
+
+    async def ask(address: str) -> Finding | None:
+        store = VaultStore(replace(config, addresses=(address,)))
+        try:
+            await store.probe()
+        except StoreError as error:
+            mend = f"another address serves meanwhile: start or unseal {address}, or take it out of vault.addresses"
+            return Finding("store.reachable", "warn", f"{address}: {error.reason}", mend)
+        finally:
+            await store.close()
+        return None
+
+    found = await asyncio.gather(*map(ask, config.addresses)) if len(config.addresses) > 1 else []
+    return [one for one in found if one is not None]
 
 
 def _login_anew(config: VaultConfig | None) -> str:
     """How what Ostiary logs in with is made anew."""
     match config.auth if config is not None else None:
+        case AppRoleAuth(mount=mount, wrapped_file=Path() as file):
+            path = f"auth/{mount}/role/ROLE"
+            return f"vault write -wrap-ttl=5m -f -field=wrapping_token {path}/secret-id > {file}; vault read {path}/role-id shows the role id"
         case AppRoleAuth(mount=mount, secret_id_file=file):
             path = f"auth/{mount}/role/ROLE"
             return f"vault write -f -field=secret_id {path}/secret-id > {file}; vault read {path}/role-id shows the role id"
         case TokenFileAuth(file=file):
             return f"is the token in {file} still good? the Vault Agent writes a new one, or vault token create -field=token"
+        case KubernetesAuth(role=role, mount=mount, jwt_file=file):
+            return (
+                f"vault read auth/{mount}/role/{role} shows which service accounts may, vault read auth/{mount}/config where "
+                f"Vault asks about them; {file} holds the token of this pod's. ostiary vault setup --dry-run prints both"
+            )
+        case JwtAuth(role=role, mount=mount, jwt_file=file):
+            return (
+                f"vault read auth/{mount}/role/{role or 'ROLE'} shows what a token must say; is the one in {file} of that issuer, "
+                "audience and subject, and not expired? ostiary vault setup --dry-run prints such a role"
+            )
+        case CertAuth(role=role, mount=mount):
+            return (
+                f"vault read auth/{mount}/certs/{role or 'ROLE'} shows which certificates may; is client_cert signed by that CA, "
+                "and does Vault's listener ask for one (tls_disable_client_certs=false)?"
+            )
         case _:
             return "is the token still good? vault token lookup tells"
 
@@ -105,15 +145,18 @@ def _own_listener(settings: Settings) -> str | None:
 async def login(setup: Setup) -> list[Finding]:
     """Vault takes the login, and its token lives long enough."""
     settings, _ = setup.loaded
-    start = getattr(setup.store, "start", None)
-    if start is None:
+    examine = getattr(setup.store, "examine", None)
+    if examine is None:
         return [Finding("store.login", "skip", "the embedded store has no login")]
     method = type(settings.vault.auth).__name__.removesuffix("Auth") if settings.vault is not None else ""
     try:
-        await start()
+        waiting = await examine()
     except StoreError as error:
         mend = f"look at vault.auth ({method}): {_login_anew(settings.vault)}"
         return [Finding("store.login", "fail", error.reason, mend)]
+    if waiting:
+        setup.not_logged_in = True
+        return [Finding("store.login", "ok", f"not tried: {waiting}")]
     ttl_s = setup.token_ttl_s
     if ttl_s is not None and ttl_s < SHORT_TTL_S:
         mend = "give the role or token a TTL of some minutes at least"
@@ -125,6 +168,8 @@ async def login(setup: Setup) -> list[Finding]:
 async def secrets(setup: Setup) -> list[Finding]:
     """Every secret of every route is there with its field."""
     _, policy = setup.loaded
+    if setup.not_logged_in:
+        return [Finding("store.secrets", "skip", "a login is left to ostiary run, so no secret was asked for")]
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str, secret: SecretSpec) -> Finding | None:

@@ -5,6 +5,7 @@ handshake is made as the engine makes it, by the same contexts, and closed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import time
@@ -20,6 +21,7 @@ from addons.exchange import Authority
 from addons.refusal import Code, Refusal
 from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
+from ostiary.store_addresses import FIRST_DEADLINE_S, StoreAddresses
 from policies.model import Route
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001 - pyOpenSSL tells the reason nowhere else
@@ -35,9 +37,11 @@ MAX_UPSTREAMS = 200
 
 
 async def _rules(settings: Settings) -> EgressRules:
-    from ostiary.serve import Opened, forbidden
-
-    known = await forbidden(settings, Opened())
+    stores = StoreAddresses(settings)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_DEADLINE_S):
+            await stores.look_up()
+    known = stores.forbidden
     binds = [one.bind for one in settings.listen]
     if settings.admin is not None:
         binds += [bind for bind in (settings.admin.bind, settings.admin.probes) if bind is not None]

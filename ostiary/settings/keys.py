@@ -12,7 +12,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "listen": ("name", "bind", "workload", "mode", "socket_mode"),
     "ca": ("dir",),
     "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
-    "auth": ("method", "file", "env", "role_id", "secret_id_file", "mount"),
+    "auth": ("method", "file", "env", "role_id", "secret_id_file", "wrapped_file", "role", "jwt_file", "mount"),
     "secrets_key": ("file", "env", "credential"),
     "audit": ("sinks", "durability", "wait", "reserve"),
     "sink": ("file", "stdout"),
@@ -37,9 +37,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
     "auth": {
-        "wrapped_file": "wrapped secret ids come later",
-        "role": "this auth method comes later",
-        "jwt_file": "this auth method comes later",
         "region": "this auth method comes later",
         "header_value": "this auth method comes later",
     },

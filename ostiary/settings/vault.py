@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,10 +13,30 @@ from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.fields import Fields
 from policies.load_parts import Context
-from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth, VaultAuth, VaultConfig
+from vault.hashicorp.config import (
+    SERVICE_ACCOUNT_TOKEN,
+    AppRoleAuth,
+    CertAuth,
+    JwtAuth,
+    KubernetesAuth,
+    TokenAuth,
+    TokenFileAuth,
+    VaultAuth,
+    VaultConfig,
+)
 from vault.secret import Secret
 
-_METHODS_LATER: Final = ("kubernetes", "jwt", "cert", "aws")
+_METHODS_LATER: Final = ("aws",)
+_KEYS_OF: Final[Mapping[str, frozenset[str]]] = {
+    "token_file": frozenset({"file"}),
+    "token": frozenset({"env"}),
+    "approle": frozenset({"role_id", "secret_id_file", "wrapped_file", "mount"}),
+    "kubernetes": frozenset({"role", "jwt_file", "mount"}),
+    "jwt": frozenset({"role", "jwt_file", "mount"}),
+    "cert": frozenset({"role", "mount"}),
+}
+_MOUNT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+_ROLE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@ -]{0,255}")
 _ENVIRONMENT: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -52,6 +72,11 @@ def read_vault(node: Node | None, context: Context, environ: Mapping[str, str]) 
     files = {key: read_file_path(keys, key, context) for key in ("ca_file", "client_cert", "client_key")}
     if files["client_key"] is not None and files["client_cert"] is None:
         faults.add(keys.place_of("client_key"), "client_key needs a client_cert")
+    if isinstance(auth, CertAuth):
+        if files["client_cert"] is None:
+            faults.add(node.place, "auth method cert needs client_cert and client_key beside addresses")
+        if any(address.startswith("http://") for address in addresses):
+            faults.add(keys.place_of("addresses"), "auth method cert needs https://: the certificate is shown in TLS")
     if auth is None or len(faults.found) > before:
         return None
     return VaultConfig(
@@ -82,42 +107,108 @@ def _auth(node: Node | None, context: Context, environ: Mapping[str, str]) -> Va
     scalar = keys.scalar("method")
     if scalar is not None and scalar.text in _METHODS_LATER:
         faults.add(
-            scalar.place, f"auth method {scalar.text} is not built yet", "use token_file (with an Agent) or approle"
+            scalar.place,
+            f"auth method {scalar.text} is not built yet",
+            "use token_file, with an Agent that logs in by it",
         )
         return None
-    match keys.choice("method", {"token_file", "token", "approle"}):
-        case "token_file":
-            if not keys.require("file"):
-                return None
-            scalar = keys.scalar("file")
-            return None if scalar is None else TokenFileAuth(context.folder / scalar.text)
-        case "token":
-            if not keys.require("env"):
-                return None
-            name = keys.text("env")
-            if name is None:
-                return None
-            if not environ.get(name):
-                faults.add(
-                    keys.place_of("env"), f"the variable {name} is not set", "export it, or use token_file or approle"
-                )
-                return None
-            return TokenAuth(Secret(environ[name]))
-        case "approle":
-            return _approle(keys, context, environ)
-        case _:
-            return None
+    method = keys.choice("method", set(_KEYS_OF))
+    if method is None:
+        return None
+    before = len(faults.found)
+    for key in KNOWN["auth"]:
+        if key != "method" and key not in _KEYS_OF[method] and keys.node(key) is not None:
+            faults.add(keys.place_of(key), f"{key!r} is no key of auth method {method}")
+    found = _METHODS[method](keys, context, environ)
+    return found if len(faults.found) == before else None
 
 
-def _approle(keys: Fields, context: Context, environ: Mapping[str, str]) -> AppRoleAuth | None:
+def _token_file(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:  # noqa: ARG001 - one signature
+    path = _path(keys, "file", context) if keys.require("file") else None
+    return None if path is None else TokenFileAuth(path)
+
+
+def _token(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:
+    name = keys.text("env") if keys.require("env") else None
+    if name is None:
+        return None
+    if not environ.get(name):
+        context.faults.add(
+            keys.place_of("env"), f"the variable {name} is not set", "export it, or use token_file or approle"
+        )
+        return None
+    return TokenAuth(Secret(environ[name]))
+
+
+def _approle(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:
     if not keys.require("role_id"):
         return None
-    role_id = read_reference(keys, "role_id", context, environ)
-    scalar = keys.scalar("secret_id_file")
-    secret_id_file = context.folder / scalar.text if scalar is not None else None
-    if role_id is None:
-        return None
-    return AppRoleAuth(role_id, secret_id_file, keys.text("mount", "approle") or "approle")
+    scalar = keys.scalar("role_id")
+    role_id: Secret | Path | None
+    if scalar is not None and scalar.text.startswith("file:"):
+        # As the secret id's file: whoever sets Vault up may write it later.
+        role_id = context.folder / scalar.text.removeprefix("file:")
+    else:
+        role_id = read_reference(keys, "role_id", context, environ)
+    secret_id_file, wrapped_file = _path(keys, "secret_id_file", context), _path(keys, "wrapped_file", context)
+    if secret_id_file is not None and wrapped_file is not None:
+        context.faults.add(
+            keys.place_of("wrapped_file"), "secret_id_file and wrapped_file exclude each other", "keep one of them"
+        )
+    mount = _mount(keys, context, "approle")
+    return None if role_id is None else AppRoleAuth(role_id, secret_id_file, mount, wrapped_file)
+
+
+def _kubernetes(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:  # noqa: ARG001 - one signature
+    role = _role(keys, context) if keys.require("role") else None
+    jwt_file = _path(keys, "jwt_file", context) or SERVICE_ACCOUNT_TOKEN
+    mount = _mount(keys, context, "kubernetes")
+    return None if role is None else KubernetesAuth(role, jwt_file, mount)
+
+
+def _jwt(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:  # noqa: ARG001 - one signature
+    jwt_file = _path(keys, "jwt_file", context) if keys.require("jwt_file") else None
+    role, mount = _role(keys, context), _mount(keys, context, "jwt")
+    return None if jwt_file is None else JwtAuth(role, jwt_file, mount)
+
+
+def _cert(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:  # noqa: ARG001 - one signature
+    return CertAuth(_role(keys, context), _mount(keys, context, "cert"))
+
+
+_METHODS: Final[Mapping[str, Callable[[Fields, Context, Mapping[str, str]], VaultAuth | None]]] = {
+    "token_file": _token_file,
+    "token": _token,
+    "approle": _approle,
+    "kubernetes": _kubernetes,
+    "jwt": _jwt,
+    "cert": _cert,
+}
+
+
+def _path(keys: Fields, key: str, context: Context) -> Path | None:
+    """A file that may come later: what writes it (an Agent, an orchestrator) may start after us."""
+    scalar = keys.scalar(key)
+    return context.folder / scalar.text if scalar is not None else None
+
+
+def _mount(keys: Fields, context: Context, default: str) -> str:
+    scalar = keys.scalar("mount")
+    if scalar is None:
+        return default
+    text = scalar.text.strip("/")
+    if not _MOUNT.fullmatch(text) or text.startswith("auth/"):
+        context.faults.add(
+            scalar.place, f"{scalar.text!r} is no mount of an auth method", f"write it without auth/, such as {default}"
+        )
+    return text
+
+
+def _role(keys: Fields, context: Context) -> str | None:
+    scalar = keys.scalar("role")
+    if scalar is not None and not _ROLE.fullmatch(scalar.text):
+        context.faults.add(scalar.place, f"{scalar.text!r} is no name of a role", "write the role's name in Vault")
+    return scalar.text if scalar is not None else None
 
 
 def read_reference(keys: Fields, key: str, context: Context, environ: Mapping[str, str]) -> Secret | None:

@@ -34,8 +34,10 @@ def test_secrets_leave_in_few_places() -> None:
     assert found == {
         "addons/injection/render.py",  # into the head that leaves
         "addons/state/valkey.py",  # the password of the state's server, into its client
+        "vault/hashicorp/answers.py",  # out of what Vault says, should it quote what was sent
         "vault/hashicorp/client.py",  # a Vault token, into Vault's client
-        "vault/hashicorp/login.py",  # role id and secret id, likewise
+        "vault/hashicorp/methods.py",  # what logs in, likewise
+        "vault/hashicorp/wrapped.py",  # a wrapping token, likewise
         "vault/sealed.py",  # the file's key, and values on their way into the seal
     }
 

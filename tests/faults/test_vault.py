@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.canaries import canary
+from tests.harness.canaries import canary, scan
 from tests.harness.client import get, tunnel
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary
@@ -278,3 +280,49 @@ def test_g13_a_vault_that_answers_nonsense(
         assert time.monotonic() - began < 3.5
     assert api.connections == 0
     assert proxy.wait_audit("request.refused")[0]["code"] == code
+
+
+def test_v5_f4_a_login_that_cannot_work_says_so_and_works_once_it_can(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
+    """One process from a refused login over a single-use wrapped secret id to the revocation of its token."""
+    api, key = upstream(), canary()
+    bao.put("egress/api", key=key)
+    bao.policy(
+        "proxy", 'path "secret/*" { capabilities = ["read"] }\npath "auth/token/*" { capabilities = ["update"] }'
+    )
+    role, _ = bao.approle("proxy", "proxy", token_ttl="1h", secret_id_num_uses=1)
+    used = bao.wrapped("auth/approle/role/proxy/secret-id")
+    bao.api("POST", "sys/wrapping/unwrap", {}, token=used)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        store = f'vault:\n  addresses: ["{dead}", "{bao.address}"]\n  auth: {{method: approle, role_id: file:role-id, wrapped_file: wrapped}}'
+        policy = POLICY.replace("TTL", "0").replace("STALE", "0")
+        proxy = ostiary(policy, start=False, upstreams={"api.test:443": api.port}, store=store)
+        proxy.canaries += [key]
+        (proxy.folder / "role-id").write_text(role)
+        (proxy.folder / "wrapped").write_text(used)
+        proxy.run()
+        answer = get(proxy.address("sidecar"), proxy.ca)
+        assert (answer.status, answer.code) == (502, "secret_denied")
+        assert b"somebody else has opened it" in bytes(proxy.stderr)
+        assert api.connections == 0
+        # A new envelope is noticed, opened once and serves.
+        envelope = bao.wrapped("auth/approle/role/proxy/secret-id")
+        (proxy.folder / "wrapped").write_text(envelope)
+        deadline_s = time.monotonic() + 20
+        while get(proxy.address("sidecar"), proxy.ca).status != 200:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+        metrics = proxy.get("/metrics")[1].decode()
+        assert 'ostiary_vault_logins_total{result="ok"} 1.0' in metrics
+        assert 'ostiary_vault_logins_total{result="denied"}' in metrics
+        (left,) = re.findall(r"^ostiary_vault_token_ttl_seconds (\S+)$", metrics, re.MULTILINE)
+        assert 3400 < float(left) < 3600
+        live = len(bao.api("LIST", "auth/token/accessors")["data"]["keys"])
+        assert proxy.stop() == 0
+    assert len(bao.api("LIST", "auth/token/accessors")["data"]["keys"]) == live - 1
+    # Neither envelope is anywhere but in its file.
+    assert not scan([("stderr", bytes(proxy.stderr)), *proxy.told], [used, envelope])
+    assert [seen.get("Authorization") for seen in api.requests] == [f"Bearer {key}"]

@@ -62,6 +62,19 @@ def test_vault(reader: Callable[..., Reader], upstream: Callable[..., Upstream])
         "Bearer first-key",
         "Bearer first-key",
         "Bearer second-key",
+        "Bearer second-key",
     ]
-    for name in ("secret-id", "vault-token"):
+    for name in ("secret-id", "wrapped", "vault-token"):
         assert (one.folder / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_vault_agent(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api = upstream(lambda _, wire: wire.answer(200, b"hello\n"), names=("api.example.com",))
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=("first-key",),
+        replaced={":8080": f":{free_port()}", ":8200": f":{free_port()}", ":9090": f":{free_port()}"},
+    )
+    one.follow(blocks("vault-agent"))
+    assert [seen.get("Authorization") for seen in api.requests] == ["Bearer first-key"] * 2
+    assert (one.folder / "vault-token").stat().st_mode & 0o777 == 0o600

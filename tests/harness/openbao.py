@@ -22,13 +22,23 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class OpenBao:
-    """One server in development mode, or `sealable` with storage in memory and one unseal key."""
+    """One server in development mode, or `sealable` with storage in memory and one unseal key.
 
-    def __init__(self, folder: Path, *, sealable: bool = False) -> None:
+    Args:
+        folder: of its files.
+        sealable: starts sealed, and can be sealed.
+        tls: a PEM file with key and certificate for 127.0.0.1; `tls_address` is then a second listener, which asks for
+            client certificates.
+    """
+
+    def __init__(self, folder: Path, *, sealable: bool = False, tls: Path | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
+        self._tls = tls
+        self._tls_port = free_port() if tls is not None else 0
+        self.tls_address = f"https://127.0.0.1:{self._tls_port}"
         self.token = "root-" + secrets.token_hex(12)
         self._key = ""
         self._sealable = sealable
@@ -61,6 +71,15 @@ class OpenBao:
                 f"-dev-root-token-id={self.token}",
                 f"-dev-listen-address=127.0.0.1:{self.port}",
             ]
+            if self._tls is not None:
+                listener = {
+                    "address": f"127.0.0.1:{self._tls_port}",
+                    "tls_cert_file": str(self._tls),
+                    "tls_key_file": str(self._tls),
+                }
+                path = self.folder / "tls.json"
+                path.write_text(json.dumps({"listener": {"tcp": listener}}))
+                arguments.append(f"-config={path}")
         log = (self.folder / "bao.log").open("ab")
         return subprocess.Popen(arguments, stdout=log, stderr=log, env=clean_environment(HOME=str(self.folder)))
 
@@ -83,6 +102,18 @@ class OpenBao:
         ) as answer:
             raw = answer.read()
         return json.loads(raw) if raw else None
+
+    def enable(self, method: str, mount: str | None = None) -> None:
+        """An auth method, if it is not there yet."""
+        with contextlib.suppress(urllib.error.HTTPError):
+            self.api("POST", f"sys/auth/{mount or method}", {"type": method})
+
+    def wrapped(self, path: str, **body: Any) -> str:
+        """A wrapping token around what a POST to a path answers."""
+        headers = {"X-Vault-Token": self.token, "X-Vault-Wrap-TTL": "60s"}
+        request = urllib.request.Request(f"{self.address}/v1/{path}", json.dumps(body).encode(), headers, method="POST")
+        with _OPENER.open(request, timeout=10) as answer:
+            return str(json.loads(answer.read())["wrap_info"]["token"])
 
     def put(self, path: str, mount: str = "secret", **fields: Any) -> int:
         """Writes a new version; its number."""
@@ -136,8 +167,8 @@ class OpenBao:
 
 
 @contextlib.contextmanager
-def openbao_server(folder: Path, *, sealable: bool = False) -> Iterator[OpenBao]:
-    server = OpenBao(folder, sealable=sealable)
+def openbao_server(folder: Path, *, sealable: bool = False, tls: Path | None = None) -> Iterator[OpenBao]:
+    server = OpenBao(folder, sealable=sealable, tls=tls)
     try:
         yield server
     finally:

@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import http.server
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ostiary.doctor.finding import Finding
 from ostiary.environment import client_environment, write_bundle
 from tests.harness.admin import Token, block
 from tests.harness.canaries import canary, scan
+from tests.harness.issuer import Issuer
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary, command
 from tests.harness.pki import Pki
@@ -493,6 +495,40 @@ def test_a_secret_id_file_open_to_others(patient: Patient, bao: OpenBao) -> None
     approle(patient, bao.address, role, secret_id)
     (patient.folder / "secret-id").chmod(0o640)
     patient.fails("files.modes", "the secret id file", f"chmod 600 {patient.folder / 'secret-id'}")
+
+
+def login(patient: Patient, addresses: str, auth: str) -> None:
+    patient.rewrite(store=f"vault: {{addresses: [{addresses}], auth: {auth}}}", secrets={})
+
+
+def test_a_jwt_that_vault_refuses(patient: Patient, bao: OpenBao) -> None:
+    issuer, file = Issuer(), patient.folder / "jwt"
+    bao.enable("jwt")
+    bao.api("POST", "auth/jwt/config", {"jwt_validation_pubkeys": [issuer.public_key]})
+    bao.api("POST", "auth/jwt/role/proxy", {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"]})
+    file.write_text(token := issuer.token(aud="other", sub="x"))
+    patient.ostiary.canaries.append(token)
+    login(patient, f'"{bao.address}"', "{method: jwt, role: proxy, jwt_file: jwt}")
+    by_id = patient.fails("store.login", "audience", f"the one in {file}")
+    assert by_id["store.secrets"][0].state == "skip"
+
+
+def test_a_wrapped_secret_id_is_left_to_run(patient: Patient, bao: OpenBao) -> None:
+    role, _ = bao.approle("waiting", "default")
+    envelope = bao.wrapped("auth/approle/role/waiting/secret-id")
+    patient.ostiary.canaries.append(envelope)
+    (patient.folder / "wrapped").write_text(envelope)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        login(patient, f'"{bao.address}", "{dead}"', f"{{method: approle, role_id: {role}, wrapped_file: wrapped}}")
+        patient.fails("store.reachable", f"{dead}: ", "take it out of vault.addresses", state="warn")
+        # Looked at twice, and still closed.
+        by_id = patient.fails("files.modes", "the file of the wrapped secret id", "chmod 600")
+    assert (by_id["store.login"][0].state, by_id["store.secrets"][0].state) == ("ok", "skip")
+    assert "waits to be unwrapped" in by_id["store.login"][0].found
+    assert bao.api("POST", "sys/wrapping/unwrap", {}, token=envelope)["data"]["secret_id"]
+    patient.fails("store.login", "somebody else has opened it", "-wrap-ttl=5m")
 
 
 def test_a_vault_with_a_ca_that_nobody_knows(patient: Patient, upstream: Callable[..., Upstream]) -> None:

@@ -11,7 +11,7 @@ from addons.audit import FileSink, StdoutSink
 from addons.state import StateConfig
 from ostiary.settings import Settings, load_all, load_settings
 from policies import FaultError
-from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth
+from vault.hashicorp.config import AppRoleAuth, CertAuth, JwtAuth, KubernetesAuth, TokenAuth, TokenFileAuth
 from vault.sealed import KeyCredential, KeyEnv, KeyFile
 
 BASE = """
@@ -107,6 +107,11 @@ def test_everything_at_once(folder: Path) -> None:
         ("{method: approle, role_id: r, secret_id_file: s}", AppRoleAuth),
         ('{method: approle, role_id: "${ROLE}"}', AppRoleAuth),
         ("{method: approle, role_id: file:role, mount: other}", AppRoleAuth),
+        ("{method: approle, role_id: file:not-there-yet, wrapped_file: w}", AppRoleAuth),
+        ("{method: kubernetes, role: proxy}", KubernetesAuth),
+        ("{method: kubernetes, role: proxy, jwt_file: jwt, mount: clusters/one}", KubernetesAuth),
+        ("{method: jwt, jwt_file: jwt}", JwtAuth),
+        ("{method: jwt, role: proxy, jwt_file: jwt, mount: jwt}", JwtAuth),
     ],
 )
 def test_vault(folder: Path, auth: str, kind: type) -> None:
@@ -123,13 +128,43 @@ def test_vault(folder: Path, auth: str, kind: type) -> None:
     assert "cnry" not in repr(settings)
 
 
+def test_vault_by_certificate(folder: Path) -> None:
+    (folder / "client.pem").write_text("x")
+    text = 'vault: {addresses: ["https://vault.test"], client_cert: client.pem, auth: {method: cert, role: proxy}}\n'
+    settings = load(folder, BASE + text)
+    assert settings.vault is not None
+    assert settings.vault.auth == CertAuth("proxy")
+
+
+@pytest.mark.parametrize(
+    ("auth", "wanted"),
+    [
+        ("{method: kubernetes}", "needs 'role'"),
+        ("{method: kubernetes, role: 'a/b'}", "'a/b' is no name of a role"),
+        ("{method: kubernetes, role: a, file: x}", "'file' is no key of auth method kubernetes"),
+        ("{method: jwt, role: a}", "needs 'jwt_file'"),
+        ("{method: jwt, jwt_file: j, mount: ../sys}", "'../sys' is no mount of an auth method"),
+        ("{method: jwt, jwt_file: j, mount: auth/jwt}", "write it without auth/"),
+        ("{method: approle, role_id: r, secret_id_file: s, wrapped_file: w}", "exclude each other"),
+        ("{method: approle, role_id: r, role: x}", "'role' is no key of auth method approle"),
+        ("{method: cert}", "auth method cert needs client_cert"),
+        ("{method: cert}", "auth method cert needs https://"),
+        ("{method: aws, role: a, region: eu-west-1}", "auth method aws is not built yet"),
+        ("{method: kubernets, role: a}", "kubernetes"),
+    ],
+)
+def test_faults_of_a_login(folder: Path, auth: str, wanted: str) -> None:
+    found = faults(folder, BASE + f'vault: {{addresses: ["http://127.0.0.1:8200"], auth: {auth}}}\n')
+    assert any(wanted in fault for fault in found), found
+
+
 def test_every_fault_is_told(folder: Path) -> None:
     text = """
 listen: [{name: a, bind: nowhere}, {name: a b, bind: "127.0.0.1:1"}, {name: c, bind: "127.0.0.1:1", workload: x, tls: {}}, {name: d, bind: "127.0.0.1:2", mode: reverse}]
 ca: {vault_pki: x}
 audit: {sinks: [{}], durability: maybe}
 policies: ["*.nothing", {files: x, may: {}}]
-vault: {addresses: ["http://vault.test", "vault"], auth: {method: kubernetes, role: x}}
+vault: {addresses: ["http://vault.test", "vault"], auth: {method: aws, region: x}}
 limits: {idle_timeout: soon, connections: 0, buffers: 1KiB, buffered_body: 8MiB}
 listn: [x]
 engine: slow
@@ -150,8 +185,8 @@ engine: slow
         "no file matches 'x'",
         "secrets would cross the network in clear text",
         "'vault' is no Vault address",
-        "auth method kubernetes is not built yet",
-        "'role' is not built yet",
+        "auth method aws is not built yet",
+        "'region' is not built yet",
         "'idle_timeout' of limits is no duration",
         "'connections' of limits must lie between 1",
         "buffers is less than a single connection may hold (write at least 1MiB)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from vault.secret import Secret
 
@@ -26,14 +27,48 @@ class TokenAuth:
 
 @dataclass(frozen=True, slots=True)
 class AppRoleAuth:
-    """AppRole: a role id, and a secret id that is read from its file at every login."""
+    """AppRole: a role id, and a secret id. The latter is read from its file at every login, or unwrapped once from the token in
+    `wrapped_file` and kept in memory.
+    """
 
-    role_id: Secret = field(repr=False)
+    role_id: Secret | Path = field(repr=False)
+    """Itself, or a file that is read at every login."""
     secret_id_file: Path | None = None
     mount: str = "approle"
+    wrapped_file: Path | None = None
 
 
-type VaultAuth = TokenFileAuth | TokenAuth | AppRoleAuth
+SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+"""Where Kubernetes puts the token of a pod's service account."""
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesAuth:
+    """Kubernetes: the token of the pod's service account, read from its file at every login, for Kubernetes renews it."""
+
+    role: str
+    jwt_file: Path = SERVICE_ACCOUNT_TOKEN
+    mount: str = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class JwtAuth:
+    """A JWT of an issuer that Vault trusts, read from its file at every login. Without a role: the mount's default."""
+
+    role: str | None
+    jwt_file: Path
+    mount: str = "jwt"
+
+
+@dataclass(frozen=True, slots=True)
+class CertAuth:
+    """The client certificate that every connection to Vault presents. Without a role Vault tries all it has."""
+
+    role: str | None = None
+    mount: str = "cert"
+
+
+type VaultAuth = TokenFileAuth | TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import Final, Literal
 import hvac
 
 from vault.hashicorp import kv
-from vault.hashicorp.client import DetectionRefused, VaultAnswer, VaultCalls, VaultUnreachable
+from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting, VaultUnreachable
+from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.observer import Silent, StoreObserver
@@ -61,6 +62,15 @@ class VaultStore:
         """
         await self._login.token()
 
+    async def examine(self) -> str:
+        """For `doctor` and `check --live`: logs in, unless that would use up what `run` needs (a wrapped secret id, which
+        can be unwrapped once). Empty after a login, else what was looked at instead; then no secret can be asked for.
+
+        Raises:
+            SecretUnavailable, SecretDenied: with Vault's reason.
+        """
+        return await self._login.examine()
+
     async def fetch(self, ref: SecretRef) -> SecretVersion:
         """See `SecretStore.fetch`."""
         return await self._call(ref, lambda client, version: kv.read(client, ref, version))
@@ -104,6 +114,7 @@ class VaultStore:
                 lambda client: client.adapter.get("/v1/sys/health?standbyok=true&perfstandbyok=true"),
                 None,
                 namespace="",
+                anyhow=True,
             )
         except VaultAnswer as error:
             self._observer.store_up(up=False)
@@ -118,6 +129,10 @@ class VaultStore:
             self._observer.store_up(up=False)
             raise SecretUnavailable("", "Vault is sealed or not initialised")
         self._observer.store_up(up=True)
+
+    def peers(self) -> tuple[tuple[str, int], ...]:
+        """Addresses that connections to Vault lead to, so that nothing else is led there."""
+        return self._calls.peers()
 
     async def close(self) -> None:
         """Revokes an own login and ends the threads."""
@@ -145,7 +160,7 @@ class VaultStore:
             if first.status != 403 or self._known_refusal(ref):
                 raise self._mapped(ref, first) from None
         # Perhaps the token has died: one new login, shared by all who met this, and one more try.
-        await self._login.again(generation)
+        await self._login.doubted(generation)
         try:
             found = await self._once(ref, work, await self._login.token())
         except VaultAnswer as second:
@@ -187,7 +202,8 @@ class VaultStore:
             raise
         except VaultUnreachable as error:
             self._observer.store_up(up=False)
-            raise SecretUnavailable(ref.name, str(error)) from None
+            wait_s = error.wait_s if isinstance(error, VaultResting) else 0.0
+            raise SecretUnavailable(ref.name, str(error), retry_after_s=max(wait_s, 1.0)) from None
         except (AttributeError, KeyError, TypeError, ValueError):
             # JSON of another shape than any secret has; the exception's text may quote it.
             raise SecretMalformed(ref.name, "came in a shape that no secret has") from None
@@ -198,7 +214,7 @@ class VaultStore:
 
     def _mapped(self, ref: SecretRef, answer: VaultAnswer) -> SecretDenied | SecretMissing | SecretUnavailable:
         """Vault's status as a store error."""
-        if answer.status in {400, 403, 404, 405}:
+        if answer.status in {400, 403, 404, 405} and not answer.passing:
             self._observer.store_up(up=True)
         match answer.status:
             case 403 if isinstance(answer, DetectionRefused):
@@ -218,7 +234,7 @@ class VaultStore:
                 return SecretDenied(ref.name, "Vault denies reading it")
             case 404:
                 return SecretMissing(ref.name, "is deleted or destroyed" if answer.reasons else "does not exist")
-            case 400 | 405:
+            case 400 | 405 if not answer.passing:
                 _log.warning("Vault rejects the request for %s: %s", ref.name, answer.reason)
                 return SecretMissing(ref.name, "cannot be read there: is the path right, and the KV version?")
             case _:
