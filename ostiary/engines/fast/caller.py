@@ -76,7 +76,8 @@ class Caller(asyncio.Protocol):
         """Whether the caller is not read for now."""
         self._closing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opening = Opening(self)
+        self._opening: Opening | None = None
+        """From a CONNECT until its tunnel is open."""
 
     # --- asyncio's protocol ---
 
@@ -122,7 +123,8 @@ class Caller(asyncio.Protocol):
                 self._keep(data)
             case Phase.ENTRANCE:
                 self.ahead += data
-                self._opening.enter()
+                if self._opening is not None:
+                    self._opening.enter()
             case Phase.LINGER:
                 self._discarded += len(data)
                 if self._discarded > MAX_DISCARDED_BYTES:
@@ -142,10 +144,8 @@ class Caller(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # why a caller goes is its own affair
-        self.deadline.stop()
-        if self._closing is not None:
-            self._closing.cancel()  # or it would keep the transport and its TLS for as long
         if not self._entered:
+            self._part()
             return
         self.client.state = ConnectionState.CLOSED
         self.guarded(self._gone)
@@ -154,12 +154,27 @@ class Caller(asyncio.Protocol):
             task.cancel()
         self.hook("client_disconnected", self.client, _nothing)
         self._leave()
+        self._part()
 
     def handed_back(self) -> None:
         """Who served the connection instead has done with it."""
         if self.transport is not None:
             self.transport.close()
         self._leave()
+        self._part()
+
+    def _part(self) -> None:
+        """Lets go of all that knows this connection: it, its TLS and their buffers must not wait for the collector of
+        cycles to find them.
+        """
+        self.deadline.end()
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        self.transport = None
+        self._opening = None
+        self.ahead = b""
+        self._out.clear()
 
     def _leave(self) -> None:
         self._entered = False
@@ -262,6 +277,10 @@ class Caller(asyncio.Protocol):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def opened(self) -> None:
+        """The tunnel is open, and what opened it has done with it."""
+        self._opening = None
 
     @property
     def holds_bytes(self) -> bool:
@@ -392,7 +411,8 @@ class Caller(asyncio.Protocol):
         elif wait is Wait.LINGER:
             self._drop()
         elif wait is Wait.HANDSHAKE:
-            self._opening.late()
+            if self._opening is not None:
+                self._opening.late()
         else:
             self.close()
 
@@ -445,7 +465,8 @@ class Caller(asyncio.Protocol):
         request, size = request_of(head), head.size
         self.deadline.expect(Wait.NOTHING, 0)
         if request.data.method == b"CONNECT":
-            self._opening.connect(request)
+            opening = self._opening = Opening(self)
+            opening.connect(request)
         else:
             self._address(request)
             turn = self._turn = Turn(self, request, size)

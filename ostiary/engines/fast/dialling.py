@@ -94,7 +94,8 @@ async def _secure(engine: FastEngine, bound: Bound, transport: asyncio.Transport
         raise Refusal(
             Code.UPSTREAM_TLS, f"The upstream's certificate or TLS is not acceptable: {_reason(error)}."
         ) from None
-    if secured is None or not link.alive:
+    # The end of a connection whose handshake is not done reaches no protocol: uvloop gives back one without a session.
+    if secured is None or not link.alive or secured.get_extra_info("ssl_object") is None:
         raise Refusal(Code.UPSTREAM_TLS, "The upstream broke off the TLS handshake.")
     return secured
 
