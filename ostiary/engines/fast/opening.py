@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from mitmproxy import http
@@ -56,7 +57,6 @@ class Opening:
         request.data.host, request.data.port = authority, port or 443
         request.data.authority, request.data.path = request.data.path, b""
         flow = new_flow(caller.client, caller.no_server, request)
-        caller.phase = Phase.WAITING
         caller.hook("http_connect", flow, lambda: self._admitted(flow))
 
     def _admitted(self, flow: http.HTTPFlow) -> None:
@@ -86,6 +86,8 @@ class Opening:
 
     def _established(self, exchange: Exchange) -> None:
         caller = self._caller
+        if caller.phase is not Phase.WAITING:
+            return
         if exchange.refused is not None or caller.connection.tunnel is None:
             caller.close()
             return
@@ -93,7 +95,7 @@ class Opening:
         self._prefers_http2 = exchange.policy.http2(authority.host, authority.port) == "prefer"
         caller.write(ESTABLISHED)
         caller.flush()
-        caller.phase = Phase.ENTRANCE
+        caller.enter(Phase.ENTRANCE)
         caller.deadline.expect(Wait.HANDSHAKE, caller.engine.header_timeout_s)
         if caller.ahead:
             self.enter()
@@ -147,7 +149,7 @@ class Opening:
             caller.engine.parts.boundary.refuse_unparsed(caller.connection, refusal)
             caller.close()
             return
-        caller.phase = Phase.WAITING
+        caller.enter(Phase.WAITING)
         caller.ahead = b""
         caller.spawn(self._shake_hands(held))
 
@@ -184,12 +186,12 @@ class Opening:
             caller.connection_lost(None)
             return
         session = secured.get_extra_info("ssl_object") if secured is not None else None
-        if session is None or caller.phase is not Phase.WAITING:
+        if secured is None or session is None or caller.phase is not Phase.WAITING:
             # uvloop tells of the end of a connection whose handshake is not done nobody but this call.
             caller.connection_lost(None)
             return
         caller.transport = secured
-        caller.guarded(lambda: self._secured(secured, session))
+        caller.guarded(partial(self._secured, secured, session))
 
     def _no_tls(self, error: BaseException) -> None:
         caller = self._caller
@@ -217,10 +219,10 @@ class Opening:
         client.alpn = chosen.encode() if chosen is not None else None
         held, caller.ahead = caller.ahead, b""
         if client.alpn == ALPN_HTTP2 or self._prefers_http2:
-            caller.phase = Phase.HANDED
+            caller.enter(Phase.HANDED)
             caller.engine.hand_over(caller, held)
             return
-        caller.phase = Phase.HEAD
+        caller.enter(Phase.HEAD)
         caller.deadline.expect(Wait.REQUEST, caller.engine.idle_s)
         if held:
             caller.received(held)
