@@ -79,8 +79,12 @@ class Boundary:
             _log.error("request %s failed: %s at %s", exchange.request_id, type(error).__name__, place_of(error))
         reply = answer(refusal, exchange.request_id)
         exchange.refused = reply
-        outcome: Outcome = "upstream_error" if refusal.code in _UPSTREAM_CODES else "refused"
-        self.settle(exchange, outcome, status=refusal.status, code=refusal.code)
+        blamed = refusal.code in _UPSTREAM_CODES
+        if exchange.streaming:
+            # The caller has the upstream's head; this answer it will never see, only that the body is cut.
+            self.settle(exchange, "truncated" if blamed else "refused", code=refusal.code)
+        else:
+            self.settle(exchange, "upstream_error" if blamed else "refused", status=refusal.status, code=refusal.code)
         return reply
 
     def refuse_unparsed(self, connection: Connection, refusal: Refusal) -> Answer:

@@ -197,6 +197,33 @@ def test_g58_callers_of_one_workload_share_and_workloads_do_not(
     assert (api.connections, len(api.requests)) == (2, 6)
 
 
+def test_sessions_with_upstreams_are_resumed_by_one_workload_alone(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    resumed: list[tuple[str, bool]] = []
+
+    def once(seen: Seen, wire: Wire) -> None:
+        assert isinstance(wire.sock, ssl.SSLSocket)
+        resumed.append((seen.target, bool(wire.sock.session_reused)))
+        wire.answer(200, b"ok", (("Connection", "close"),))
+        wire.close()
+
+    api = upstream(once)
+    listen = ", ".join(f'{{name: {name}, bind: "127.0.0.1:0", workload: {name}}}' for name in ("billing", "reports"))
+    proxy = start(ostiary, api, policy=POOLED, listen=f"[{listen}]")
+    for name in ("billing", "billing", "reports", "billing", "reports"):
+        with tunnel(proxy.address(name), proxy.ca) as raw:
+            assert raw.request(GET.replace(b"/v1", b"/" + name.encode())).status == 200
+    assert resumed == [
+        ("/billing", False),
+        ("/billing", True),
+        ("/reports", False),
+        ("/billing", True),
+        ("/reports", True),
+    ]
+    assert api.connections == 5
+
+
 @pytest.mark.parametrize(
     ("head", "status", "reached", "retries"),
     [

@@ -54,7 +54,7 @@ def test_g59_an_event_stream(
         assert ended_after(raw) < 3
         assert not raw.buffer.endswith(b"0\r\n\r\n")
     (closed,) = proxy.wait_audit("credential.closed")
-    assert (closed["outcome"], closed["code"]) == ("refused", code)
+    assert (closed["outcome"], closed["status"], closed["code"]) == ("refused", 200, code)
 
 
 def test_g59_a_websocket(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:

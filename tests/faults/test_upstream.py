@@ -114,7 +114,7 @@ def test_u2_silence_inside_the_answer(ostiary: Callable[..., Ostiary], upstream:
         with pytest.raises(ConnectionError):
             raw.read_exactly(10)
     assert len(api.requests) == 1
-    closed_as(proxy, "upstream_error", "upstream_timeout")
+    closed_as(proxy, "truncated", "upstream_timeout", 200)
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "garbage"])

@@ -77,12 +77,18 @@ class Deadline:
         return self._wait
 
     def stop(self) -> None:
+        """Off, until something is expected again."""
         self._wait = Wait.NOTHING
         self._limit_s = self._total_s = math.inf
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         self._set_s = math.inf
+
+    def end(self) -> None:
+        """Off for good: whoever was told is let go of, and may hold this without either keeping the other alive."""
+        self.stop()
+        self._passed = _nobody
 
     def _due_s(self) -> float:
         return min(self._since_s + self._limit_s, self._total_s)
@@ -106,3 +112,7 @@ class Deadline:
         self._wait = Wait.NOTHING
         self._limit_s = self._total_s = math.inf
         self._passed(wait)
+
+
+def _nobody(_wait: Wait) -> None:
+    """The connection has ended."""

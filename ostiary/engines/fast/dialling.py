@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from addons.refusal import Code, Refusal
 from ostiary.engines.fast.link import Link
+from ostiary.engines.fast.sessions import Resumable, offer
 from ostiary.engines.mitm.dialling import Bound
 
 if TYPE_CHECKING:
@@ -43,19 +44,24 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
     engine.take_socket()
     link = Link(engine, bound)
     authority = bound.destination.authority
+    tls = tls and not authority.cleartext
+    resumable = engine.sessions.take(bound.pool_key, asyncio.get_running_loop().time()) if tls else None
+    offer(resumable)
     try:
         async with asyncio.timeout(bound.connect_timeout_s or None):
-            transport = await _reach(bound)
+            transport = below = await _reach(bound)
             try:
-                if authority.cleartext or not tls:
+                if tls:
+                    transport = await _secure(engine, bound, transport, link, resumable)
+                else:
                     transport.set_protocol(link)
                     transport.resume_reading()
-                else:
-                    transport = await _secure(engine, bound, transport, link)
             except BaseException:
                 transport.abort()
+                if resumable is not None:
+                    engine.sessions.forget(bound.pool_key)
                 raise
-        link.attach(transport)
+        link.attach(transport, below)
     except TimeoutError:
         engine.release_socket()
         raise Refusal(Code.UPSTREAM_TIMEOUT, f"{authority} did not accept a connection in time.") from None
@@ -74,11 +80,14 @@ async def _reach(bound: Bound) -> asyncio.Transport:
     raise Refusal(Code.UPSTREAM_UNREACHABLE, f"{bound.destination.authority} accepts no connection.")
 
 
-async def _secure(engine: FastEngine, bound: Bound, transport: asyncio.Transport, link: Link) -> asyncio.Transport:
+async def _secure(
+    engine: FastEngine, bound: Bound, transport: asyncio.Transport, link: Link, resumable: Resumable | None
+) -> asyncio.Transport:
     """TLS with the upstream, verified against the bound authority, never against what the caller sent."""
+    loop = asyncio.get_running_loop()
     try:
         context = engine.upstream_contexts.of(bound.pool_key.ca_file)
-        secured = await asyncio.get_running_loop().start_tls(
+        secured = await loop.start_tls(
             transport,
             link,
             context,
@@ -94,8 +103,11 @@ async def _secure(engine: FastEngine, bound: Bound, transport: asyncio.Transport
         raise Refusal(
             Code.UPSTREAM_TLS, f"The upstream's certificate or TLS is not acceptable: {_reason(error)}."
         ) from None
-    if secured is None or not link.alive:
+    # The end of a connection whose handshake is not done reaches no protocol: uvloop gives back one without a session.
+    session: ssl.SSLObject | None = secured.get_extra_info("ssl_object") if secured is not None else None
+    if secured is None or session is None or not link.alive:
         raise Refusal(Code.UPSTREAM_TLS, "The upstream broke off the TLS handshake.")
+    link.proven_s = resumable.proven_s if resumable is not None and session.session_reused else loop.time()
     return secured
 
 

@@ -21,6 +21,7 @@ from ostiary.engines.fast.handover import HandedOver, take_over
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.opening import blind_bound
 from ostiary.engines.fast.pool import Pool
+from ostiary.engines.fast.sessions import Sessions
 from ostiary.engines.fast.tls import CallerContexts, UpstreamContexts
 from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
@@ -44,6 +45,7 @@ class FastEngine(MitmEngine):
         super().__init__(parts, leaves, upstream_roots, limits)
         self.loop = asyncio.get_running_loop()
         self.pool = Pool()
+        self.sessions = Sessions()
         self.bounds = Bounds()
         self.caller_contexts = CallerContexts(leaves, self.loop.time)
         self.upstream_contexts = UpstreamContexts(upstream_roots)
@@ -64,6 +66,7 @@ class FastEngine(MitmEngine):
         while True:
             await asyncio.sleep(SWEEP_S)
             self.pool.sweep(self.loop.time())
+            self.sessions.sweep(self.loop.time())
 
     async def dial(self, bound: Bound) -> Link:
         """A new upstream connection. Raises Refusal."""
@@ -93,3 +96,4 @@ class FastEngine(MitmEngine):
             self._sweeps.cancel()
         await super().drain(timeout_s)
         self.pool.close()
+        self.sessions.close()

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy.connection import ConnectionState, Server
 
 from addons.refusal import Code, Refusal
 from addons.websocket import NotSwitched, judge_switch
+from ostiary.engines.fast import answering, ending
 from ostiary.engines.fast.failures import FAILURES
 from ostiary.engines.fast.heads import says_close
+from ostiary.engines.fast.sessions import session_of
 from ostiary.engines.framing import BodyReader, Malformed, reader_of
 from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.upstream import MAX_HEAD_BYTES, MAX_INTERIM, NotHttp, parse_answer
@@ -51,10 +54,14 @@ class Link(asyncio.Protocol):
             address=(bound.destination.authority.host, bound.destination.authority.port), transport_protocol="tcp"
         )
         self.transport: asyncio.Transport | None = None
+        self._below: asyncio.Transport | None = None
+        self._paused = False
         self.turn: Turn | None = None
         self.relay: Relay | None = None
         self.pooled = False
         self.idle_since_s = 0.0
+        self.proven_s = 0.0
+        """When the upstream's certificate was proven, by this handshake or by the one whose session it resumed."""
         self.served = 0
         """Requests that were sent on it."""
         self.waiting = False
@@ -72,8 +79,12 @@ class Link(asyncio.Protocol):
 
     # --- life ---
 
-    def attach(self, transport: asyncio.Transport) -> None:
+    def attach(self, transport: asyncio.Transport, below: asyncio.Transport | None = None) -> None:
         """The connection is ready: dialled, and its TLS verified where it has TLS.
+
+        Args:
+            transport: to write to.
+            below: that of the socket, where TLS lies between.
 
         Raises:
             Refusal: it has ended meanwhile. It is not counted then: nobody would be told of its end.
@@ -81,6 +92,7 @@ class Link(asyncio.Protocol):
         if self._closed:
             raise Refusal(Code.UPSTREAM_UNREACHABLE, f"{self.bound.destination.authority} broke off the connection.")
         self.transport = transport
+        self._below = below or transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self.server.state = ConnectionState.OPEN
         self.server.peername = transport.get_extra_info("peername")
@@ -113,6 +125,9 @@ class Link(asyncio.Protocol):
 
     def release(self) -> None:
         """The request has ended."""
+        if self._paused:
+            # By a caller that was slow to take the answer; it is another's connection next.
+            self.resume_reading()
         self.turn = None
         self._reader = None
 
@@ -129,12 +144,15 @@ class Link(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_reading(self) -> None:
-        if self.usable:
-            cast("asyncio.Transport", self.transport).pause_reading()
+        """Stops reading the socket, not TLS: what TLS has read already is lost where the socket ends meanwhile."""
+        if self._below is not None and not self._below.is_closing():
+            self._paused = True
+            self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        if self.usable:
-            cast("asyncio.Transport", self.transport).resume_reading()
+        if self._below is not None and not self._below.is_closing():
+            self._paused = False
+            self._below.resume_reading()
 
     # --- asyncio's protocol ---
 
@@ -154,14 +172,14 @@ class Link(asyncio.Protocol):
         try:
             self._read(turn, data)
         except (NotHttp, Malformed, NotSwitched):
-            turn.upstream_broke("The upstream's answer is not valid HTTP.")
+            answering.broke(turn, "The upstream's answer is not valid HTTP.")
         except FAILURES as error:  # what fails here must not leave the request alive
             self._crash(turn, error)
         turn.caller.flush()
 
     @staticmethod
     def _crash(turn: Turn, error: BaseException) -> None:
-        turn.caller.guarded(lambda: turn.crashed(error))
+        turn.caller.guarded(partial(ending.crashed, turn, error))
 
     def eof_received(self) -> bool:
         if self.relay is not None:
@@ -244,7 +262,7 @@ class Link(asyncio.Protocol):
                 if self._ended_behind is not None and not self._complete and not turn.over:
                     self._ended_early(turn, clean=self._ended_behind)
             except Malformed:
-                turn.upstream_broke("The upstream's answer is not valid HTTP.")
+                answering.broke(turn, "The upstream's answer is not valid HTTP.")
 
     def _head(self, turn: Turn, data: bytes) -> bytes | None:
         """Reads heads up to the one that answers; gives what is behind it, or None while it is not there."""
@@ -261,18 +279,27 @@ class Link(asyncio.Protocol):
             if status >= HTTPStatus.OK:
                 break
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
-                judge_switch(turn.handshake_fields(), response.data.headers.fields)
+                judge_switch(answering.handshake_fields(turn), response.data.headers.fields)
                 break
             # `Expect` has been answered by us; other interim answers carry nothing a caller needs.
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise NotHttp
         self._answered = True
+        if self.served == 1:
+            self._keep_session()
         self._reader = reader_of(size)
         keeps = response.data.http_version == b"HTTP/1.1" and size != -1 and status != HTTPStatus.SWITCHING_PROTOCOLS
         self._reusable = keeps and not says_close(response.data.headers.fields)
-        turn.answered(response, size, raw)
+        answering.answered(turn, response, size, raw)
         return data
+
+    def _keep_session(self) -> None:
+        """By the first answer an upstream has given the sessions that it gives."""
+        if self.transport is not None and self.proven_s:
+            found = session_of(self.transport.get_extra_info("ssl_object"), self.proven_s)
+            if found is not None:
+                self.engine.sessions.keep(self.bound.pool_key, found)
 
     def _body(self, turn: Turn, data: bytes) -> None:
         reader = self._reader
@@ -283,7 +310,7 @@ class Link(asyncio.Protocol):
             return
         payload, rest = reader.read(data)
         if payload:
-            turn.answer_data(payload)
+            answering.data(turn, payload)
         if rest is not None and not turn.over:
             self._ended(turn, rest, reader.trailers)
 
@@ -291,7 +318,7 @@ class Link(asyncio.Protocol):
         self._complete = True
         if rest:
             self._reusable = False
-        turn.answer_ended(trailers)
+        answering.ended(turn, trailers)
 
     def _lost(self, turn: Turn, *, clean: bool) -> None:
         if self._answered and not turn.answer_open:
@@ -302,7 +329,7 @@ class Link(asyncio.Protocol):
 
     def _ended_early(self, turn: Turn, *, clean: bool) -> None:
         if self._answered and clean and self._reader is not None and self._reader.until_close:
-            turn.answer_ended(())
+            answering.ended(turn, ())
             return
         nothing = not (self._answered or self._buffer or self._interim)
-        turn.upstream_broke("The upstream broke off before it answered.", lost=nothing)
+        answering.broke(turn, "The upstream broke off before it answered.", lost=nothing)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from mitmproxy import http
@@ -56,7 +57,6 @@ class Opening:
         request.data.host, request.data.port = authority, port or 443
         request.data.authority, request.data.path = request.data.path, b""
         flow = new_flow(caller.client, caller.no_server, request)
-        caller.phase = Phase.WAITING
         caller.hook("http_connect", flow, lambda: self._admitted(flow))
 
     def _admitted(self, flow: http.HTTPFlow) -> None:
@@ -86,6 +86,8 @@ class Opening:
 
     def _established(self, exchange: Exchange) -> None:
         caller = self._caller
+        if caller.phase is not Phase.WAITING:
+            return
         if exchange.refused is not None or caller.connection.tunnel is None:
             caller.close()
             return
@@ -93,7 +95,7 @@ class Opening:
         self._prefers_http2 = exchange.policy.http2(authority.host, authority.port) == "prefer"
         caller.write(ESTABLISHED)
         caller.flush()
-        caller.phase = Phase.ENTRANCE
+        caller.enter(Phase.ENTRANCE)
         caller.deadline.expect(Wait.HANDSHAKE, caller.engine.header_timeout_s)
         if caller.ahead:
             self.enter()
@@ -147,7 +149,7 @@ class Opening:
             caller.engine.parts.boundary.refuse_unparsed(caller.connection, refusal)
             caller.close()
             return
-        caller.phase = Phase.WAITING
+        caller.enter(Phase.WAITING)
         caller.ahead = b""
         caller.spawn(self._shake_hands(held))
 
@@ -161,8 +163,9 @@ class Opening:
     async def _shake_hands(self, held: bytes) -> None:
         caller = self._caller
         tunnel, transport = caller.connection.tunnel, caller.transport
-        if tunnel is None or transport is None:
-            return
+        if tunnel is None or transport is None or transport.is_closing():
+            return  # lost already: TLS that were begun now would never be told
+        limit_s = caller.engine.header_timeout_s
         try:
             # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate
             # that does not fit and, if it goes on, 421.
@@ -173,17 +176,22 @@ class Opening:
                 caller,
                 context,
                 server_side=True,
-                ssl_handshake_timeout=UNBOUNDED_S,  # the deadline is ours, and began with the tunnel
+                # The deadline is ours, and began with the tunnel; this one is for what neither side tells us of.
+                ssl_handshake_timeout=limit_s + CLOSE_S if limit_s else UNBOUNDED_S,
                 ssl_shutdown_timeout=CLOSE_S,
             )
         except FAILURES as error:  # a handshake fails in many ways; each ends the connection
             if not cancelled() and caller.phase is Phase.WAITING:
                 self._no_tls(error)
+            caller.connection_lost(None)
             return
-        if secured is None or caller.phase is not Phase.WAITING:
+        session = secured.get_extra_info("ssl_object") if secured is not None else None
+        if secured is None or session is None or caller.phase is not Phase.WAITING:
+            # uvloop tells of the end of a connection whose handshake is not done nobody but this call.
+            caller.connection_lost(None)
             return
         caller.transport = secured
-        caller.guarded(self._secured)
+        caller.guarded(partial(self._secured, secured, session))
 
     def _no_tls(self, error: BaseException) -> None:
         caller = self._caller
@@ -197,12 +205,12 @@ class Opening:
             _log.error("TLS could not be begun: %s at %s", type(error).__name__, place_of(error))
         caller.hang_up()
 
-    def _secured(self) -> None:
+    def _secured(self, transport: asyncio.Transport, session: ssl.SSLObject) -> None:
         caller = self._caller
-        transport, tunnel = caller.transport, caller.connection.tunnel
-        if transport is None or tunnel is None:
+        tunnel = caller.connection.tunnel
+        if tunnel is None:
             return
-        session: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        caller.opened()
         tunnel.sni_seen, tunnel.sni = True, caller.engine.caller_contexts.server_name(session)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         chosen = session.selected_alpn_protocol()
@@ -211,10 +219,10 @@ class Opening:
         client.alpn = chosen.encode() if chosen is not None else None
         held, caller.ahead = caller.ahead, b""
         if client.alpn == ALPN_HTTP2 or self._prefers_http2:
-            caller.phase = Phase.HANDED
+            caller.enter(Phase.HANDED)
             caller.engine.hand_over(caller, held)
             return
-        caller.phase = Phase.HEAD
+        caller.enter(Phase.HEAD)
         caller.deadline.expect(Wait.REQUEST, caller.engine.idle_s)
         if held:
             caller.received(held)

@@ -1,4 +1,4 @@
-"""The phases of a caller's connection, and what bytes mean in each.
+"""The phases of a caller's connection: what its bytes mean in each, and which may follow which.
 
 HEAD       of a request, or nothing yet
 WAITING    kept for later: a CONNECT is judged, or TLS shakes hands
@@ -6,13 +6,14 @@ ENTRANCE   the first ones inside an accepted CONNECT: TLS goes on, anything else
 TURN       the body of the request under way; behind it the next requests, kept up to a cap
 RELAY      passed on unread
 LINGER     the rest of a body that nobody wants: swallowed up to a cap
-CLOSED     nothing
 HANDED     not ours: mitmproxy's layers serve the connection
+CLOSED     nothing; and nothing follows
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Final
 
 CLOSE_S: Final = 5.0
@@ -28,5 +29,25 @@ class Phase(enum.Enum):
     TURN = enum.auto()
     RELAY = enum.auto()
     LINGER = enum.auto()
-    CLOSED = enum.auto()
     HANDED = enum.auto()
+    CLOSED = enum.auto()
+
+
+FOLLOWS: Final[Mapping[Phase, frozenset[Phase]]] = {
+    # a CONNECT, a request, or bytes that are neither
+    Phase.HEAD: frozenset({Phase.WAITING, Phase.TURN, Phase.CLOSED}),
+    # accepted, refused (or, inside the tunnel, TLS is up), passed on unopened, HTTP/2
+    Phase.WAITING: frozenset({Phase.ENTRANCE, Phase.HEAD, Phase.RELAY, Phase.HANDED, Phase.CLOSED}),
+    # TLS begins
+    Phase.ENTRANCE: frozenset({Phase.WAITING, Phase.CLOSED}),
+    # answered, a WebSocket, answered before the body was there
+    Phase.TURN: frozenset({Phase.HEAD, Phase.RELAY, Phase.LINGER, Phase.CLOSED}),
+    Phase.RELAY: frozenset({Phase.CLOSED}),
+    Phase.LINGER: frozenset({Phase.CLOSED}),
+    Phase.HANDED: frozenset({Phase.CLOSED}),
+    Phase.CLOSED: frozenset({Phase.CLOSED}),
+}
+
+
+class WrongPhase(RuntimeError):
+    """A step was taken that may not follow: whatever led to it, the connection is closed."""

@@ -91,6 +91,7 @@ class Relay:
     def _finish(self) -> None:
         self.caller.engine.parts.boundary.settle(self._exchange, "ok")
         if self.link.usable and self.link.transport is not None:
+            self.link.resume_reading()
             self.link.transport.close()
             if self.link.transport.get_write_buffer_size():
                 # A peer that never reads would keep the connection for ever.

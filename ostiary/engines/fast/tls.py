@@ -1,4 +1,5 @@
-"""TLS by the standard library: towards callers with leaves of our CA, towards upstreams verified, always.
+"""TLS by the standard library: towards callers with leaves of our CA, towards upstreams verified, always;
+sessions with them are resumed (`sessions.py`).
 
 The rules are those of `ostiary/tls_rules.py`, the same for both engines. Contexts are cached: one a host towards
 callers, one a set of roots towards upstreams. A caller's context is replaced with its leaf, and each hour: `ssl` cannot
@@ -19,6 +20,7 @@ import certifi
 from cryptography.hazmat.primitives import serialization
 
 from ostiary.ca import Leaf, LeafStore
+from ostiary.engines.fast.sessions import ResumingContext
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 
 CACHED_CONTEXTS: Final = 1024
@@ -104,7 +106,7 @@ class UpstreamContexts:
         if known is not None:
             return known
         # This protocol verifies the chain and the name, and offers no way to forget either.
-        context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        context = _hardened(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
         context.hostname_checks_common_name = False
         context.set_default_verify_paths()
         for roots in (certifi.where(), self._extra, route_ca_file):

@@ -185,11 +185,15 @@ class MitmEngine:
         """Each second: ends what is open and may no longer be. An idle process does nothing here but wake."""
         while True:
             await asyncio.sleep(RECHECK_S)
-            policy = self.parts.in_force.policy
-            for handler in tuple(self._handlers.values()):
-                for exchange in tuple(handler.connection.exchanges):
-                    if exchange.policy is not policy:
-                        self._recheck(handler, exchange, policy)
+            self._recheck_all()
+
+    def _recheck_all(self) -> None:
+        # A step of its own: a frame that sleeps would keep the last connection it looked at.
+        policy = self.parts.in_force.policy
+        for handler in tuple(self._handlers.values()):
+            for exchange in tuple(handler.connection.exchanges):
+                if exchange.policy is not policy:
+                    self._recheck(handler, exchange, policy)
 
     def _recheck(self, handler: Live, exchange: Exchange, policy: Policy) -> None:
         try:

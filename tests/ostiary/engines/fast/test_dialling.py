@@ -21,6 +21,7 @@ from addons.refusal import Code, Refusal
 from ostiary.engines.fast.dialling import dial
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.pool import Pool
+from ostiary.engines.fast.sessions import Resumable, Sessions, session_of
 from ostiary.engines.fast.tls import UpstreamContexts
 from ostiary.engines.mitm.dialling import Bound, PoolKey
 from tests.harness.pki import Pki
@@ -47,6 +48,7 @@ class Engine:
     def __init__(self, roots: Path | None) -> None:
         self.upstream_contexts = UpstreamContexts(roots)
         self.pool = Pool()
+        self.sessions = Sessions()
         self.sockets = 0
         self.full = False
         self.metrics = Metrics()
@@ -346,3 +348,62 @@ async def test_an_upstream_that_resets_at_once(engine: Engine, listen: Callable[
                 link = await dialled(engine, bound(port, cleartext=True))
                 await asyncio.sleep(0.02)
                 assert not link.usable
+
+
+async def test_a_session_is_offered_once_and_a_broken_handshake_forgets_its_kind(
+    engine: Engine, pki: Pki, listen: Callable[[Serve], int]
+) -> None:
+    context = pki.context("api.test")
+    seen: list[bool] = []
+
+    def serve(sock: socket.socket) -> None:
+        if len(seen) == 2:
+            sock.recv(65536)
+            seen.append(False)
+            return  # breaks off in the handshake
+        with context.wrap_socket(sock, server_side=True) as secured:
+            seen.append(bool(secured.session_reused))
+            secured.recv(1)
+
+    to = bound(listen(serve))
+
+    async def session(link: Link, shaken: int) -> None:
+        """Keeps what the upstream gives, as a link does with its first answer."""
+        assert link.transport is not None
+        while len(seen) < shaken:
+            await asyncio.sleep(0.01)
+        while (found := session_of(link.transport.get_extra_info("ssl_object"), link.proven_s)) is None:
+            await asyncio.sleep(0.01)
+        engine.sessions.keep(to.pool_key, found)
+
+    async with no_slot_is_lost(engine):
+        first = await dialled(engine, to)
+        await session(first, 1)
+        first.close()
+        second = await dialled(engine, to)
+        assert second.proven_s == first.proven_s, "age counts from the proof"
+        assert len(engine.sessions) == 0
+        await session(second, 2)
+        await session(second, 2)
+        second.close()
+    assert (await refused(engine, to)).code in {Code.UPSTREAM_TLS, Code.UPSTREAM_UNREACHABLE}
+    assert len(engine.sessions) == 0
+    async with no_slot_is_lost(engine):
+        third = await dialled(engine, to)
+        assert third.proven_s > first.proven_s
+        while len(seen) < 4:
+            await asyncio.sleep(0.01)
+        third.close()
+    assert seen == [False, True, False, False]
+
+
+async def test_unopened_tunnels_and_cleartext_take_no_session(engine: Engine, listen: Callable[[Serve], int]) -> None:
+    port = listen(silent)
+    for to, with_tls in ((bound(port, cleartext=True), True), (bound(port), False)):
+        engine.sessions.keep(to.pool_key, Resumable(cast("Any", object()), asyncio.get_running_loop().time()))
+        async with no_slot_is_lost(engine):
+            link = await dialled(engine, to, with_tls=with_tls)
+            assert link.proven_s == 0
+            link.close()
+        assert len(engine.sessions) == 1
+        engine.sessions.forget(to.pool_key)
