@@ -193,6 +193,8 @@ class _Still:
 
     async def fields_of(self, ref: SecretRef) -> frozenset[str]: ...  # type: ignore[empty-body]  # not asked here
 
+    async def unchanged(self, ref: SecretRef, known: SecretVersion) -> bool: ...  # type: ignore[empty-body]  # not asked here
+
     async def describe(self, ref: SecretRef) -> Described: ...  # type: ignore[empty-body]  # not asked here
 
     async def close(self) -> None: ...
