@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, final
+from typing import Final, NoReturn, final
 
 from addons.audit import OpenRecord
 from addons.egress import Destination, any_public
@@ -27,6 +27,9 @@ from vault.store import (
     SecretUnavailable,
     StoreError,
 )
+
+LACKING_S: Final = 2.0
+"""How long a version that lacks a needed field is believed to be the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,12 @@ def seal_now(needs: Needs, source: SecretSource) -> SealedCredential | None:
                 return None
             read[ref] = known
         entries[name] = known
-    return _complete(needs, entries, read)
+    try:
+        return _complete(needs, entries, read)
+    except Refusal:
+        if _old(read):
+            return None
+        raise
 
 
 async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
@@ -146,9 +154,22 @@ async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
             if ref not in read:
                 read[ref] = await source.read(ref, ttl_s=ttl_s, max_stale_s=max_stale_s, watch_s=watch_s)
             entries[name] = read[ref]
+        try:
+            return _complete(needs, entries, read)
+        except Refusal:
+            if not _old(read):
+                raise
+        # A version that lacks a field is remembered as briefly as a secret that is not there, whatever its ttl.
+        for name, ref, ttl_s, max_stale_s, _ in needs.reads:
+            entries[name] = read[ref] = await source.read(ref, ttl_s=min(ttl_s, LACKING_S), max_stale_s=max_stale_s)
     except StoreError as error:
         raise refusal_for(error) from None
     return _complete(needs, entries, read)
+
+
+def _old(read: Mapping[SecretRef, SealedSecret]) -> bool:
+    """Whether the store may have something else by now than a version that lacks a field."""
+    return any(secret.age_s >= LACKING_S for secret in read.values())
 
 
 async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSource) -> SealedCredential | None:
