@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, final
+from typing import Final, NoReturn, final
 
 from addons.audit import OpenRecord
 from addons.egress import Destination, any_public
@@ -27,6 +27,9 @@ from vault.store import (
     SecretUnavailable,
     StoreError,
 )
+
+LACKING_S: Final = 2.0
+"""How long a version that lacks a needed field is believed to be the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,8 @@ class Needs:
     """What a set of injectors needs of one credential: worked out once for a route, read by each of its requests."""
 
     spec: CredentialSpec
-    reads: tuple[tuple[str, SecretRef, float, float], ...]
-    """For each secret: its name in the credential, the store's name for it, `ttl_s` and `max_stale_s`."""
+    reads: tuple[tuple[str, SecretRef, float, float, float], ...]
+    """For each secret: its name in the credential, the store's name for it, `ttl_s`, `max_stale_s` and `watch_s`."""
     fields: tuple[tuple[str, str], ...]
     """Fields that must be there, by the name of their secret."""
 
@@ -107,8 +110,8 @@ class Needs:
         return cls(
             spec,
             tuple(
-                (name, reference_of(spec.secrets[name]), spec.secrets[name].ttl_s, spec.secrets[name].max_stale_s)
-                for name in names
+                (name, reference_of(one), one.ttl_s, one.max_stale_s, one.watch_s)
+                for name, one in ((name, spec.secrets[name]) for name in names)
             ),
             tuple((reference.entry, field_name(spec, reference)) for reference in references),
         )
@@ -122,15 +125,20 @@ def seal_now(needs: Needs, source: SecretSource) -> SealedCredential | None:
     """
     entries: dict[str, SealedSecret] = {}
     read: dict[SecretRef, SealedSecret] = {}
-    for name, ref, ttl_s, _ in needs.reads:
+    for name, ref, ttl_s, _, watch_s in needs.reads:
         known = read.get(ref) if read else None
         if known is None:
-            known = source.read_now(ref, ttl_s=ttl_s)
+            known = source.read_now(ref, ttl_s=ttl_s, watch_s=watch_s)
             if known is None:
                 return None
             read[ref] = known
         entries[name] = known
-    return _complete(needs, entries, read)
+    try:
+        return _complete(needs, entries, read)
+    except Refusal:
+        if _old(read):
+            return None
+        raise
 
 
 async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
@@ -142,13 +150,26 @@ async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
     entries: dict[str, SealedSecret] = {}
     read: dict[SecretRef, SealedSecret] = {}
     try:
-        for name, ref, ttl_s, max_stale_s in needs.reads:
+        for name, ref, ttl_s, max_stale_s, watch_s in needs.reads:
             if ref not in read:
-                read[ref] = await source.read(ref, ttl_s=ttl_s, max_stale_s=max_stale_s)
+                read[ref] = await source.read(ref, ttl_s=ttl_s, max_stale_s=max_stale_s, watch_s=watch_s)
             entries[name] = read[ref]
+        try:
+            return _complete(needs, entries, read)
+        except Refusal:
+            if not _old(read):
+                raise
+        # A version that lacks a field is remembered as briefly as a secret that is not there, whatever its ttl.
+        for name, ref, ttl_s, max_stale_s, _ in needs.reads:
+            entries[name] = read[ref] = await source.read(ref, ttl_s=min(ttl_s, LACKING_S), max_stale_s=max_stale_s)
     except StoreError as error:
         raise refusal_for(error) from None
     return _complete(needs, entries, read)
+
+
+def _old(read: Mapping[SecretRef, SealedSecret]) -> bool:
+    """Whether the store may have something else by now than a version that lacks a field."""
+    return any(secret.age_s >= LACKING_S for secret in read.values())
 
 
 async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSource) -> SealedCredential | None:
@@ -158,8 +179,8 @@ async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSou
     Raises:
         StoreError, Refusal: what was found is not usable.
     """
-    used = {ref: rejected.entries[name] for name, ref, _, _ in needs.reads}
-    times = {ref: ttl_s for _, ref, ttl_s, _ in needs.reads}
+    used = {ref: rejected.entries[name] for name, ref, *_ in needs.reads}
+    times = {ref: ttl_s for _, ref, ttl_s, *_ in needs.reads}
     others = await asyncio.gather(*(source.read_other(ref, used[ref], ttl_s=times[ref]) for ref in used))
     found = dict(zip(used, others, strict=True))
     if not any(found.values()):
@@ -182,7 +203,7 @@ async def seal_before(
     """
     found: dict[SecretRef, SealedSecret] = {}
     older = False
-    for name, ref, ttl_s, max_stale_s in needs.reads:
+    for name, ref, ttl_s, max_stale_s, _ in needs.reads:
         used = rejected.entries[name]
         number = used.before(now_s) if ref.version is None else None
         if number is not None:
@@ -194,12 +215,12 @@ async def seal_before(
 
 def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource) -> None:
     """Has the store asked behind the back of a request that cannot be sent again."""
-    for name, ref, _, _ in needs.reads:
+    for name, ref, *_ in needs.reads:
         source.suspect(ref, rejected.entries[name])
 
 
 def _exchanged(needs: Needs, found: Mapping[SecretRef, SealedSecret]) -> SealedCredential:
-    return _complete(needs, {name: found[ref] for name, ref, _, _ in needs.reads}, found)
+    return _complete(needs, {name: found[ref] for name, ref, *_ in needs.reads}, found)
 
 
 def _complete(

@@ -7,6 +7,7 @@ it ends is announced ahead, once at each of `AHEAD_S`, with the owner's name.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 from typing import Final
@@ -22,6 +23,7 @@ _log = logging.getLogger("ostiary.rotation")
 
 DAY_S: Final = 86400.0
 AHEAD_S: Final = (14 * DAY_S, 7 * DAY_S, 3 * DAY_S, DAY_S, 0.0)
+LOOK_S: Final = 600.0
 MAX_ANNOUNCED: Final = 10_000
 _LAST_KEYS: Final = ("request_id", "workload", "route", "listener", "host")
 
@@ -82,6 +84,12 @@ class Evidence:
 
     def token_ttl(self, ttl_s: float) -> None:
         self._metrics.token_ttl(ttl_s)
+
+    async def keep_looking(self) -> None:
+        """Announces in time, for as long as it runs."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look_ahead()
 
     def look_ahead(self) -> None:
         """Announces what ends soon and has not been announced for this step; called now and then."""

@@ -254,7 +254,8 @@ def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:
     for key in ("field", "mount", "namespace", "version"):
         if (value := getattr(secret, key)) is not None:
             shown[key] = value
-    return {**shown, "ttl_s": secret.ttl_s, "max_stale_s": secret.max_stale_s}
+    watched = {"watch_s": secret.watch_s} if secret.watch_s else {}
+    return {**shown, "ttl_s": secret.ttl_s, "max_stale_s": secret.max_stale_s, **watched}
 
 
 def _timeouts(route: Route, limits: Limits) -> dict[str, float]:

@@ -277,6 +277,9 @@ async def _run(
         rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, guard.forbidden)
         extra_keys = {private.key_sha256: private.workload} if private else {}
         parts = build_parts(settings, policy, store, audit, metrics, clock, rules, extra_keys, addons)
+        if isinstance(parts.store_observer, Evidence):
+            looking = asyncio.get_running_loop().create_task(parts.store_observer.keep_looking())
+            ending.callback(looking.cancel)
         await user_addons.running(addons, clock)
         ending.push_async_callback(user_addons.done, addons, clock)
         limits = settings.limits

@@ -72,6 +72,9 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None) -> LeastP
             rules[data] = Rule(data, "read", None if secret.kv == 2 else plain)
             subkeys = f"{prefix}{mount}/subkeys/{path}"
             rules[subkeys] = Rule(subkeys, "read", None if secret.kv == 2 else plain)
+            if secret.watch_s:
+                metadata = f"{prefix}{mount}/metadata/{path}"
+                rules[metadata] = Rule(metadata, "read", None if secret.kv == 2 else plain)
         if secret.kv != 2:
             # Which of the two the mount is, is asked of Vault when it is read; on the other kind this grants nothing.
             rules[plain] = Rule(plain, "read", None if secret.kv == 1 else data)

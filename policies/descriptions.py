@@ -45,6 +45,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "version": "A pinned version of the secret. Left out: the newest.",
         "ttl": "How long a value serves from memory (15s). At most a day.",
         "max_stale": "How long beyond ttl a value serves while the store is unreachable (10m). At most a day.",
+        "watch": "How often the version, without the value, is asked for inside ttl. Left out: never.",
         "public": "The field is no secret, such as an account id.",
     },
     "route": {

@@ -62,6 +62,7 @@ SECRET: Final[Keys] = {
     "version": {"type": "integer", "minimum": 1},
     "ttl": _DURATION,
     "max_stale": _DURATION,
+    "watch": _DURATION,
     "public": _BOOLEAN,
 }
 ROUTE: Final[Keys] = {

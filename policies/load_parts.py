@@ -153,6 +153,7 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
     version = keys.integer("version", low=1, high=2**31)
     if version is not None and kv == "1":
         faults.add(keys.place_of("version"), "KV version 1 keeps no versions to pin", "remove version or write kv: 2")
+    watch_s = _read_watch(keys, what, ttl_s, kv)
     if path is None or len(faults.found) > before:
         return None
     return SecretSpec(
@@ -164,8 +165,23 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
         version=version,
         ttl_s=ttl_s if ttl_s is not None else 15.0,
         max_stale_s=max_stale_s if max_stale_s is not None else 600.0,
+        watch_s=watch_s,
         public=keys.boolean("public"),
     )
+
+
+def _read_watch(keys: Fields, what: str, ttl_s: float | None, kv: str | None) -> float:
+    watch_s = keys.duration("watch")
+    if watch_s is None:
+        return 0.0
+    place = keys.place_of("watch")
+    if not 0 < watch_s < (ttl_s if ttl_s is not None else 15.0):
+        keys.faults.add(
+            place, f"'watch' of {what} must be more than 0 and less than its ttl", "the value itself is read once a ttl"
+        )
+    if kv == "1":
+        keys.faults.add(place, "KV version 1 tells no version without the value", "remove watch or write kv: 2")
+    return watch_s
 
 
 def _later_secret(node: Node) -> Mapping[str, str]:

@@ -30,7 +30,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "workload": frozenset({"proofs", "labels"}),
     "proof": frozenset({"key_hash", "any", "peer"}),
     "credential": frozenset({"secret", "secrets"}),
-    "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "public"}),
+    "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts",

@@ -67,6 +67,8 @@ class SecretSpec:
     version: int | None = None
     ttl_s: float = 15.0
     max_stale_s: float = 600.0
+    watch_s: float = 0.0
+    """How often the version is asked for between reads of the value; 0: never."""
     public: bool = False
 
 

@@ -14,6 +14,9 @@ Rules:
   read waits for the probe.
 - Memory is bounded; the entry unused for longest goes first, but never one that is being fetched or waited for: that
   would start a second flight for the same secret.
+- With `watch`, a value inside `ttl` serves only if the store said less than `watch` ago that it is the version: such a
+  look asks for the version without the value, runs ahead as refreshes do, and becomes a fetch in the same flight where
+  it finds anything else. An outage that a look meets changes nothing before the `ttl` ends.
 - An upstream that rejects a credential (401) is a reason to look, never a reason to drop: `read_other` gives what memory
   has beyond the rejected version, else what one forced read finds. One that finds nothing new is the last for 5 s,
   whoever asks, so that neither a hostile upstream nor a hostile caller can make Ostiary hammer the store.
@@ -87,16 +90,18 @@ class SecretCache:
         self._jitter = jitter
         self._entries: OrderedDict[SecretRef, Entry] = OrderedDict()
 
-    async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
+    async def read(
+        self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, watch_s: float = 0.0, bypass: bool = False
+    ) -> SealedSecret:
         """One version of a secret; see `SecretSource.read`."""
-        if not bypass and (known := self.read_now(ref, ttl_s=ttl_s)) is not None:
+        if not bypass and (known := self.read_now(ref, ttl_s=ttl_s, watch_s=watch_s)) is not None:
             return known
         entry = self._entries.get(ref)
         if entry is None:
             entry = self._remember(ref)
         return await self._read_slowly(ref, entry, self._clock(), ttl_s, max_stale_s, bypass=bypass)
 
-    def read_now(self, ref: SecretRef, *, ttl_s: float) -> SealedSecret | None:
+    def read_now(self, ref: SecretRef, *, ttl_s: float, watch_s: float = 0.0) -> SealedSecret | None:
         """What memory has, if it is young enough; see `SecretSource.read_now`."""
         entry = self._entries.get(ref)
         if entry is None or entry.version is None:
@@ -108,8 +113,19 @@ class SecretCache:
         # A failure that leaves a version in place is an outage; the others drop it.
         if age_s >= ttl_s * REFRESH_AT and entry.flight is None and now_s >= entry.retry_s:
             self._launch(ref, entry)
+        if watch_s and not self._watched(ref, entry, now_s, watch_s):
+            return None
         self._entries.move_to_end(ref)
         return self._answer(ref, entry, "hit", now_s)
+
+    def _watched(self, ref: SecretRef, entry: Entry, now_s: float, watch_s: float) -> bool:
+        """Whether the store said lately enough that this is the version; begins to ask where it is about time."""
+        since_s = now_s - entry.checked_s
+        if since_s < watch_s * REFRESH_AT:
+            return True
+        if entry.flight is None and now_s >= entry.retry_s:
+            self._launch(ref, entry, look=True)
+        return since_s < watch_s or entry.failure is not None
 
     async def _read_slowly(
         self, ref: SecretRef, entry: Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
@@ -122,24 +138,28 @@ class SecretCache:
                 if entry.flight is None:
                     self._launch(ref, entry)
                 return self._answer(ref, entry, "stale", now_s)
-        # A flight that is already under way may carry what was written before this read began.
-        await self._land(ref, entry, entry.launched if bypass or ttl_s == 0 else -1)
+        # What is young enough needs a look alone. And a flight that is already under way may carry what was written before
+        # this read began.
+        young = not bypass and entry.version is not None and now_s - entry.fetched_s < ttl_s
+        await self._land(ref, entry, entry.launched if bypass or ttl_s == 0 else -1, look=young)
         if entry.failure is not None:
             return self._despite(ref, entry, ttl_s, max_stale_s)
-        return self._answer(ref, entry, "bypass" if bypass else "miss", self._clock())
+        return self._answer(ref, entry, "bypass" if bypass else "hit" if entry.looked else "miss", self._clock())
 
-    async def _land(self, ref: SecretRef, entry: Entry, known: int) -> None:
-        """Waits for a flight with a number above `known`, and begins it where it is not under way."""
+    async def _land(self, ref: SecretRef, entry: Entry, known: int, *, look: bool = False) -> None:
+        """Waits for a flight with a number above `known`, and begins it where it is not under way. One that perhaps only
+        looked will do with `look` alone.
+        """
         entry.waiting += 1
         try:
             while True:
                 if entry.flight is None:
                     self._launch(ref, entry)
-                flight, number = entry.flight, entry.launched
+                flight, number, looking = entry.flight, entry.launched, entry.look
                 if flight is not None:
                     # Shielded: the flight belongs to everyone who waits for it.
                     await asyncio.shield(flight)
-                if number > known:
+                if number > known and (look or not looking):
                     return
         finally:
             entry.waiting -= 1
@@ -234,17 +254,19 @@ class SecretCache:
 
     # --- flights ---
 
-    def _launch(self, ref: SecretRef, entry: Entry) -> None:
+    def _launch(self, ref: SecretRef, entry: Entry, *, look: bool = False) -> None:
+        entry.look = look
         entry.flight_s = self._clock()
         entry.launched += 1
         entry.flight = asyncio.get_running_loop().create_task(self._fly(ref, entry))
 
     async def _fly(self, ref: SecretRef, entry: Entry) -> None:
         result: ReadResult = "unavailable"  # also what a flight that is cancelled at the end comes to
-        began_s = entry.flight_s
+        began_s, known = entry.flight_s, entry.version if entry.look else None
         try:
             async with asyncio.timeout(FETCH_DEADLINE_S):
-                version = await self._store.fetch(ref)
+                looked = known is not None and await self._store.unchanged(ref, known)
+                version = known if looked and known is not None else await self._store.fetch(ref)
         except StoreError as error:
             result = self._failed(ref, entry, error)
         except TimeoutError:
@@ -253,8 +275,10 @@ class SecretCache:
             result = self._failed(ref, entry, SecretUnavailable(ref.name, f"the store failed ({type(error).__name__})"))
         else:
             # A flight never replaces what a later one has brought: each entry has one flight at a time.
-            self._took(ref, entry, version)
-            entry.fetched_s = began_s
+            if not looked:
+                self._took(ref, entry, version)
+                entry.fetched_s = began_s
+            entry.checked_s, entry.looked = began_s, looked
             entry.failure, entry.failures, entry.retry_s = None, 0, 0.0
             result = "ok"
         finally:

@@ -21,6 +21,12 @@ class Entry:
     """The version known last, also once it was dropped."""
     fetched_s: float = 0.0
     """When the fetch that brought the version began."""
+    checked_s: float = 0.0
+    """When the look or the fetch began by which the store last said that this is the version."""
+    look: bool = False
+    """Whether the flight under way asks for the version first, and for the value only if it is another."""
+    looked: bool = False
+    """Whether the last flight found the same version by a look."""
     failure: StoreError | None = None
     failed_s: float = 0.0
     retry_s: float = 0.0

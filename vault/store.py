@@ -186,6 +186,14 @@ class SecretStore(Protocol):
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         """Field names of a secret, never its values (KV v2 `subkeys`); for `check --live`. Raises as `fetch` does."""
 
+    async def unchanged(self, ref: SecretRef, known: SecretVersion) -> bool:
+        """Whether a read would still give this version and what its owners said with it, told without the value. False
+        wherever that cannot be told: then a read has to tell.
+
+        Raises:
+            SecretUnavailable: the store cannot be asked.
+        """
+
     async def describe(self, ref: SecretRef) -> Described:
         """Field names, version and what the owners say, never values. Raises as `fetch` does."""
 
@@ -196,15 +204,17 @@ class SecretStore(Protocol):
 class SecretSource(Protocol):
     """What the pipeline asks: a store behind its cache."""
 
-    async def read(self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, bypass: bool = False) -> SealedSecret:
+    async def read(
+        self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, watch_s: float = 0.0, bypass: bool = False
+    ) -> SealedSecret:
         """One version, from memory inside `ttl_s`, else by one shared fetch; during an outage from memory inside
-        `max_stale_s`.
+        `max_stale_s`. With `watch_s`, what is in memory serves only if the store said so less than that ago.
 
         Raises:
             SecretUnavailable, SecretDenied, SecretMissing, SecretMalformed.
         """
 
-    def read_now(self, ref: SecretRef, *, ttl_s: float) -> SealedSecret | None:
+    def read_now(self, ref: SecretRef, *, ttl_s: float, watch_s: float = 0.0) -> SealedSecret | None:
         """One version from memory, if it is younger than `ttl_s`; None where `read` has to be asked."""
 
     async def read_other(self, ref: SecretRef, used: SealedSecret, *, ttl_s: float) -> SealedSecret | None:

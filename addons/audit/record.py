@@ -32,8 +32,6 @@ class Fields(TypedDict, total=False):
     path: str
     secret: str
     secret_version: str
-    version_before: str
-    """The version of a secret that another has taken the place of."""
     lease: str
     cache: str
     payload_sha256: str
@@ -58,6 +56,8 @@ class Fields(TypedDict, total=False):
     """Where the caller sent a credential of its own."""
     by: str
     """Who asked: the name of an admin token, or SIGHUP."""
+    version_before: str
+    """The version of a secret that another has taken the place of."""
 
 
 ORDER: Final = tuple(Fields.__annotations__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_tex
 from addons import telemetry
 from addons.state import StateObserver
 from addons.telemetry import Metrics
+from vault.control import NOTHING, Control
 from vault.observer import StoreObserver
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"
@@ -38,6 +40,9 @@ def everything() -> Metrics:
     observer.secret_read("vault", "ok")
     observer.secret_cache("hit")
     observer.secret_in_use("secret/api", "7", 3.5)
+    observer.secret_changed("secret/api", "6", "7")
+    observer.secret_told("secret/api", Control(expires_at_s=1.8e9))
+    observer.secret_rejected("retried")
     observer.store_up(up=True)
     observer.token_ttl(3600)
     state: StateObserver = metrics
@@ -60,6 +65,13 @@ def test_what_is_told_is_counted() -> None:
     assert value(metrics, "ostiary_audit_lost_total", sink="audit.jsonl", reason="reserve") == 1
     assert value(metrics, "ostiary_audit_lag_seconds") == 0.001
     assert value(metrics, "ostiary_policy_reloads_total", result="ok") == 1
+    assert value(metrics, "ostiary_secret_changes_total", secret="secret/api") == 1
+    assert value(metrics, "ostiary_secret_rejected_total", result="retried") == 1
+    assert value(metrics, "ostiary_secret_expires_timestamp_seconds", secret="secret/api") == 1.8e9
+    metrics.secret_told("secret/api", NOTHING)
+    metrics.secret_told("secret/other", NOTHING)
+    assert value(metrics, "ostiary_secret_expires_timestamp_seconds", secret="secret/api") == math.inf
+    assert value(metrics, "ostiary_secret_expires_timestamp_seconds", secret="secret/other") is None
     assert value(metrics, "ostiary_state_calls_total", operation="once", result="ok") == 1
     assert value(metrics, "ostiary_state_call_seconds_sum", operation="once") == 0.002
     assert value(metrics, "ostiary_state_local_total", operation="add", result="limited") == 1

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from addons.audit import AuditConfig
+from addons.evidence import AHEAD_S, DAY_S
 from addons.refusal import TABLE, Code
 from ostiary.ca import MAX_LEAVES
 from ostiary.cli import parser
+from ostiary.engines.held import MAX_BODY_BYTES
+from ostiary.engines.held import MAX_BYTES as MAX_HELD_BYTES
 from ostiary.engines.mitm.stream import LINGER_S, MAX_DISCARDED_BYTES
 from ostiary.environment import ADDING, REPLACING
 from ostiary.settings import load_settings
@@ -22,7 +25,7 @@ from ostiary.settings.model import Limits
 from policies import load_policy, run_tests
 from policies.document import MAX_FILE_BYTES
 from policies.keys import TABLES
-from vault.cache import SecretCache
+from vault.cache import FRUITLESS_S, SecretCache
 from vault.hashicorp.config import VaultConfig
 from vault.sealed import READ_DEADLINE_S
 
@@ -137,6 +140,14 @@ def test_fixed_limits() -> None:
         ("{} secrets are kept", inspect.signature(SecretCache).parameters["capacity"].default, 1),
     ):
         assert said.format(f"{value / unit:,.0f}") in text, said
+
+
+def test_numbers_of_rotation() -> None:
+    page = (ROOT / "docs/rotation.md").read_text()
+    assert (MAX_BODY_BYTES, MAX_HELD_BYTES, FRUITLESS_S) == (64 << 10, 16 << 20, 5.0)
+    assert [days_s / DAY_S for days_s in AHEAD_S] == [14, 7, 3, 1, 0]
+    for said in ("up to 64 KiB", "16 MiB in all", "the last for 5 s", "14, 7, 3 and 1 days"):
+        assert said in page
 
 
 def test_commands() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -485,3 +486,49 @@ def test_refresh_and_status(ostiary: Callable[..., Ostiary], upstream: Callable[
     assert "does not exist" in run("refresh", "secret/egress/api", *admin, code=1)
     # Asked for in this way too, what is gone is gone.
     assert get(proxy.address("sidecar"), proxy.ca).code == "secret_missing"
+
+
+def test_v1_v8_a_rotation_that_goes_wrong(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path: Path
+) -> None:
+    """A new version without the field, a Vault that is sealed as a key dies, two processes: each caller gets one whole
+    answer, and what the upstream saw is a version that was recorded."""
+    keys = Keys()
+    api = upstream(keys, names=("api.test",))
+    with openbao_server(tmp_path / "sealable", sealable=True) as bao:
+        one, two, three = (canary(name) for name in ("one", "two", "three"))
+        bao.put("egress/api", key=one)
+        first, second = (start(ostiary, bao, POLICY, api=api.port) for _ in range(2))
+        for proxy in (first, second):
+            proxy.canaries += [one, two, three]
+        keys.good = {f"Bearer {one}"}
+
+        def ask(proxy: Ostiary) -> tuple[int, str | None]:
+            answer = get(proxy.address("sidecar"), proxy.ca)
+            return answer.status, answer.code
+
+        assert [ask(first), ask(second)] == [(200, None)] * 2
+        # The new version lacks the field: the caller gets the upstream's own 401, and the next one is told why.
+        keys.good = {f"Bearer {two}"}
+        bao.put("egress/api", other="x")
+        assert [ask(first), ask(first)] == [(401, None), (502, "secret_missing")]
+        # Mended: a version that lacks a field is not believed in for its whole ttl.
+        bao.put("egress/api", key=two)
+        assert ask(second) == (200, None)
+        deadline = time.monotonic() + 20
+        while ask(first) != (200, None):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        # Sealed as the key dies: no outage becomes another answer than the upstream's 401.
+        keys.good = {f"Bearer {three}"}
+        bao.seal()
+        assert ask(second) == (401, None)
+        bao.unseal()
+        bao.put("egress/api", key=three)
+        deadline = time.monotonic() + 30
+        while ask(second) != (200, None):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        opened = second.wait_audit("credential.opened", 5)
+        assert [opened[0]["secret_version"], opened[-1]["secret_version"]] == ["1", "4"]
+        assert {record["secret_version"] for record in opened} == {"1", "3", "4"}

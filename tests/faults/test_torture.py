@@ -451,6 +451,9 @@ class Rotating:
     async def fields_of(self, ref: SecretRef) -> frozenset[str]:
         return frozenset({"key"})
 
+    async def unchanged(self, ref: SecretRef, known: SecretVersion) -> bool:
+        return False
+
     async def describe(self, ref: SecretRef) -> Described:
         return Described(frozenset({"key"}), "1")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.harness.canaries import canary
 from tests.harness.guides import ROOT, Reader, blocks
 from tests.harness.ports import free_port
-from tests.harness.upstream import Upstream
+from tests.harness.upstream import Seen, Upstream, Wire
 
 
 def test_first_route(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
@@ -78,3 +78,24 @@ def test_vault_agent(reader: Callable[..., Reader], upstream: Callable[..., Upst
     one.follow(blocks("vault-agent"))
     assert [seen.get("Authorization") for seen in api.requests] == ["Bearer first-key"] * 2
     assert (one.folder / "vault-token").stat().st_mode & 0o777 == 0o600
+
+
+def test_rotation(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    keys = [f"Bearer {name}-key" for name in ("first", "second", "third", "fourth")]
+
+    def provider(seen: Seen, wire: Wire) -> None:
+        # The second key is killed after its first use.
+        sent = [one.get("Authorization") for one in api.requests]
+        killed = seen.get("Authorization") == keys[1] and sent.count(keys[1]) > 1
+        wire.answer(401 if killed else 200, b"rejected" if killed else b"hello\n")
+
+    api = upstream(provider, names=("api.example.com",))
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=("first-key", "second-key", "third-key", "fourth-key"),
+        written=("ostiary.yaml",),
+        replaced={":8080": f":{free_port()}", ":8200": f":{free_port()}"},
+    )
+    one.follow(blocks("rotation"))
+    first, second, third, fourth = keys
+    assert [seen.get("Authorization") for seen in api.requests] == [first, first, second, second, third, fourth]

@@ -27,7 +27,7 @@ def test_rules() -> None:
         [
             SecretSpec("secret/a", kv=2),
             SecretSpec("secret/a", kv=2, version=3),
-            SecretSpec("b/c", mount="deep/mount"),
+            SecretSpec("b/c", mount="deep/mount", watch_s=15),
             SecretSpec("old/d", kv=1),
             SecretSpec("secret/e", kv=2, namespace="team/a"),
             SecretSpec("secret/f", kv=2, namespace="other"),
@@ -42,6 +42,7 @@ def test_rules() -> None:
         'path "secret/subkeys/a" { capabilities = ["read"] }',
         'path "deep/mount/data/b/c" { capabilities = ["read"] }',
         'path "deep/mount/subkeys/b/c" { capabilities = ["read"] }',
+        'path "deep/mount/metadata/b/c" { capabilities = ["read"] }',
         'path "deep/mount/b/c" { capabilities = ["read"] }',
         'path "old/d" { capabilities = ["read"] }',
         'path "a/secret/data/e" { capabilities = ["read"] }',

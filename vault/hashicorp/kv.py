@@ -124,6 +124,24 @@ def _subkeys(client: hvac.Client, mount: str, path: str, version: int | None) ->
     )
 
 
+def unchanged(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2], known: SecretVersion) -> bool:
+    """Whether a read would still give this version, by `metadata/` alone. What is not plainly so is False."""
+    if kv == 1:
+        return False
+    mount, path = split(ref)
+    told = client.adapter.get(f"/v1/{mount}/metadata/{path}")["data"]
+    if read_control(told.get("custom_metadata") or {}) != known.control:
+        return False
+    newest = ref.version if ref.version is not None else told["current_version"]
+    numbers = {str(newest), known.version}
+    if ref.version is None and known.control.pending_version == newest:
+        newest -= 1
+    # A pending version that is gone takes the secret away as a read would find it, so it is looked at too.
+    shown = told["versions"]
+    alive = all(not shown[number]["destroyed"] and not shown[number]["deletion_time"] for number in numbers)
+    return alive and known.version == str(newest) and shown[known.version]["created_time"] == known.created_at
+
+
 def _read_v1(client: hvac.Client, ref: SecretRef, mount: str, path: str) -> Mapping[str, Secret]:
     """KV version 1 is a plain read of a path, so a wrong `kv: 1` could read anything: what is no KV answer is refused."""
     answer = client.secrets.kv.v1.read_secret(path=path, mount_point=mount)

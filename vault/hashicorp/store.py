@@ -79,6 +79,23 @@ class VaultStore:
         """See `SecretStore.fields_of`."""
         return (await self.describe(ref)).fields
 
+    async def unchanged(self, ref: SecretRef, known: SecretVersion) -> bool:
+        """See `SecretStore.unchanged`. A refusal is no reason to log in anew: the read that follows is."""
+        kv.split(ref)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                token = await self._login.token()
+                return await self._once(ref, lambda client, version: kv.unchanged(client, ref, version, known), token)
+        except TimeoutError:
+            self._observer.store_up(up=False)
+            raise SecretUnavailable(ref.name, f"Vault did not answer within {self._deadline_s:g} s") from None
+        except (SecretDenied, SecretMalformed):
+            return False
+        except VaultAnswer as answer:
+            if answer.status in {400, 403, 404, 405}:
+                return False
+            raise self._mapped(ref, answer) from None
+
     async def describe(self, ref: SecretRef) -> Described:
         """See `SecretStore.describe`."""
         return await self._call(ref, lambda client, version: kv.describe(client, ref, version))

@@ -1,0 +1,27 @@
+"""A minute of rotations under load on each engine: no request fails, with an overlap of old and new and without."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.rotation import EVERY_S, TTL_S, rotate
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.parametrize("engine", ["fast", "mitmproxy"])
+def test_no_request_notices_a_rotation(tmp_path: Path, engine: str) -> None:
+    found = rotate(tmp_path, engine, SECONDS)
+    assert found.failed == []
+    assert found.requests > 100
+    assert found.rotations >= SECONDS // EVERY_S - 2
+    assert found.killed
+    assert found.sent_again
+    # Used by every caller within ttl; the slack is this machine's.
+    assert len(found.until_new_s) == found.rotations
+    assert max(found.until_new_s) < TTL_S + 3
+    # One read in each ttl at most, refreshed a little ahead, and one for each key that was killed.
+    assert found.vault_reads <= SECONDS / (TTL_S * 0.75) + found.killed + 2
