@@ -18,7 +18,7 @@ from vault.sealed import KeySource
 
 type EngineName = Literal["fast", "mitmproxy"]
 ENGINES: Final = ("fast", "mitmproxy")
-DEFAULT_ENGINE: Final[EngineName] = "mitmproxy"
+DEFAULT_ENGINE: Final[EngineName] = "fast"
 ROLES: Final = ("viewer", "operator", "approver", "admin")
 """Of admin tokens; `ostiary.admin.tokens` says what each may do."""
 SIGNAL: Final = "SIGHUP"

@@ -261,7 +261,7 @@ def running_engine(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ostiary.engines.mitm.handler.PIPELINE_DEADLINE_S", 0.3)
-        patch.setattr("ostiary.engines.fast.caller.PIPELINE_DEADLINE_S", 0.3)
+        patch.setattr("ostiary.engines.fast.steps.PIPELINE_DEADLINE_S", 0.3)
         patch.setattr(fast_dialling, "connect", connect)
         patch.setattr("vault.cache.FETCH_DEADLINE_S", 0.2)
         patch.setattr("vault.cache.NEGATIVE_TTL_S", 0.0)

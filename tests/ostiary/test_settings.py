@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_contract(folder: Path) -> None:
         10000,
         1000,
     )
-    assert (settings.audit.durability, settings.store, settings.engine) == ("written", "sealed", "mitmproxy")
+    assert (settings.audit.durability, settings.store, settings.engine) == ("written", "sealed", "fast")
     assert [(source.pattern, source.folder, source.rights) for source in settings.policies] == [
         ("*.policy.yaml", folder, None)
     ]
