@@ -103,7 +103,7 @@ class ListenerTls:
         return tuple((one.st_mtime_ns, one.st_ino, one.st_size) for one in found)
 
     def _tell(self, found: ListenerCertificate) -> None:
-        now = dt.datetime.now(dt.UTC)  # noqa: TID251 - compared with dates in a file, for a warning
+        now = dt.datetime.now(dt.UTC)
         if found.expired(now) or found.too_early(now):
             _log.warning(
                 "listener %s: its certificate is %s; callers that verify it will not connect",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +15,9 @@ from tests.e2e.test_trailers import chunked, with_trailers
 from tests.e2e.test_websocket import HANDSHAKE, switching
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, Raw, get
+from tests.harness.http2 import Http2
 from tests.harness.ostiary_process import ENGINES, Ostiary, clean_environment
 from tests.harness.pki import Pki
-from tests.harness.http2 import Http2
-from tests.harness.memory_tls import MemoryTls
 from tests.harness.upstream import Seen, Upstream, Wire, plain
 
 KEY = new_key()

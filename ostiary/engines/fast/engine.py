@@ -23,8 +23,8 @@ from ostiary.engines.fast.opening import blind_bound
 from ostiary.engines.fast.pool import Pool
 from ostiary.engines.fast.sessions import Sessions
 from ostiary.engines.fast.tls import CallerContexts, UpstreamContexts
-from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.listener_tls import ListenerTls
+from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.engines.needs import Bounds
 
