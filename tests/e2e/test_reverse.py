@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from cryptography import x509
 
 from ostiary.cli.key import key_hash, new_key
 from tests.e2e.test_trailers import chunked, with_trailers
@@ -305,3 +308,82 @@ def test_tls_to_the_proxy(one: Set) -> None:
     listeners = {entry["name"]: entry for entry in one.proxy.ready["listeners"]}
     assert "tls" not in listeners["local"]
     assert (listeners["secure"]["mode"], listeners["secure"]["tls"]) == ("reverse", True)
+
+
+def serial_of(address: str, pki: Pki) -> int:
+    with Raw(address) as raw:
+        raw.tls(pki.ca_file, "gateway.test")
+        shown = raw.sock.getpeercert(binary_form=True)  # type: ignore[attr-defined]  # it is wrapped now
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+def test_reload_and_drain(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], pki: Pki, engine: str
+) -> None:
+    """Certificates change under open connections, what is wrong changes nothing, and what is under way is answered at the end."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def script(seen: Seen, wire: Wire) -> None:
+        if seen.target == "/v1/slow":
+            asked.set()
+            go_on.wait(20)
+        api_script(seen, wire)
+
+    api, other = upstream(script), upstream(names=("other.test",))
+    certificate, after = pki.certificate("gateway.test"), pki.certificate("gateway.test", "more.test")
+    policy = """
+workloads: {app: {proofs: {any: true}}}
+routes:
+  api: {match: {paths: "/v1/**"}, listener: LISTENER, upstream: "https://HOST", allow: app}
+"""
+    first = policy.replace("LISTENER", "secure").replace("HOST", "api.test")
+    proxy = ostiary(first, start=False, upstreams={"api.test:443": api.port, "other.test:443": other.port},
+        listen='[{name: secure, bind: "127.0.0.1:0", mode: reverse, workload: app, hosts: gateway.test, tls: {cert: tls.pem, key: tls.pem}}]',
+    )  # fmt: skip
+    served = proxy.folder / "tls.pem"
+    served.write_bytes(certificate.read_bytes())
+    proxy.run()
+    address = proxy.address("secure")
+    before = serial_of(address, pki)
+    request = "GET /v1/x HTTP/1.1\r\nHost: gateway.test\r\n\r\n"
+    with Raw(address) as kept, Raw(address) as stream:
+        kept.tls(pki.ca_file, "gateway.test")
+        stream.tls(pki.ca_file, "gateway.test")
+        assert kept.request(request).status == 200
+        stream.send(request.replace("/v1/x", "/v1/sse").encode())
+        assert stream.read_until(b"data: 1\n\n")
+        served.write_bytes(after.read_bytes())
+        proxy.reload()
+        new = serial_of(address, pki)
+        assert new != before
+        assert kept.request(request).status == 200
+        # What does not fit changes nothing.
+        _, _, chain = after.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+        served.write_bytes(
+            certificate.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")[0]
+            + b"-----BEGIN CERTIFICATE-----"
+            + chain
+        )
+        proxy.reload()
+        assert serial_of(address, pki) == new
+        assert b"is not the key of" in proxy.stderr
+        proxy.reload(policy.replace("LISTENER", "secrue").replace("HOST", "api.test"))
+        assert "names listener 'secrue'" in proxy.audit("policy.rejected")[-1]["reason"]
+        assert kept.request(request).status == 200
+        # A listener that leads elsewhere now: what streams from the upstream of before ends, the next request goes on.
+        proxy.reload(policy.replace("LISTENER", "secure").replace("HOST", "other.test"))
+        while stream._more():
+            pass
+        assert kept.request(request).status == 200
+        assert len(other.requests) == 1
+        proxy.reload(first)
+        kept.send(request.replace("/v1/x", "/v1/slow").encode())
+        assert asked.wait(10)
+        assert proxy.process is not None
+        proxy.process.send_signal(signal.SIGTERM)
+        threading.Timer(0.5, go_on.set).start()
+        answer = kept.answer()
+        assert (answer.status, answer.body) == (200, b"hello")
+        assert kept.closed()
+    assert proxy.process.wait(20) == 0
+    assert [record["code"] for record in proxy.audit("request.refused")] == ["route_denied"]
