@@ -57,7 +57,7 @@ def called_as(reverse: Reverse, head: RequestHead, *, pseudo_authority: str | No
     read = {read_authority(text, default_port=reverse.default_port) for text in named}
     if len(read) > 1:
         raise Refusal(Code.AUTHORITY_MISMATCH, "Host and :authority differ.", close=True)
-    if not _own(reverse, next(iter(read))):
+    if not is_own(reverse, next(iter(read))):
         raise Refusal(
             Code.AUTHORITY_MISMATCH,
             "Call this listener by the address that it is bound to, or by a name under hosts of its settings.",
@@ -68,7 +68,8 @@ def called_as(reverse: Reverse, head: RequestHead, *, pseudo_authority: str | No
     return called
 
 
-def _own(reverse: Reverse, authority: Authority) -> bool:
+def is_own(reverse: Reverse, authority: Authority) -> bool:
+    """Whether the listener is called by this host and port."""
     return (
         reverse.addresses is None
         or authority.host in reverse.names

@@ -37,7 +37,11 @@ def _reverse(setting: ListenSetting, bound: socket.socket) -> Reverse:
     """
     if setting.bind.path is not None:
         return Reverse(None)
-    host, port = bound.getsockname()[:2]
+    return reverse_of(setting, *bound.getsockname()[:2])
+
+
+def reverse_of(setting: ListenSetting, host: str, port: int) -> Reverse:
+    """As above, for a listener that is bound to this address."""
     address = ipaddress.ip_address(host)
     own = {str(address)}
     if address.is_unspecified:

@@ -127,10 +127,15 @@ def test_g53_names_that_are_not_the_listeners_own(one: Set) -> None:
 
 def test_g53_pages_of_other_sites(one: Set) -> None:
     before, own = len(one.api.requests), f"Host: localhost:{one.port}"
-    good = ((), (f"Origin: http://localhost:{one.port}",), ("Sec-Fetch-Site: none",), ("Sec-Fetch-Site: same-origin",))
+    good: tuple[tuple[str, ...], ...] = (
+        (),
+        (f"Origin: http://localhost:{one.port}",),
+        ("Sec-Fetch-Site: none",),
+        ("Sec-Fetch-Site: same-origin",),
+    )
     for fields in good:
         assert sent(one.local, "POST /a HTTP/1.1", own, "Content-Length: 0", *fields).status == 200, fields
-    for fields in (
+    bad: tuple[tuple[str, ...], ...] = (
         ("Origin: http://evil.test",),
         ("Origin: null",),
         ("Origin: ",),
@@ -143,7 +148,8 @@ def test_g53_pages_of_other_sites(one: Set) -> None:
         ("Sec-Fetch-Site: cross-site",),
         ("Sec-Fetch-Site: same-site",),
         ("Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"),
-    ):
+    )
+    for fields in bad:
         for first in ("POST /a HTTP/1.1", "OPTIONS /a HTTP/1.1", "GET /a HTTP/1.1"):
             answer = sent(one.local, first, own, *fields)
             assert (answer.status, answer.code) == (403, "access_denied"), fields
