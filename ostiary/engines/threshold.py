@@ -137,7 +137,11 @@ class Threshold(asyncio.Protocol):
         self.hang_up()
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        if transport.is_closing():
+            self.hang_up()  # lost already: TLS that were begun now would never be told
+            return
         held, self._held = self._held, b""
+        limit_s = self._engine.header_timeout_s
         if held:
             self._loop.call_soon(feed, transport, held)
         try:
@@ -146,7 +150,8 @@ class Threshold(asyncio.Protocol):
                 self,
                 self._context(),
                 server_side=True,
-                ssl_handshake_timeout=UNBOUNDED_S,  # the deadline is ours, and began with the connection
+                # The deadline is ours, and began with the connection; this one is for what neither side tells us of.
+                ssl_handshake_timeout=limit_s + CLOSE_S if limit_s else UNBOUNDED_S,
                 ssl_shutdown_timeout=CLOSE_S,
             )
         except asyncio.CancelledError:
@@ -154,7 +159,8 @@ class Threshold(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a handshake fails in many ways; each ends the connection
             self._failed(error)
             return
-        if secured is None or self._lost:
+        # uvloop tells of the end of a connection whose handshake is not done nobody but this call.
+        if secured is None or self._lost or secured.get_extra_info("ssl_object") is None:
             self.hang_up()
             return
         self._task = None
