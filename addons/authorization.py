@@ -28,16 +28,22 @@ def admit(policy: Policy, authority: Authority, identity: WorkloadIdentity) -> P
     return None
 
 
+def question_of(exchange: Exchange) -> Question:
+    """What the policy is asked about a request. On a reverse listener no host is asked for: the route says it."""
+    workload, head, listener = exchange.ask(WorkloadIdentity).workload, exchange.head, exchange.connection.listener
+    if listener.reverse is not None:
+        return Question(workload, "", 0, head.method, head.path, listener.name)
+    authority = exchange.ask(Authority)
+    return Question(workload, authority.host, authority.port, head.method, head.path)
+
+
 def grant(exchange: Exchange) -> Grant:
     """The grant for this request.
 
     Raises:
         Refusal: with the policy's own code.
     """
-    authority = exchange.ask(Authority)
-    identity = exchange.ask(WorkloadIdentity)
-    head = exchange.head
-    answer = exchange.policy.decide(Question(identity.workload, authority.host, authority.port, head.method, head.path))
+    answer = exchange.policy.decide(question_of(exchange))
     if isinstance(answer, Denial):
         exchange.route, exchange.rule = answer.route, answer.rule
         raise Refusal(Code(answer.code), answer.message)

@@ -77,14 +77,14 @@ class Boundary:
         refusal = refusal_for(error)
         if not isinstance(error, Refusal | AuditUnavailable):
             _log.error("request %s failed: %s at %s", exchange.request_id, type(error).__name__, place_of(error))
-        reply = answer(refusal, exchange.request_id)
+        reply = answer(refusal, exchange.request_id, reverse=exchange.connection.listener.reverse is not None)
         exchange.refused = reply
         blamed = refusal.code in _UPSTREAM_CODES
         if exchange.streaming:
             # The caller has the upstream's head; this answer it will never see, only that the body is cut.
             self.settle(exchange, "truncated" if blamed else "refused", code=refusal.code)
         else:
-            self.settle(exchange, "upstream_error" if blamed else "refused", status=refusal.status, code=refusal.code)
+            self.settle(exchange, "upstream_error" if blamed else "refused", status=reply.status, code=refusal.code)
         return reply
 
     def refuse_unparsed(self, connection: Connection, refusal: Refusal) -> Answer:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from addons.authorization import question_of
 from addons.exchange import Authority, Exchange, WorkloadIdentity
 from addons.identity import still_proven
 from addons.refusal import Code, Refusal
-from policies import Denial, Grant, Passage, Policy, Question
+from addons.reverse import authority_of
+from policies import Denial, Grant, Passage, Policy
 
 
 def withdrawn(exchange: Exchange, policy: Policy, *, extra_keys: Mapping[str, str]) -> Refusal | None:
@@ -37,8 +39,9 @@ def withdrawn(exchange: Exchange, policy: Policy, *, extra_keys: Mapping[str, st
         if policy.passage(authority.host, authority.port) is None:
             return Refusal(Code.ROUTE_DENIED, f"A tunnel to {authority} is no longer passed on.", close=True)
         return None
-    head = exchange.head
-    answer = policy.decide(Question(identity.workload, authority.host, authority.port, head.method, head.path))
+    answer = policy.decide(question_of(exchange))
     if isinstance(answer, Denial):
         return Refusal(Code(answer.code), answer.message, close=True)
+    if exchange.connection.listener.reverse is not None and authority_of(answer.route) != authority:
+        return Refusal(Code.ROUTE_DENIED, "The listener leads to another upstream now.", close=True)
     return None

@@ -76,8 +76,8 @@ def judge_head(raw: bytes, *, tunnelled: bool, limits: HeadLimits) -> Head:
 
     Args:
         raw: from the request line through the empty line.
-        tunnelled: inside an accepted CONNECT only origin-form and `*` are legal; outside, authority-form with CONNECT,
-            and absolute-form.
+        tunnelled: inside an accepted CONNECT, and on a reverse listener, only origin-form and `*` are legal; else
+            authority-form with CONNECT, and absolute-form.
         limits: the caps.
 
     Returns:
@@ -113,13 +113,13 @@ def _judge_target(method: bytes, target: bytes, *, tunnelled: bool) -> None:
     """The four request-target forms of RFC 9112 section 3.2."""
     if method == b"CONNECT":
         if tunnelled:
-            raise _bad("CONNECT inside a tunnel is not allowed.")
+            raise _bad("CONNECT is for a forward listener, outside any tunnel.")
         read_authority(target.decode("latin-1"), default_port=None)
         return
     origin = target.startswith(b"/")
     if tunnelled:
         if not origin and not (target == b"*" and method == b"OPTIONS"):
-            raise _bad("Inside a tunnel the request target must be a path.")
+            raise _bad("Inside a tunnel, and on a reverse listener, the request target must be a path.")
         if b"#" in target:
             raise _bad("A request target has no fragment.")
     elif origin or target == b"*":
@@ -151,7 +151,7 @@ def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> int | None:
     if b"upgrade" in seen and (
         not tunnelled or seen[b"upgrade"].lower() != b"websocket" or b" HTTP/1.0\r\n" in raw or method != b"GET"
     ):
-        raise _bad("The only upgrade is WebSocket, by GET over HTTP/1.1 inside a TLS tunnel.")
+        raise _bad("The only upgrade is WebSocket, by GET over HTTP/1.1 inside a TLS tunnel or on a reverse listener.")
     return None if coding is not None else int(length or 0)
 
 

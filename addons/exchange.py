@@ -28,6 +28,25 @@ class FactSetTwice(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
+class Reverse:
+    """What a reverse listener may be called by: hosts are as `Authority` has them."""
+
+    addresses: frozenset[tuple[str, int]] | None
+    """Host and port; None: whatever the caller writes, on a Unix socket."""
+    names: frozenset[str] = frozenset()
+    """Hosts with any port, as it may be mapped on the way."""
+    tls: bool = False
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    @property
+    def default_port(self) -> int:
+        return 443 if self.tls else 80
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """The listener a connection came in on."""
 
@@ -35,6 +54,8 @@ class Listener:
     workload: str | None
     """The one workload this listener serves, if it names one."""
     unix: bool = False
+    reverse: Reverse | None = None
+    """Where it is a reverse listener: callers speak to it as to the upstream itself."""
 
 
 @dataclass(frozen=True, slots=True)

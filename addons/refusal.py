@@ -89,6 +89,8 @@ TABLE: Final[Mapping[Code, Row]] = {
 REALM: Final = "ostiary"
 _CHALLENGES: Final = (f'Basic realm="{REALM}", charset="UTF-8"', f'Bearer realm="{REALM}"')
 _CHALLENGED: Final = frozenset({Code.PROOF_REQUIRED, Code.PROOF_INVALID})
+_UNPROVEN_IN_REVERSE: Final = 401
+"""In the place of 407: to its caller a reverse listener is the server, no proxy (RFC 9110 section 15.5.2)."""
 
 
 class Refusal(Exception):
@@ -131,10 +133,17 @@ class Answered(Exception):
         self.answer = answer
 
 
-def answer(refusal: Refusal, request_id: str) -> Answer:
-    """Renders a refusal: JSON body, code header and `Proxy-Status` (RFC 9209)."""
+def answer(refusal: Refusal, request_id: str, *, reverse: bool = False) -> Answer:
+    """Renders a refusal: JSON body, code header and `Proxy-Status` (RFC 9209).
+
+    Args:
+        refusal: what is told.
+        request_id: of the request.
+        reverse: whether it came in on a reverse listener.
+    """
     code = refusal.code
     row = TABLE[code]
+    challenged = code in _CHALLENGED
     body = json.dumps({"error": refusal.message, "code": code.value, "request_id": request_id}).encode() + b"\n"
     headers = [
         ("Content-Type", "application/json"),
@@ -144,10 +153,11 @@ def answer(refusal: Refusal, request_id: str) -> Answer:
         ("X-Request-Id", request_id),
         ("Proxy-Status", f'ostiary; error={row.proxy_error}; details="{code.value}"'),
     ]
-    if code in _CHALLENGED:
-        headers += [("Proxy-Authenticate", challenge) for challenge in _CHALLENGES]
+    if challenged:
+        field = "WWW-Authenticate" if reverse else "Proxy-Authenticate"
+        headers += [(field, challenge) for challenge in _CHALLENGES]
     if refusal.retry_after_s is not None:
         headers.append(("Retry-After", str(max(1, math.ceil(refusal.retry_after_s)))))
     if refusal.close:
         headers.append(("Connection", "close"))
-    return Answer(row.status, tuple(headers), body)
+    return Answer(_UNPROVEN_IN_REVERSE if challenged and reverse else row.status, tuple(headers), body)

@@ -7,6 +7,7 @@ same question, so it can never give another reason than the proxy would. No netw
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,8 @@ from addons.edge import HeadLimits, judge_head
 from addons.exchange import Authority
 from addons.head import RequestHead
 from addons.refusal import Refusal
+from addons.reverse import authority_of, is_own
+from ostiary.listeners import reverse_of
 from ostiary.settings.model import Limits, Settings
 from policies import Denial, Grant, Policy, Question
 from policies.faults import nearest
@@ -70,9 +73,13 @@ class Explanation:
     """The policy's default that lets the tunnel by unopened, where no route names the authority."""
     cleartext: bool = False
     """Whether it would go over plain http: then the credential goes along only where the route allows it."""
+    listener: str | None = None
+    """The reverse listener that it would be sent to."""
 
 
-def explain(settings: Settings, policy: Policy, workload: str, method: str, url: str) -> Explanation:
+def explain(
+    settings: Settings, policy: Policy, workload: str, method: str, url: str, listener: str | None = None
+) -> Explanation:
     """Asks the parts of the proxy what would come of a request.
 
     Args:
@@ -81,6 +88,7 @@ def explain(settings: Settings, policy: Policy, workload: str, method: str, url:
         workload: who asks, already proven.
         method: as the client would send it.
         url: absolute; a fragment is dropped, as clients do.
+        listener: the reverse listener that it is sent to, where the URL does not name it.
 
     Raises:
         NoUrl: it is no absolute URL, so no client could send it.
@@ -90,13 +98,32 @@ def explain(settings: Settings, policy: Policy, workload: str, method: str, url:
         raise NoUrl(f"{url.partition('?')[0]!r} is no absolute URL; write https://host/path")
     target = split["target"] if split["target"].startswith("/") else f"/{split['target']}"
     shown = f"{split['scheme'].lower()}://{split['authority'].rpartition('@')[2]}{target.partition('?')[0]}"
+    if listener is None:
+        listener = _called(settings, split["scheme"].lower(), split["authority"])
     try:
-        authority, head = _read(split["scheme"].lower(), split["authority"], method, target, settings.limits)
+        if listener is None:
+            authority, head = _read(split["scheme"].lower(), split["authority"], method, target, settings.limits)
+        else:
+            authority, head = None, _read_reverse(method, target, settings.limits)
     except Refusal as refusal:
-        return Explanation(workload, method, shown, None, refusal.code.value, refusal.message, None, None, (), 0, None)
-    question = Question(workload, authority.host, authority.port, head.method, head.path)
+        return Explanation(
+            workload,
+            method,
+            shown,
+            None,
+            refusal.code.value,
+            refusal.message,
+            None,
+            None,
+            (),
+            0,
+            None,
+            listener=listener,
+        )
+    host, port = (authority.host, authority.port) if authority is not None else ("", 0)
+    question = Question(workload, host, port, head.method, head.path, listener)
     answer = policy.decide(question)
-    passage = None if authority.cleartext else policy.passage(authority.host, authority.port)
+    passage = None if authority is None or authority.cleartext else policy.passage(host, port)
     if passage is not None:
         return Explanation(
             workload, method, shown, None, None, None, None, passage.rule, (), 0, None, passage=passage.action
@@ -114,9 +141,46 @@ def explain(settings: Settings, policy: Policy, workload: str, method: str, url:
         answer.rule,
         misses[:MAX_MISSES],
         max(len(misses) - MAX_MISSES, 0),
-        None if isinstance(answer, Grant) or misses else _nearest_host(policy, authority.host),
-        cleartext=authority.cleartext,
+        None if isinstance(answer, Grant) or misses or authority is None else _nearest_host(policy, host),
+        cleartext=authority.cleartext if authority is not None else _leads_to_cleartext(answer),
+        listener=listener,
     )
+
+
+def _called(settings: Settings, scheme: str, named: str) -> str | None:
+    """The reverse listener that a URL names, if it does."""
+    for one in settings.listen:
+        if one.mode != "reverse" or one.bind.path is not None or not one.bind.port:
+            continue
+        try:
+            reverse = reverse_of(one, _address(one.bind.host), one.bind.port)
+            authority = read_authority(named, default_port=reverse.default_port)
+        except (Refusal, OSError):
+            continue
+        if scheme == reverse.scheme and is_own(reverse, authority):
+            return one.name
+    return None
+
+
+def _address(host: str) -> str:
+    """The address that a listener of this name or address would be bound to; only local names are looked up."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise OSError from None
+
+
+def _leads_to_cleartext(answer: Grant | Denial) -> bool:
+    return isinstance(answer, Grant) and answer.route.upstream is not None and answer.route.upstream.cleartext
+
+
+def _read_reverse(method: str, target: str, limits: Limits) -> RequestHead:
+    """The one request, judged as the proxy judges its bytes."""
+    caps = HeadLimits(limits.request_line, limits.header_bytes, limits.header_count)
+    judge_head(b"%b %b HTTP/1.1\r\nHost: a\r\n\r\n" % (method.encode(), target.encode()), tunnelled=True, limits=caps)
+    return RequestHead(method, target.encode(), (), http2=False)
 
 
 def _read(scheme: str, named: str, method: str, target: str, limits: Limits) -> tuple[Authority, RequestHead]:
@@ -153,7 +217,10 @@ def _near_misses(policy: Policy, question: Question, chosen: str | None) -> tupl
             continue
         alone = Policy(policy.version, policy.workloads, {route.name: route})
         place = str(route.place)
-        if not alone.serves(question.host, question.port):
+        if question.listener is not None:
+            if question.listener not in route.listeners:
+                continue
+        elif not alone.serves(question.host, question.port):
             if alone.serves(question.host, route.port):
                 found.append(
                     NearMiss(route.name, place, "route_denied", f"it serves port {route.port}, not {question.port}")
@@ -210,6 +277,10 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         shown["passage"] = found.passage
     if found.cleartext:
         shown["cleartext"] = True
+    if found.listener is not None:
+        shown["listener"] = found.listener
+        if found.grant is not None:
+            shown["upstream"] = str(authority_of(found.grant.route))
     if found.grant is not None:
         route = found.grant.route
         # Over plain http only where the route says so; whether the address may have it is seen when it is resolved.

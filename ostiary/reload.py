@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from addons.audit import Fields
 from addons.parts import Parts
 from ostiary.admin.control import Rejected, Reloaded
 from ostiary.settings.model import SIGNAL
 from policies import FaultError, Policy, load_sources
-from policies.faults import Fault, Place
+from policies.faults import Fault, Faults, Place
 from policies.sources import Source
 
 _log = logging.getLogger("ostiary.reload")
@@ -28,12 +28,24 @@ class Reloader:
         sources: of the policy; its files are looked up anew each time.
         variables: what `${name}` stands for.
         parts: where the policy in force stands, and what is told of a change.
+        judge: adds faults that only the settings show.
+        before: what else is read again, whatever becomes of the policy; it must not raise.
     """
 
-    def __init__(self, sources: tuple[Source, ...], variables: Mapping[str, str], parts: Parts) -> None:
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        variables: Mapping[str, str],
+        parts: Parts,
+        *,
+        judge: Callable[[Policy, Faults], None] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._sources = sources
         self._variables = variables
         self._parts = parts
+        self._judge = judge
+        self._before = before
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Reloaded | Rejected]] = set()
         self._signalled: asyncio.Task[Reloaded | Rejected] | None = None
@@ -68,6 +80,8 @@ class Reloader:
         async with self._lock:
             self._begun = asyncio.current_task()
             try:
+                if self._before is not None:
+                    await self._before()
                 await self._parts.audit.reopen()
                 policy = await asyncio.to_thread(self._load)
             except FaultError as error:
@@ -82,7 +96,12 @@ class Reloader:
             return Reloaded(policy.version, len(policy.routes), changed)
 
     def _load(self) -> Policy:
-        return load_sources(self._sources, variables=self._variables)
+        policy = load_sources(self._sources, variables=self._variables)
+        if self._judge is not None:
+            faults = Faults()
+            self._judge(policy, faults)
+            faults.raise_any()
+        return policy
 
     def _rejected(self, faults: tuple[Fault, ...], by: str) -> Rejected:
         version = self._parts.in_force.policy.version

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import gc
 import json
 import logging
@@ -17,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -39,16 +40,21 @@ from addons.user_addon import UserAddon
 from ostiary import __version__, user_addons
 from ostiary.admin import Health, start_listeners
 from ostiary.ca import CaError, LeafStore, load_or_create
+from ostiary.certificate import CertificateFault
 from ostiary.control import control_of
 from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.fast.engine import FastEngine
+from ostiary.engines.listener_tls import Certificates, ListenerTls
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
+from ostiary.listeners import listener_of
 from ostiary.reload import Reloader
 from ostiary.settings.admin import is_loopback
+from ostiary.settings.listen import judge_routes
 from ostiary.settings.model import AdminSetting, Bound, EngineName, Limits, ListenSetting, Settings
 from ostiary.sockets import BindFailed, address_of, open_socket
 from ostiary.store_addresses import OwnListener, StoreAddresses
 from policies import Place, Policy
+from policies.faults import Faults
 from vault.cache import SecretCache
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretStore, StoreError
@@ -113,7 +119,7 @@ def main(
     try:
         chosen = private_settings(settings, private) if private else settings
         return asyncio.run(_run(chosen, policy, environ, private, addons), loop_factory=uvloop.new_event_loop)
-    except (CaError, StoreFailed, OwnListener, user_addons.AddonFailed) as error:
+    except (CaError, CertificateFault, StoreFailed, OwnListener, user_addons.AddonFailed) as error:
         sys.stderr.write(f"ostiary: {error}\n")
         return EXIT_SETTINGS
     except BindFailed as error:
@@ -169,7 +175,7 @@ def open_sockets(settings: Settings) -> Opened:
     try:
         for listen in settings.listen:
             bound = open_socket(listen.name, listen.bind, listen.socket_mode)
-            opened.listeners.append((Listener(listen.name, listen.workload, unix=listen.bind.path is not None), bound))
+            opened.listeners.append((listener_of(listen, bound), bound))
             if listen.bind.path is not None:
                 opened.paths.append(listen.bind.path)
         if settings.admin is not None:
@@ -297,7 +303,9 @@ async def _run(
                 limits.first_byte_timeout,
             ),
         )
-        await _serve(settings, parts, engine, opened, store, state)
+        # The one listener of a private proxy is not among those of the settings, which routes may name.
+        judge = functools.partial(judge_routes, settings.listen) if private is None else None
+        await _serve(settings, parts, engine, opened, store, state, judge)
     return EXIT_OK
 
 
@@ -321,23 +329,40 @@ async def _serve(
     opened: Opened,
     store: SecretStore,
     state: StateStore | None,
+    judge: Callable[[Policy, Faults], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    reloader = Reloader(settings.policies, settings.variables, parts)
+    certificates = {
+        one.name: ListenerTls(one.name, one.tls, loop.time) for one in settings.listen if one.tls is not None
+    }
+    looked_after = Certificates(tuple(certificates.values()))
+    looked_after.keep_looking()
+    reloader = Reloader(
+        settings.policies,
+        settings.variables,
+        parts,
+        judge=judge,
+        before=looked_after.read_again,
+    )
     loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
     health = Health(store, parts.audit, parts.clock, lambda: parts.in_force.policy.version, state)
     for listener, bound in opened.listeners:
         bound.setblocking(False)
-        await engine.listen(listener, bound)
+        await engine.listen(listener, bound, certificates.get(listener.name))
     tokens = settings.admin.tokens if settings.admin is not None else ()
     control = control_of(parts, reloader, health)
     listeners = start_listeners(opened.admin, opened.probes, tokens, control, parts.clock)
     ready: dict[str, object] = {
         "event": "ready",
-        "listeners": [{"name": listener.name, "address": address_of(bound)} for listener, bound in opened.listeners],
+        "listeners": [
+            {"name": listener.name, "address": address_of(bound)}
+            | ({"mode": "reverse"} if listener.reverse is not None else {})
+            | ({"tls": True} if listener.name in certificates else {})
+            for listener, bound in opened.listeners
+        ],
         "pid": os.getpid(),
     }
     if opened.admin is not None:
@@ -351,6 +376,7 @@ async def _serve(
     gc.collect()
     gc.freeze()
     await ended.wait()
+    looked_after.stop()
     health.draining = True
     await engine.drain(settings.limits.drain_timeout)
     await listeners.end()

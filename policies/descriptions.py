@@ -63,6 +63,8 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "egress": "Private networks and fixed dial targets of this route.",
         "tls": "How the upstream's certificate is verified.",
         "timeouts": "Deadlines of this route; they win over limits of the settings.",
+        "listener": "Reverse listeners of the settings that serve this route too, for clients that cannot use a proxy.",
+        "upstream": "Where its listener leads: https://host or http://host:port. Left out: the one host of match.",
     },
     "match": {
         "host": 'Exact host names, or "*.example.com" for one label.',
@@ -109,6 +111,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "as": "The workload that asks.",
         "request": "METHOD https://host/path",
         "headers": "Header fields of the request, for swap.",
+        "listener": "The reverse listener that the request is sent to; then the URL's host does not count.",
         "expect": "A refusal code, or the route that is chosen.",
     },
     "expect": {

@@ -37,6 +37,8 @@ class PolicyTest:
     port: int
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    listener: str | None = None
+    """The reverse listener it is sent to; then host and port say nothing."""
     expected_code: str | None = None
     expected_route: str | None = None
     expected_inject: tuple[str, ...] | None = None
@@ -101,6 +103,7 @@ def read_test(node: Node, faults: Faults) -> PolicyTest | None:
         port,
         split.path or "/",
         _headers(keys),
+        keys.text("listener"),
         code,
         route,
         inject,
@@ -151,7 +154,9 @@ def run_tests(policy: Policy) -> TestReport:
     failures: list[Failure] = []
     routes, denies = set[str](), set[str]()
     for test in policy.tests:
-        answer = policy.decide(Question(test.workload, test.host, test.port, test.method, test.path))
+        answer = policy.decide(
+            Question(test.workload, test.host, test.port, test.method, test.path, listener=test.listener)
+        )
         if isinstance(answer, Denial):
             if answer.route and answer.rule and answer.rule.startswith("deny"):
                 denies.add(f"{answer.route} {answer.rule}")

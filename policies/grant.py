@@ -18,13 +18,22 @@ type DenialCode = Literal["route_denied", "method_denied", "path_denied", "acces
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: one request of one proven workload. `path` is the raw path the caller sent, without its query."""
+    """What is asked: one request of one proven workload. `path` is the raw path the caller sent, without its query.
+
+    On a reverse listener, which `listener` names, the caller says no host: the route does.
+    """
 
     workload: str
     host: str
     port: int
     method: str
     path: str
+    listener: str | None = None
+
+    @property
+    def to(self) -> str:
+        """What it is asked for, in the words of an answer."""
+        return f"{self.host}:{self.port}" if self.listener is None else f"listener {self.listener}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ ROUTE: Final[Keys] = {
     "egress": _ref("egress"),
     "tls": _ref("tls"),
     "timeouts": _ref("timeouts"),
+    "listener": _NAMES,
+    "upstream": {"type": "string", "pattern": "^https?://[^/?#@]+/?$"},
 }
 MATCH: Final[Keys] = {
     "host": _NAMES,
@@ -113,6 +115,7 @@ TEST: Final[Keys] = {
     "as": _TEXT,
     "request": {"type": "string", "pattern": "^[A-Z]+ https://"},
     "headers": _map(_SCALAR),
+    "listener": _TEXT,
     "expect": {"anyOf": [_TEXT, _ref("expect")]},
 }
 EXPECT: Final[Keys] = {"route": _TEXT, "inject": _NAMES, "rule": _TEXT}
@@ -153,8 +156,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "reply": "answers are passed on as they are; scrubbing comes later",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
-        "listener": "reverse listeners come later",
-        "upstream": "reverse listeners come later",
         "derive": "derived credentials come later; store the final credential for now",
         "sign": "request signing comes later",
         "verify": "signature verification comes later",

@@ -213,17 +213,16 @@ def _unique_keys(known: Mapping[str, Workload], named: _Named, faults: Faults) -
 
 def _ties(routes: Mapping[str, Route], faults: Faults) -> None:
     """Two routes that could be chosen for the same request with equal right."""
-    groups: dict[tuple[object, ...], list[Route]] = {}
+    groups: dict[tuple[str, str, int, object, object, bool], list[Route]] = {}
     for route in routes.values():
-        for host in route.hosts:
+        ways = [("host", host.text, route.port) for host in route.hosts if route.forward]
+        for way in (*ways, *(("listener", name, 0) for name in route.listeners)):
             for pattern in route.paths or (_EVERYTHING,):
                 # Only patterns of one rank and one literal beginning can meet: this keeps ten thousand routes from
                 # being compared pair by pair.
-                groups.setdefault(
-                    (host, route.port, pattern.rank, pattern.literal_prefix, route.methods is None), []
-                ).append(route)
+                groups.setdefault((*way, pattern.rank, pattern.literal_prefix, route.methods is None), []).append(route)
     told: set[frozenset[str]] = set()
-    for together in groups.values():
+    for (kind, *_), together in groups.items():
         for one, other in combinations({route.name: route for route in together}.values(), 2):
             pair = frozenset({one.name, other.name})
             if pair in told or not _tie(one, other):
@@ -232,7 +231,7 @@ def _ties(routes: Mapping[str, Route], faults: Faults) -> None:
             later, earlier = (one, other) if one.place > other.place else (other, one)
             faults.add(
                 later.place,
-                f"route {later.name!r} ties with route {earlier.name!r} at {earlier.place}: same host, equally specific paths, a workload and a method in common",
+                f"route {later.name!r} ties with route {earlier.name!r} at {earlier.place}: same {kind}, equally specific paths, a workload and a method in common",
                 "make the paths, methods or workloads of one of them differ",
             )
 

@@ -66,14 +66,17 @@ class Boundaries:
         for route in routes.values():
             rights = self._rights(self.routes[route.name])
             owner = rights.place if rights is not None else None
-            for host in route.hosts:
+            asked = [(host.text, route.port) for host in route.hosts if route.forward]
+            # A reverse listener serves whatever hosts its routes lead to. No host is written so, and no port is 0.
+            asked += [(f"listener/{name}", 0) for name in route.listeners]
+            for name, port in asked:
                 for workload in frozenset[str]().union(*(entry.workloads for entry in route.allow)):
-                    served.setdefault((host.text, route.port, workload), {}).setdefault(owner, []).append(route)
+                    served.setdefault((name, port, workload), {}).setdefault(owner, []).append(route)
         told: set[frozenset[str]] = set()
         for (name, port, workload), owners in served.items():
             for left, right in combinations(owners, 2):
                 self._meet(owners[left], owners[right], workload, told, faults)
-            wider = served.get((f"*.{name.partition('.')[2]}", port, workload), {}) if name[:2] != "*." else {}
+            wider = served.get((f"*.{name.partition('.')[2]}", port, workload), {}) if port and name[:2] != "*." else {}
             for left, right in ((left, right) for left in owners for right in wider if left != right):
                 self._meet(owners[left], wider[right], workload, told, faults)
 

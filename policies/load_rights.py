@@ -19,7 +19,8 @@ from policies.faults import Faults, Place
 from policies.fields import Fields
 from policies.keys import MATCH, TABLES
 from policies.load_parts import Context, read_host, read_secret
-from policies.model import SecretSpec
+from policies.load_reverse import read_upstream
+from policies.model import HostPattern, SecretSpec
 from policies.rights import GUARDED, KINDS, Rights, whole_path
 
 type Owned = tuple[Entry, Path]
@@ -33,13 +34,13 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "caller_credentials", "mode",
-        "http2", "allow_cleartext", "egress", "tls", "timeouts",
+        "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),
     "deny": frozenset({"workload", "group", "methods", "paths"}),
     "tls": frozenset({"ca_file"}),
-    "test": frozenset({"as", "request", "headers", "expect"}),
+    "test": frozenset({"as", "request", "headers", "listener", "expect"}),
 }  # fmt: skip
 
 
@@ -105,6 +106,7 @@ class Limits:
             return
         self._walked("route", entry.value, rights)
         self._hosts(_at(entry.value, "match"), rights)
+        self._upstream(_at(entry.value, "upstream"), rights)
         for key, table in (("allow", "grant"), ("deny", "deny")):
             for item in _items(_at(entry.value, key)):
                 self._who(item, table, groups, rights)
@@ -138,6 +140,12 @@ class Limits:
             if host is not None and not rights.host(host, port):
                 named = host.text if port == 443 else f"{host.text}:{port}"
                 self._add(scalar.place, f"no route of this file may name {named}", f"add {named!r} to hosts", rights)
+
+    def _upstream(self, written: Node | None, rights: Rights) -> None:
+        found = read_upstream(written, Faults()) if isinstance(written, Scalar) else None
+        if written is not None and found is not None and not rights.host(HostPattern(found.host), found.port):
+            named = found.host if found.port == 443 else f"{found.host}:{found.port}"
+            self._add(written.place, f"no route of this file may lead to {named}", f"add {named!r} to hosts", rights)
 
     def _who(self, item: Node, table: str, groups: Mapping[str, frozenset[str]], rights: Rights) -> None:
         self._walked(table, item, rights)

@@ -23,6 +23,7 @@ from policies.load_parts import (
     read_resolve,
     read_secret,
 )
+from policies.load_reverse import read_reach
 from policies.model import (
     AllowEntry,
     CredentialSpec,
@@ -106,9 +107,10 @@ def read_route(
     faults = context.faults
     before = len(faults.found)
     keys = Fields(entry.value, faults, f"route {name}", known=ROUTE, later=LATER["route"])
-    if not isinstance(entry.value, MappingNode) or not keys.require("match", "allow"):
+    reverse = isinstance(entry.value, MappingNode) and "listener" in keys
+    if not isinstance(entry.value, MappingNode) or not keys.require(*(() if reverse else ("match",)), "allow"):
         return None
-    match_node = keys.node("match")
+    match_node = keys.node("match") if not reverse or "match" in keys else MappingNode((), keys.place)
     match = (
         Fields(match_node, faults, f"match of route {name}", known=MATCH, later=LATER["match"])
         if match_node is not None
@@ -116,8 +118,7 @@ def read_route(
     )
     if match is None or not isinstance(match_node, MappingNode):
         return None
-    match.require("host")
-    hosts = read_hosts(match)
+    reach = read_reach(name, keys, match, read_hosts(match), context)
     credential = _route_credential(name, keys, context, credentials, defined, used)
     names = _Names(workloads, groups, credentials, defined, used, context)
     allow = tuple(
@@ -135,8 +136,11 @@ def read_route(
     route = Route(
         name=name,
         place=entry.key_place,
-        hosts=hosts,
-        port=match.integer("port", 443, low=1, high=65535) or 443,
+        hosts=reach.hosts,
+        port=reach.port,
+        listeners=reach.listeners,
+        upstream=reach.upstream,
+        forward=reach.forward,
         allow=allow,
         deny=deny,
         methods=read_methods(match),
@@ -319,6 +323,12 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             keys.place_of("allow_cleartext"),
             f"route {route.name} allows its credential over plain http and has none",
             "remove allow_cleartext: http:// is forwarded without it",
+        )
+    if route.inject and route.upstream is not None and route.upstream.cleartext and not route.allow_cleartext:
+        faults.add(
+            keys.place_of("upstream"),
+            f"route {route.name} has a credential, and its upstream is plain http: it would never be put",
+            "write https://, or allow_cleartext: true where the upstream is inside your network",
         )
     if route.inject and any(host.wildcard for host in route.hosts):
         faults.add(

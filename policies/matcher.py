@@ -101,13 +101,17 @@ class Policy:
         self.workloads = dict(workloads)
         self.routes = dict(routes)
         self.tests = tests
-        self._answers: dict[tuple[str, str, int, str, str], Grant | Denial] = {}
+        self._answers: dict[tuple[str, str, int, str, str, str | None], Grant | Denial] = {}
         self._keys: dict[str, str] = {}
         self._peers: dict[int, tuple[str, ...]] = {}
         self._exact: dict[tuple[str, int], dict[str, _Bucket]] = {}
         self._wild: dict[tuple[str, int], dict[str, _Bucket]] = {}
         self._http2: dict[tuple[str, int], set[Http2]] = {}
         """What the routes of an authority say; a wildcard stands with its star."""
+        self._reverse: dict[str, dict[str, _Bucket]] = {}
+        """By reverse listener, then by workload."""
+        self._reverse_http2: set[str] = set()
+        """Reverse listeners with a route that prefers HTTP/2."""
         for workload in workloads.values():
             for proof in workload.proofs:
                 match proof:
@@ -119,29 +123,14 @@ class Policy:
             self._index(route)
 
     def _index(self, route: Route) -> None:
-        named = frozenset().union(*(entry.workloads for entry in route.allow)) if route.allow else frozenset()
-        patterns = route.paths or (_EVERYTHING,)
-        strict = any(not pattern.everything for pattern in _every_pattern(route))
-        slash = any(pattern.encoded_slash for pattern in _every_pattern(route))
-        for host in route.hosts:
+        for host in route.hosts if route.forward else ():
             table, name = (self._wild, host.text[2:]) if host.wildcard else (self._exact, host.text)
             self._http2.setdefault((host.text, route.port), set()).add(route.http2)
-            buckets = table.setdefault((name, route.port), {})
-            for workload in named:
-                bucket = buckets.setdefault(workload, _Bucket())
-                bucket.slash = bucket.slash or slash
-                if route.methods is None:
-                    bucket.methods = None
-                elif bucket.methods is not None:
-                    bucket.methods |= route.methods
-                for pattern in patterns:
-                    node = bucket.root
-                    for segment in pattern.literal_prefix:
-                        node = node.below.setdefault(segment, _Node())
-                    rank = (DEEP, END) if route.paths is None else pattern.rank
-                    node.here.append(
-                        _Leaf((not host.wildcard, rank, route.methods is not None), route, pattern, strict, slash)
-                    )
+            _put(table.setdefault((name, route.port), {}), route, exact=not host.wildcard)
+        for listener in route.listeners:
+            _put(self._reverse.setdefault(listener, {}), route, exact=True)
+            if route.http2 == "prefer":
+                self._reverse_http2.add(listener)
 
     # --- who ---
 
@@ -163,6 +152,12 @@ class Policy:
         )
 
     # --- where ---
+
+    def _asked(self, question: Question) -> Iterator[_Bucket]:
+        if question.listener is None:
+            yield from self._buckets(question.host, question.port, question.workload)
+        elif (found := self._reverse.get(question.listener, {}).get(question.workload)) is not None:
+            yield found
 
     def _buckets(self, host: str, port: int, workload: str) -> Iterator[_Bucket]:
         """Exact before wildcard."""
@@ -203,11 +198,15 @@ class Policy:
             return "prefer"
         return "never" if said == {"never"} else "auto"
 
+    def prefers_http2(self, listener: str) -> bool:
+        """Whether a route of this reverse listener says `http2: prefer`."""
+        return listener in self._reverse_http2
+
     # --- what ---
 
     def decide(self, question: Question) -> Grant | Denial:
         """The answer to one question. A policy never changes, so neither does the answer: it is remembered."""
-        key = (question.workload, question.host, question.port, question.method, question.path)
+        key = (question.workload, question.host, question.port, question.method, question.path, question.listener)
         known = self._answers.get(key)
         if known is None:
             known = self._decide(question)
@@ -218,11 +217,10 @@ class Policy:
         return known
 
     def _decide(self, question: Question) -> Grant | Denial:
-        buckets = tuple(self._buckets(question.host, question.port, question.workload))
+        buckets = tuple(self._asked(question))
+        named = question.host if question.listener is None else question.to
         if not buckets:
-            return Denial(
-                "route_denied", f"No route to {question.host}:{question.port} for workload {question.workload}."
-            )
+            return Denial("route_denied", f"No route to {question.to} for workload {question.workload}.")
         method = question.method
         if not any(
             (bucket.methods is None and method.upper() not in NEVER_BY_DEFAULT)
@@ -231,7 +229,7 @@ class Policy:
         ):
             return Denial(
                 "method_denied",
-                f"No route to {question.host} allows {_shown(method)} for workload {question.workload}.",
+                f"No route to {named} allows {_shown(method)} for workload {question.workload}.",
                 _only(buckets),
             )
         for bucket in buckets:
@@ -240,7 +238,7 @@ class Policy:
                 return _judge(best, question)
         return Denial(
             "path_denied",
-            f"No route to {question.host} allows this path with {_shown(method)} for workload {question.workload}.",
+            f"No route to {named} allows this path with {_shown(method)} for workload {question.workload}.",
             _only(buckets),
         )
 
@@ -259,6 +257,26 @@ class Policy:
             for spec in (route.credential, *(entry.credential for entry in route.allow))
             for secret in (spec.secrets.values() if isinstance(spec, CredentialSpec) else ())
         )
+
+
+def _put(buckets: dict[str, _Bucket], route: Route, *, exact: bool) -> None:
+    """Adds a route under each workload that it names."""
+    patterns = route.paths or (_EVERYTHING,)
+    strict = any(not pattern.everything for pattern in _every_pattern(route))
+    slash = any(pattern.encoded_slash for pattern in _every_pattern(route))
+    for workload in frozenset[str]().union(*(entry.workloads for entry in route.allow)):
+        bucket = buckets.setdefault(workload, _Bucket())
+        bucket.slash = bucket.slash or slash
+        if route.methods is None:
+            bucket.methods = None
+        elif bucket.methods is not None:
+            bucket.methods |= route.methods
+        for pattern in patterns:
+            node = bucket.root
+            for segment in pattern.literal_prefix:
+                node = node.below.setdefault(segment, _Node())
+            rank = (DEEP, END) if route.paths is None else pattern.rank
+            node.here.append(_Leaf((exact, rank, route.methods is not None), route, pattern, strict, slash))
 
 
 def _shown(method: str) -> str:

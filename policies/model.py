@@ -190,6 +190,15 @@ class HostPattern:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """Where a reverse listener leads: an origin, as `upstream:` says it or `match` implies it."""
+
+    host: str
+    port: int
+    cleartext: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: str
     place: Place
@@ -212,3 +221,9 @@ class Route:
     http2: Http2 = "auto"
     allow_cleartext: bool = False
     """Whether the credential may go over plain http, to an address that is not public."""
+    listeners: tuple[str, ...] = ()
+    """Reverse listeners that serve it."""
+    upstream: UpstreamSpec | None = None
+    """Where they lead; there where `listeners` is."""
+    forward: bool = True
+    """Whether forward listeners serve it: not where `match` names no host. `hosts` and `port` are then the upstream's."""

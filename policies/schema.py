@@ -17,8 +17,7 @@ REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "workload": ("proofs",),
     "peer": ("uid",),
     "secret": ("path",),
-    "route": ("match", "allow"),
-    "match": ("host",),
+    "route": ("allow",),
     "basic": ("username", "password"),
     "test": ("as", "request", "expect"),
     "expect": ("route",),
@@ -31,6 +30,11 @@ def policy_schema() -> dict[str, Any]:
     root = tables.pop("file")
     tables["proof"] |= {"minProperties": 1, "maxProperties": 1}
     tables["inject"] |= {"minProperties": 1}
+    tables["route"] |= {
+        # A reverse listener's caller names no host, so neither need the route.
+        "if": {"required": ["listener"]},
+        "else": {"required": ["match"], "properties": {"match": {"required": ["host"]}}},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Ostiary policy",

@@ -1,5 +1,5 @@
-"""Caller keys: `ost_…` tokens that a workload presents in `Proxy-Authorization`, of which Ostiary knows only the
-SHA-256.
+"""Caller keys: `ost_…` tokens that a workload presents in `Proxy-Authorization`, on reverse listeners in
+`X-Ostiary-Authorization`, of which Ostiary knows only the SHA-256.
 
 A key is 256 random bits, so a plain SHA-256 is enough: there is nothing to guess and nothing to salt. It travels as
 Bearer (RFC 6750 section 2.1) or as the Basic password (RFC 7617); the Basic user name is ignored, and a password may
@@ -17,23 +17,26 @@ from addons.head import RequestHead
 from addons.refusal import Code, Refusal
 
 MAX_KEY_BYTES: Final = 4096
+PROXY_FIELD: Final = "Proxy-Authorization"
+REVERSE_FIELD: Final = "X-Ostiary-Authorization"
+"""`Authorization` itself belongs to the upstream, and `Proxy-Authorization` no client sends to a server."""
 
 
-def presented_key(head: RequestHead) -> str | None:
-    """SHA-256 (hex) of the key in `Proxy-Authorization`, or None where the caller presents nothing.
+def presented_key(head: RequestHead, field: str = PROXY_FIELD) -> str | None:
+    """SHA-256 (hex) of the key in this field, or None where the caller presents nothing.
 
     Raises:
         Refusal: `proof_invalid`; the field is there and is neither Basic nor Bearer, or stands twice.
     """
-    values = head.values(b"proxy-authorization")
+    values = head.values(field.lower().encode())
     if not values:
         return None
     if len(values) > 1:
-        raise Refusal(Code.PROOF_INVALID, "Proxy-Authorization stands twice.")
+        raise Refusal(Code.PROOF_INVALID, f"{field} stands twice.")
     scheme, _, rest = values[0].partition(b" ")
     rest = rest.strip(b" ")
     if len(rest) > MAX_KEY_BYTES:
-        raise Refusal(Code.PROOF_INVALID, "Proxy-Authorization is too long.")
+        raise Refusal(Code.PROOF_INVALID, f"{field} is too long.")
     match scheme.lower():
         case b"bearer":
             key = rest
@@ -41,11 +44,11 @@ def presented_key(head: RequestHead) -> str | None:
             try:
                 _, colon, key = base64.b64decode(rest, validate=True).partition(b":")
             except binascii.Error:
-                raise Refusal(Code.PROOF_INVALID, "Proxy-Authorization is no valid Basic credential.") from None
+                raise Refusal(Code.PROOF_INVALID, f"{field} is no valid Basic credential.") from None
             if not colon:
-                raise Refusal(Code.PROOF_INVALID, "Proxy-Authorization is no valid Basic credential.")
+                raise Refusal(Code.PROOF_INVALID, f"{field} is no valid Basic credential.")
         case _:
-            raise Refusal(Code.PROOF_INVALID, "Proxy-Authorization must be Basic or Bearer.")
+            raise Refusal(Code.PROOF_INVALID, f"{field} must be Basic or Bearer.")
     if not key:
         # `http://user@proxy` sends an empty password: the caller has no key, rather than a wrong one.
         return None

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from addons.exchange import Connection, ProofKind, WorkloadIdentity
 from addons.head import RequestHead
-from addons.identity.caller_key import presented_key
+from addons.identity.caller_key import PROXY_FIELD, REVERSE_FIELD, presented_key
 from addons.refusal import Code, Refusal
 from policies import Policy
 from policies.model import AnyProof
@@ -24,14 +24,16 @@ def prove(
     Args:
         connection: listener and peer.
         policy: whose workloads and proofs count.
-        head: the CONNECT or absolute-form request with its `Proxy-Authorization`.
+        head: the CONNECT or absolute-form request with its `Proxy-Authorization`, or a reverse listener's with its
+            `X-Ostiary-Authorization`.
         extra_keys: keys of this process alone (SHA-256 hex to workload), as `exec` gives its private proxy.
 
     Raises:
         Refusal: `proof_required` where nothing was presented, `proof_invalid` where it proves nobody or two.
     """
     proven: dict[str, tuple[ProofKind, str | None]] = {}
-    sha256 = presented_key(head)
+    field = PROXY_FIELD if connection.listener.reverse is None else REVERSE_FIELD
+    sha256 = presented_key(head, field)
     if sha256 is not None:
         workload = extra_keys.get(sha256) or policy.workload_for_key(sha256)
         if workload is None:
@@ -43,7 +45,7 @@ def prove(
     if named is not None and named not in proven and _any(policy, named):
         proven[named] = ("any", None)
     if not proven:
-        raise Refusal(Code.PROOF_REQUIRED, "Say who calls: send Proxy-Authorization with a caller key.")
+        raise Refusal(Code.PROOF_REQUIRED, f"Say who calls: send {field} with a caller key.")
     if len(proven) > 1:
         raise Refusal(Code.PROOF_INVALID, "The proofs name two workloads.")
     workload, (proof, key) = next(iter(proven.items()))

@@ -31,7 +31,7 @@ class IdentityStage:
         exchange = self._registry.exchange(flow)
         tunnel = exchange.connection.tunnel
         if tunnel is None:
-            # A plain http:// request brings its own proof, as a CONNECT does.
+            # A plain http:// request brings its own proof, as a CONNECT does, and so does one on a reverse listener.
             self._prove(exchange)
             return
         if not still_proven(tunnel.identity, exchange.connection, exchange.policy, extra_keys=self._parts.extra_keys):

@@ -7,9 +7,10 @@ from http import HTTPStatus
 
 from mitmproxy import http
 
-from addons.exchange import Exchange
+from addons.exchange import Authority, Exchange
 from addons.parts import Parts
 from addons.reply import kept_reply_fields
+from addons.reverse import CalledAs, for_caller
 from addons.stages.registry import Registry
 from addons.websocket import UPGRADE_FIELDS
 
@@ -56,6 +57,8 @@ class ReplyStage:
         exchange.first_byte_s = self._parts.clock.monotonic_s()
         exchange.status = response.status_code
         kept = kept_reply_fields(response.headers.fields)
+        if exchange.connection.listener.reverse is not None:
+            kept = for_caller(kept, exchange.ask(Authority), exchange.ask(CalledAs))
         if kept is not response.headers.fields:
             response.headers.fields = kept
         if exchange.upgrade and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:

@@ -24,6 +24,8 @@ from mitmproxy.proxy import server_hooks as _server_hooks  # noqa: F401 - likewi
 from addons.boundary import place_of
 from addons.clock import Clock
 from addons.exchange import Exchange, WorkloadIdentity
+from addons.identity.caller_key import PROXY_FIELD, REVERSE_FIELD
+from addons.injection.places import place
 from addons.parts import Parts
 from addons.refusal import Answered, Code, Refusal
 from addons.stages.registry import Registry
@@ -41,6 +43,7 @@ from addons.user_addon import UserAddon
 
 _log = logging.getLogger("ostiary.addons")
 
+_PROOFS: Final = frozenset({PROXY_FIELD.lower().encode(), REVERSE_FIELD.lower().encode()})
 MITMPROXY_HOOKS: Final = frozenset(hooks.all_hooks)
 """Every hook that mitmproxy knows, ours to offer or not."""
 
@@ -207,7 +210,7 @@ class UserRequestStage:
         began_s = common.parts.clock.monotonic_s()
         # The caller's proof is for this proxy alone.
         flow.request.headers.fields = tuple(
-            field for field in flow.request.headers.fields if field[0].lower() != b"proxy-authorization"
+            field for field in flow.request.headers.fields if place(field[0]) not in _PROOFS
         )
         flow.metadata["ostiary.request_id"] = exchange.request_id
         flow.metadata["ostiary.workload"] = exchange.ask(WorkloadIdentity).workload

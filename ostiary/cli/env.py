@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
     )
     add_config(parser)
     parser.add_argument("--shell", choices=SHELLS, default="sh", help="how to print it (default: sh)")
-    parser.add_argument("--proxy", metavar="URL", help="the proxy (default: the first listener of the settings)")
+    parser.add_argument(
+        "--proxy", metavar="URL", help="the proxy (default: the first forward listener of the settings)"
+    )
     parser.add_argument(
         "--certs",
         metavar="DIR",
@@ -40,10 +42,12 @@ def command(options: argparse.Namespace) -> int:
     settings, policy = load_all(config_of(options), os.environ)
     address = options.proxy
     if address is None:
-        first = settings.listen[0].bind
-        if first.path is not None or first.port == 0:
+        first = next((one for one in settings.listen if one.mode == "forward"), None)
+        if first is None:
+            raise CommandFailed("every listener is a reverse listener: clients are given its URL as base URL, no proxy")
+        if first.bind.path is not None or first.bind.port == 0:
             raise CommandFailed("the first listener has no fixed TCP address: name the proxy with --proxy URL")
-        address = str(first)
+        address = f"https://{first.bind}" if first.tls is not None else str(first.bind)
     made = for_client(settings, policy, address, os.environ.get("OSTIARY_KEY"), os.environ, certs=options.certs)
     for warning in made.warnings:
         sys.stderr.write(f"ostiary: warning: {warning}\n")

@@ -20,6 +20,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--workload", metavar="W", help="who asks (may be left out where the policy has but one workload)"
     )
+    parser.add_argument(
+        "--listener", metavar="NAME", help="the reverse listener it is sent to (left out where URL is that of one)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.add_argument("method", metavar="METHOD", help="as a client would send it: GET, POST, …")
     parser.add_argument("url", metavar="URL", help="https://host/path")
@@ -40,8 +43,13 @@ def command(options: argparse.Namespace) -> int:
         workload = next(iter(policy.workloads))
     elif workload not in policy.workloads:
         raise CommandFailed(f"no policy defines workload {workload!r}; there are {', '.join(policy.workloads)}", 64)
+    names = [one.name for one in settings.listen if one.mode == "reverse"]
+    if options.listener is not None and options.listener not in names:
+        raise CommandFailed(
+            f"there is no reverse listener {options.listener!r}; there are {', '.join(names) or 'none'}", 64
+        )
     try:
-        found = explain(settings, policy, workload, options.method, options.url)
+        found = explain(settings, policy, workload, options.method, options.url, options.listener)
     except NoUrl as error:
         raise CommandFailed(str(error), 64) from None
     shown = as_json(found, settings)
@@ -63,6 +71,10 @@ def _lines(shown: dict[str, Any]) -> list[str]:
         lines.append(f"  route     {shown['route']} ({shown['place']})")
     if "rule" in shown:
         lines.append(f"  rule      {shown['rule']}")
+    if "listener" in shown:
+        lines.append(
+            f"  listener  {shown['listener']}{' leads to ' + shown['upstream'] if 'upstream' in shown else ''}"
+        )
     for secret in shown.get("secrets", ()):
         field = f" field {secret['field']}" if "field" in secret else ""
         version = f" version {secret['version']}" if "version" in secret else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ostiary.doctor import admin, client, files, routes, state, store, upstream
+from ostiary.doctor import admin, client, files, listeners, routes, state, store, upstream
 from ostiary.doctor.finding import Check, Finding, Setup, counted
 from policies.faults import FaultError
 
@@ -23,6 +23,7 @@ CHAIN: Final = (
     Check("settings.load", "Do settings and policies load?", _none, ()),
     Check("files.modes", "Are private files private?", files.modes),
     Check("ca.usable", "Can the CA sign, and for how long?", files.ca_usable),
+    Check("listeners.tls", "Will callers accept the certificates of listeners?", listeners.certificates),
     Check("env.proxy", "Does HTTPS_PROXY lead a client of this environment to a listener?", client.variables),
     Check("env.no_proxy", "Does NO_PROXY leave routed hosts to the proxy?", client.no_proxy),
     Check(

@@ -10,9 +10,13 @@ import ssl
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from cryptography.hazmat.primitives import serialization
+
 from ostiary.ca import CERT_FILE
+from ostiary.certificate import read_certificate
 from ostiary.doctor.finding import Finding, Setup
 from ostiary.environment import ADDING, REPLACING, bypasses
+from ostiary.settings.model import ListenSetting, TlsSetting
 
 PROBED = "doctor.ostiary.invalid:443"
 """No policy routes it, and nobody can: RFC 2606 section 2 keeps the name from ever being one."""
@@ -29,14 +33,24 @@ def _proxy(setup: Setup) -> SplitResult | None:
 
 def _address(split: SplitResult) -> tuple[str, int] | None:
     try:
-        return (split.hostname, split.port or 80) if split.hostname else None
+        return (split.hostname, split.port or (443 if split.scheme == "https" else 80)) if split.hostname else None
     except ValueError:
         return None
 
 
-def _listeners(setup: Setup) -> list[tuple[str, int]]:
+def _forward(setup: Setup) -> list[ListenSetting]:
+    """Forward listeners with a fixed TCP address."""
     settings, _ = setup.loaded
-    return [(one.bind.host, one.bind.port) for one in settings.listen if one.bind.path is None and one.bind.port]
+    return [one for one in settings.listen if one.mode == "forward" and one.bind.path is None and one.bind.port]
+
+
+def _listeners(setup: Setup) -> list[tuple[str, int]]:
+    return [(one.bind.host, one.bind.port) for one in _forward(setup)]
+
+
+def _tls(setup: Setup, port: int) -> TlsSetting | None:
+    """The certificate of our listener on this port, if it has one."""
+    return next((one.tls for one in _forward(setup) if one.bind.port == port), None)
 
 
 async def variables(setup: Setup) -> list[Finding]:
@@ -53,10 +67,12 @@ async def variables(setup: Setup) -> list[Finding]:
     address = _address(split)
     if address is None or split.scheme not in {"http", "https"}:
         return [Finding("env.proxy", "fail", "HTTPS_PROXY is no proxy URL", f"set it anew: {_EVAL}")]
-    if split.scheme == "https":
-        found = "HTTPS_PROXY is an https:// URL, and the listeners speak plain HTTP"
-        return [Finding("env.proxy", "fail", found, f"write http:// before {address[0]}:{address[1]}")]
     listeners = _listeners(setup)
+    speaks = "https" if _tls(setup, address[1]) is not None else "http"
+    if split.scheme != speaks and address[1] in {port for _, port in listeners}:
+        shown = {"http": "plain HTTP", "https": "TLS"}[speaks]
+        found = f"HTTPS_PROXY is an {split.scheme}:// URL, and that listener speaks {shown}"
+        return [Finding("env.proxy", "fail", found, f"write {speaks}:// before {address[0]}:{address[1]}")]
     if listeners and address[1] not in {port for _, port in listeners}:
         ours = ", ".join(f"{host}:{port}" for host, port in listeners)
         found = f"HTTPS_PROXY leads to {address[0]}:{address[1]}, where no listener of these settings is"
@@ -115,15 +131,39 @@ async def trusted(setup: Setup) -> list[Finding]:
     return bad or [Finding("env.ca_trusted", "ok", f"{len(given)} CA variables hold the CA")]
 
 
+class OtherCertificate(Exception):
+    """What answers shows a certificate that is not the listener's: it is given no key."""
+
+
+def _secured(setup: Setup, port: int) -> tuple[ssl.SSLContext | None, bytes | None]:
+    """How the proxy at this port is spoken to. One of ours is known by the very certificate in its settings, whoever has
+    signed it; any other is verified as a client of this environment would.
+    """
+    ours, split = _tls(setup, port), _proxy(setup)
+    if ours is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        leaf = read_certificate(ours.cert, ours.key).leaf
+        return context, leaf.public_bytes(serialization.Encoding.DER)
+    if split is not None and split.scheme == "https":
+        return ssl.create_default_context(cafile=setup.environ.get("SSL_CERT_FILE") or None), None
+    return None, None
+
+
 async def _connect(setup: Setup, address: tuple[str, int], key: str | None) -> tuple[int, str] | None:
     """Status and refusal code of a CONNECT that no policy can allow; None where the answer is not Ostiary's.
 
     Raises:
         OSError, TimeoutError: there is no answer.
+        OtherCertificate: the listener shows another certificate than its settings name.
     """
     async with asyncio.timeout(setup.deadline_s):
-        reader, writer = await asyncio.open_connection(*address)
+        context, leaf = await asyncio.to_thread(_secured, setup, address[1])
+        reader, writer = await asyncio.open_connection(*address, ssl=context)
         try:
+            shown = writer.get_extra_info("ssl_object")
+            if leaf is not None and shown.getpeercert(binary_form=True) != leaf:
+                raise OtherCertificate
             proof = b""
             if key is not None:
                 basic = base64.b64encode(b"ostiary:" + key.encode())
@@ -166,6 +206,10 @@ async def reachable(setup: Setup) -> list[Finding]:
     except ConnectionRefusedError:
         mend = "start it: ostiary run"
         return [Finding("proxy.reachable", "fail", f"nothing listens on {shown}", mend)]
+    except OtherCertificate:
+        found = f"{shown} shows another certificate than the one of its settings"
+        mend = "is it this proxy? if so, reload it (SIGHUP): it has kept an older one, and its log says why"
+        return [Finding("proxy.reachable", "fail", found, mend)]
     except OSError as error:  # TimeoutError is one
         found = f"{shown} does not answer as a proxy ({type(error).__name__})"
         return [Finding("proxy.reachable", "fail", found, f"is the port of {shown} taken, or a firewall between?")]

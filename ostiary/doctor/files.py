@@ -27,6 +27,7 @@ DESCRIPTORS_A_CONNECTION = 2
 def _private(setup: Setup) -> list[tuple[str, Path]]:
     settings, _ = setup.loaded
     found = [("the CA key", settings.ca_dir / KEY_FILE)]
+    found += [(f"the key of listener {one.name}", one.tls.key) for one in settings.listen if one.tls is not None]
     if settings.store == "sealed":
         if settings.secrets_file is not None:
             found.append(("the secrets file", settings.secrets_file))

@@ -29,12 +29,13 @@ def _questions(route: Route) -> Iterator[Question]:
         paths = [path for pattern in (*(route.paths or ()), *(entry.paths or ())) for path in _samples(pattern)] or [
             f"/{_ANY}"
         ]
-        for host in route.hosts:
-            name = f"{_ANY}{host.text[1:]}" if host.wildcard else host.text
+        names = [f"{_ANY}{host.text[1:]}" if host.wildcard else host.text for host in route.hosts if route.forward]
+        ways: list[tuple[str, int, str | None]] = [(name, route.port, None) for name in names]
+        for host, port, listener in (*ways, *(("", 0, listener) for listener in route.listeners)):
             for workload in sorted(entry.workloads):
                 for method in methods:
                     for path in paths:
-                        yield Question(workload, name, route.port, method, path)
+                        yield Question(workload, host, port, method, path, listener)
 
 
 def _never(policy: Policy, route: Route) -> str | None:

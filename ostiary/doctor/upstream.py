@@ -58,20 +58,22 @@ async def upstreams(setup: Setup) -> list[Finding]:
     """Every exact host of every route can be dialled and proves its name."""
     settings, policy = setup.loaded
     rules = await _rules(settings)
-    wanted: dict[tuple[str, int, str], Route] = {}
+    wanted: dict[tuple[Authority, str], Route] = {}
     for route in policy.routes.values():
         for host in route.hosts:
             if not host.wildcard:
                 roots = f"{route.ca_file} {sorted(route.egress.resolve.items()) if route.egress else ''}"
-                wanted.setdefault((host.text, route.port, roots), route)
+                # By its listener alone, and then as that says; by the proxy a caller chooses, and https:// is meant.
+                cleartext = not route.forward and route.upstream is not None and route.upstream.cleartext
+                wanted.setdefault((Authority(host.text, route.port, cleartext=cleartext), roots), route)
     gate = asyncio.Semaphore(AT_ONCE)
     chosen = list(wanted.items())[:MAX_UPSTREAMS]
 
-    async def one(host: str, port: int, route: Route) -> Finding | None:
+    async def one(authority: Authority, route: Route) -> Finding | None:
         async with gate:
-            return await _one(setup, rules, Authority(host, port), route)
+            return await _one(setup, rules, authority, route)
 
-    found = await asyncio.gather(*(one(host, port, route) for (host, port, _), route in chosen))
+    found = await asyncio.gather(*(one(authority, route) for (authority, _), route in chosen))
     bad = [finding for finding in found if finding is not None]
     return bad or [Finding("upstream.tls", "ok", f"{counted(len(chosen), 'upstream')} asked, each proves its name")]
 
@@ -98,7 +100,10 @@ async def _one(setup: Setup, rules: EgressRules, authority: Authority, route: Ro
         return Finding("upstream.dns", "fail", f"{at}: {refusal.message}", mend)
     address = found.addresses[0]
     try:
-        await asyncio.to_thread(_handshake, settings, route, authority.host, address, setup.deadline_s)
+        if authority.cleartext:
+            await asyncio.to_thread(_reach, address, setup.deadline_s)
+        else:
+            await asyncio.to_thread(_handshake, settings, route, authority.host, address, setup.deadline_s)
     except _NotProven as error:
         mend = _for_certificate(error, authority.host, route, route.ca_file or settings.egress.ca_file)
         return Finding("upstream.tls", "fail", f"{at}: its certificate is not accepted: {error}", mend)
@@ -125,6 +130,11 @@ def _reason(session: SSL.Connection, error: SSL.Error) -> str:
     if number != 0:
         return str(_ffi.string(_lib.X509_verify_cert_error_string(number)).decode("ascii", "replace"))
     return str(error.args[0][0][2]) if error.args and error.args[0] else "no TLS"
+
+
+def _reach(address: tuple[str, int], deadline_s: float) -> None:
+    """Connects. Raises OSError."""
+    socket.create_connection(address, timeout=deadline_s).close()
 
 
 def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, int], deadline_s: float) -> None:

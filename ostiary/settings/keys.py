@@ -9,7 +9,8 @@ from typing import Final
 
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "state", "engine", "addons"),
-    "listen": ("name", "bind", "workload", "mode", "socket_mode"),
+    "listen": ("name", "bind", "workload", "mode", "hosts", "tls", "socket_mode"),
+    "listen_tls": ("cert", "key"),
     "ca": ("dir",),
     "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
     "auth": ("method", "file", "env", "role_id", "secret_id_file", "wrapped_file", "role", "jwt_file", "mount"),
@@ -34,7 +35,8 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "settings": {
         "identity": "tokens of an issuer come later; use key_hash, peer or any",
     },
-    "listen": {"tls": "TLS listeners come later", "client_ca": "TLS listeners come later"},
+    "listen": {"client_ca": "client certificates as proof come later"},
+    "listen_tls": {"client_ca": "client certificates as proof come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
     "auth": {
         "region": "this auth method comes later",

@@ -16,9 +16,9 @@ from addons.audit import AuditConfig, FileSink, StdoutSink
 from addons.user_addon import UserAddon
 from ostiary.settings.addons import read_addons
 from ostiary.settings.admin import read_admin
-from ostiary.settings.bind import read_bind, read_socket_mode
 from ostiary.settings.keys import KNOWN, LATER
-from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, EngineName, Limits, ListenSetting, Settings
+from ostiary.settings.listen import judge_routes, read_listeners
+from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, EngineName, Limits, Settings
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
 from ostiary.settings.vault import read_vault
@@ -27,7 +27,7 @@ from policies.document import Entry, Node, Scalar, kind_of, read_file
 from policies.document import Mapping as MappingNode
 from policies.faults import Fault, FaultError, Faults, Place, nearest
 from policies.fields import Fields
-from policies.load_parts import NAME, Context, read_network, read_resolve
+from policies.load_parts import Context, read_network, read_resolve
 from vault.sealed import KeyCredential, KeyEnv, KeyFile, KeySource
 
 _OVERRIDE: Final = re.compile(r"OSTIARY_([A-Z][A-Z0-9_]*?)__([A-Z][A-Z0-9_]*)")
@@ -104,6 +104,7 @@ def _load_all(
 
 def _together(settings: Settings, policy: Policy, faults: Faults) -> None:
     """What only settings and policy together can show."""
+    judge_routes(settings.listen, policy, faults)
     named = {listener.workload for listener in settings.listen}
     for listener in settings.listen:
         if listener.workload is not None and listener.workload not in policy.workloads:
@@ -139,7 +140,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
     secrets_file, secrets_key = _path(keys, "secrets_file", context), _secrets_key(keys, context)
     return Settings(
         file=path,
-        listen=_listeners(keys, context),
+        listen=read_listeners(keys, context),
         ca_dir=_ca_dir(keys, context),
         audit=_audit(keys, context),
         policies=read_policies(keys, replace(context, variables=variables)),
@@ -177,6 +178,7 @@ def _overridden(root: Node, environ: Mapping[str, str], faults: Faults) -> Node:
             in {
                 "settings",
                 "listen",
+                "listen_tls",
                 "sink",
                 "auth",
                 "addon",
@@ -216,50 +218,6 @@ def _put(root: MappingNode, section: str, key: str, value: Scalar, faults: Fault
 def _path(keys: Fields, key: str, context: Context) -> Path | None:
     scalar = keys.scalar(key)
     return None if scalar is None or not scalar.text else context.folder / scalar.text
-
-
-def _listeners(keys: Fields, context: Context) -> tuple[ListenSetting, ...]:
-    found: list[ListenSetting] = []
-    names: dict[str, Place] = {}
-    binds: dict[str, Place] = {}
-    for node in keys.nodes("listen"):
-        inner = Fields(node, context.faults, "a listener", known=KNOWN["listen"], later=LATER["listen"])
-        if not isinstance(node, MappingNode):
-            continue
-        mode = inner.scalar("mode")
-        if mode is not None and mode.text == "reverse":
-            context.faults.add(
-                mode.place,
-                "mode: reverse is not built yet: reverse listeners come later",
-                "use a forward listener and HTTPS_PROXY",
-            )
-        else:
-            inner.choice("mode", {"forward"})
-        if not inner.require("name", "bind"):
-            continue
-        name, bind = inner.text("name"), inner.scalar("bind")
-        bound = read_bind(bind, context) if bind is not None else None
-        if name is None or bound is None or bind is None:
-            continue
-        if not NAME.fullmatch(name):
-            context.faults.add(
-                inner.place_of("name"),
-                f"{name!r} is no name for a listener",
-                "use letters, digits, dots, dashes and underscores",
-            )
-        if name in names:
-            context.faults.add(
-                inner.place_of("name"), f"listener {name!r} is already defined at {names[name]}", "rename one of them"
-            )
-        if bound.port != 0 or bound.path is not None:
-            if str(bound) in binds:
-                context.faults.add(
-                    bind.place, f"{bound} is already listened on at {binds[str(bound)]}", "choose another address"
-                )
-            binds[str(bound)] = bind.place
-        names[name] = inner.place_of("name")
-        found.append(ListenSetting(name, bound, inner.text("workload"), node.place, read_socket_mode(inner)))
-    return tuple(found)
 
 
 def _ca_dir(keys: Fields, context: Context) -> Path:

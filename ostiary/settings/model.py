@@ -39,6 +39,17 @@ class Bound:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+type ListenMode = Literal["forward", "reverse"]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSetting:
+    """PEM files of a TLS listener: the chain, leaf first, and its key."""
+
+    cert: Path
+    key: Path
+
+
 @dataclass(frozen=True, slots=True)
 class ListenSetting:
     name: str
@@ -46,6 +57,10 @@ class ListenSetting:
     workload: str | None
     place: Place
     socket_mode: int = 0o600
+    mode: ListenMode = "forward"
+    hosts: tuple[tuple[str, int | None], ...] = ()
+    """What a reverse listener is called by beside its address; None: with any port."""
+    tls: TlsSetting | None = None
 
 
 @dataclass(frozen=True, slots=True)

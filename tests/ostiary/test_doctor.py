@@ -239,7 +239,7 @@ def test_spellings_that_differ(patient: Patient) -> None:
 
 def test_a_proxy_url_with_tls(patient: Patient) -> None:
     patient.environ["HTTPS_PROXY"] = patient.environ["https_proxy"] = f"https://127.0.0.1:{patient.port}"
-    patient.fails("env.proxy", "speak plain HTTP", f"http:// before 127.0.0.1:{patient.port}")
+    patient.fails("env.proxy", "speaks plain HTTP", f"http:// before 127.0.0.1:{patient.port}")
 
 
 def test_a_proxy_variable_that_is_no_url(patient: Patient) -> None:

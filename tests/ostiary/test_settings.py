@@ -160,7 +160,7 @@ def test_faults_of_a_login(folder: Path, auth: str, wanted: str) -> None:
 
 def test_every_fault_is_told(folder: Path) -> None:
     text = """
-listen: [{name: a, bind: nowhere}, {name: a b, bind: "127.0.0.1:1"}, {name: c, bind: "127.0.0.1:1", workload: x, tls: {}}, {name: d, bind: "127.0.0.1:2", mode: reverse}]
+listen: [{name: a, bind: nowhere}, {name: a b, bind: "127.0.0.1:1"}, {name: c, bind: "127.0.0.1:1", workload: x, tls: {client_ca: ca.pem}}, {name: d, bind: "127.0.0.1:2", mode: transparent}]
 ca: {vault_pki: x}
 audit: {sinks: [{}], durability: maybe}
 policies: ["*.nothing", {files: x, may: {}}]
@@ -174,8 +174,9 @@ engine: slow
         ":2:26: 'nowhere' is no address to listen on",
         "'a b' is no name for a listener",
         "127.0.0.1:1 is already listened on",
-        "'tls' is not built yet",
-        "mode: reverse is not built yet",
+        "'client_ca' is not built yet",
+        "tls of listener c needs 'cert'",
+        "'mode' of a listener cannot be 'transparent'",
         "'vault_pki' is not built yet",
         "ca needs 'dir'",
         "an audit sink needs 'file'",

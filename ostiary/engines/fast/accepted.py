@@ -26,6 +26,7 @@ from ostiary.engines.fast.link import WRITE_HIGH_BYTES, Link
 from ostiary.engines.fast.phase import Phase
 from ostiary.engines.fast.steps import Steps
 from ostiary.engines.mitm.engine import facts_of_peer, new_client
+from ostiary.engines.threshold import agreed
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.engine import FastEngine
@@ -76,6 +77,8 @@ class Accepted(Downstream):
             accepted.close()
             return
         self.client = new_client(transport)
+        if self.listener.reverse is not None:
+            self.phase, self.client.alpn = Phase.ENTRANCE, agreed(transport)
         self.engine.enter(self.client, self)
         self._entered = True
         accepted.set_write_buffer_limits(high=WRITE_HIGH_BYTES)

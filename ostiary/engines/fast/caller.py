@@ -18,7 +18,7 @@ from mitmproxy.connection import Server
 from addons.exchange import Exchange, Listener
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
-from ostiary.engines.fast import asking, ending
+from ostiary.engines.fast import asking, ending, reverse
 from ostiary.engines.fast.accepted import Accepted
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.heads import own_answer
@@ -50,7 +50,7 @@ class Caller(Accepted):
         super().__init__(engine, listener)
         self.no_server = Server(address=None)
         """What a flow has for a server before one is reached."""
-        self._reader = HeadReader(engine.parts.heads)
+        self._reader = HeadReader(engine.parts.heads, reverse=listener.reverse is not None)
         self._turn: Turn | None = None
         self._relay: Relay | None = None
         self._opening: Opening | None = None
@@ -122,7 +122,9 @@ class Caller(Accepted):
 
     def _take_entrance(self, data: bytes) -> None:
         self.ahead += data
-        if self._opening is not None:
+        if self.listener.reverse is not None:
+            reverse.enter(self)
+        elif self._opening is not None:
             self._opening.enter()
 
     def _discard(self, data: bytes) -> None:

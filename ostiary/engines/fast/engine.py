@@ -23,6 +23,7 @@ from ostiary.engines.fast.opening import blind_bound
 from ostiary.engines.fast.pool import Pool
 from ostiary.engines.fast.sessions import Sessions
 from ostiary.engines.fast.tls import CallerContexts, UpstreamContexts
+from ostiary.engines.listener_tls import ListenerTls
 from ostiary.engines.mitm.dialling import Bound
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.engines.needs import Bounds
@@ -54,13 +55,26 @@ class FastEngine(MitmEngine):
         self._handed: set[asyncio.Task[None]] = set()
         self._sweeps: asyncio.Task[None] | None = None
 
-    async def listen(self, listener: Listener, bound: socket.socket) -> None:
+    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> None:
         """Accepts on a bound socket."""
         self.keep_looking()
         if self._sweeps is None:
             self._sweeps = self.loop.create_task(self._sweep())
+        if tls is not None:
+            await self._listen_tls(listener, bound, tls)
+            return
         create = self.loop.create_unix_server if listener.unix else self.loop.create_server
         self._servers.append(await create(lambda: Caller(self, listener), sock=bound, backlog=BACKLOG))
+
+    def _http2_first(self, listener: Listener) -> bool:
+        return self.parts.in_force.policy.prefers_http2(listener.name)
+
+    def _secured(self, listener: Listener, transport: asyncio.Transport, held: bytes) -> None:
+        caller = Caller(self, listener)
+        transport.set_protocol(caller)
+        caller.connection_made(transport)
+        if held:
+            caller.data_received(held)
 
     async def _sweep(self) -> None:
         while True:

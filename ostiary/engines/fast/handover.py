@@ -1,5 +1,5 @@
 """Hands a caller, its TLS already ended here, to mitmproxy's layers: one that speaks only HTTP/2, or one of an authority
-where HTTP/2 is preferred towards the upstream, whatever was agreed on with the caller.
+or reverse listener where HTTP/2 is preferred towards the upstream, whatever was agreed on with the caller.
 
 Everything known of the connection goes along: its proof, its authority and server name, its listener, its place in the
 counts. The handler that takes it over refuses and watches exactly as it does for connections of its own.
@@ -15,6 +15,7 @@ from mitmproxy.proxy.layers.http import HTTPMode
 
 from ostiary.engines.mitm.handler import ClientHandler
 from ostiary.engines.mitm.layers import GuardedHttpLayer
+from ostiary.engines.mitm.reverse import nowhere
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.caller import Caller
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HandedOver(ClientHandler):
-    """A connection that is already open, proven and inside its tunnel."""
+    """A connection that is already open and inside its tunnel, where there is one."""
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
         if isinstance(hook, server_hooks.ClientConnectedHook):
@@ -52,6 +53,8 @@ def take_over(engine: FastEngine, caller: Caller, transport: asyncio.Transport, 
     tunnel = caller.connection.tunnel
     if tunnel is not None:
         context.server.address = (tunnel.authority.host, tunnel.authority.port)
-    context.server.tls = True
+        context.server.tls = True
+    else:
+        nowhere(context, caller.listener.name)
     handler.layer = GuardedHttpLayer(context, HTTPMode.transparent, handler)
     return handler

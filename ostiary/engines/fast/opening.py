@@ -12,7 +12,7 @@ import asyncio
 import logging
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from mitmproxy import http
 from mitmproxy.net.http import url
@@ -29,6 +29,7 @@ from ostiary.engines.fast.flows import new_flow
 from ostiary.engines.fast.link import WRITE_HIGH_BYTES, Link
 from ostiary.engines.fast.phase import CLOSE_S, Phase
 from ostiary.engines.mitm.dialling import Bound, PoolKey
+from ostiary.engines.threshold import feed
 from ostiary.tls_rules import ALPN_HTTP2
 from policies import Passage
 
@@ -170,7 +171,7 @@ class Opening:
             # The leaf is for the authority of CONNECT, whatever the ClientHello says: another SNI gets a certificate
             # that does not fit and, if it goes on, 421.
             context = caller.engine.caller_contexts.of(tunnel.authority.host, http2_first=self._prefers_http2)
-            caller.loop.call_soon(_feed, transport, held)
+            caller.loop.call_soon(feed, transport, held)
             secured = await caller.loop.start_tls(
                 transport,
                 caller,
@@ -230,21 +231,6 @@ class Opening:
 
 def _nothing() -> None:
     """Nothing follows."""
-
-
-def _feed(transport: asyncio.Transport, held: bytes) -> None:
-    """Gives TLS the bytes that were read before it began."""
-    protocol = transport.get_protocol()
-    if not isinstance(protocol, asyncio.BufferedProtocol) and not hasattr(protocol, "get_buffer"):
-        cast("asyncio.Protocol", protocol).data_received(held)
-        return
-    buffered = cast("asyncio.BufferedProtocol", protocol)
-    while held:
-        room = memoryview(cast("bytearray", buffered.get_buffer(len(held))))
-        part = held[: len(room)]
-        room[: len(part)] = part
-        buffered.buffer_updated(len(part))
-        held = held[len(part) :]
 
 
 def blind_bound(exchange: Exchange, times: Deadlines) -> Bound:

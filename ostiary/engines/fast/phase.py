@@ -2,7 +2,8 @@
 
 HEAD       of a request, or nothing yet
 WAITING    kept for later: a CONNECT is judged, or TLS shakes hands
-ENTRANCE   the first ones inside an accepted CONNECT: TLS goes on, anything else is closed
+ENTRANCE   the first ones inside an accepted CONNECT: TLS goes on, anything else is closed; or the first ones on a
+           reverse listener: HTTP/1.1 or HTTP/2
 TURN       the body of the request under way; behind it the next requests, kept up to a cap
 RELAY      passed on unread
 LINGER     the rest of a body that nobody wants: swallowed up to a cap
@@ -38,8 +39,8 @@ FOLLOWS: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.HEAD: frozenset({Phase.WAITING, Phase.TURN, Phase.CLOSED}),
     # accepted, refused (or, inside the tunnel, TLS is up), passed on unopened, HTTP/2
     Phase.WAITING: frozenset({Phase.ENTRANCE, Phase.HEAD, Phase.RELAY, Phase.HANDED, Phase.CLOSED}),
-    # TLS begins
-    Phase.ENTRANCE: frozenset({Phase.WAITING, Phase.CLOSED}),
+    # TLS begins; on a reverse listener HTTP/1.1, or HTTP/2
+    Phase.ENTRANCE: frozenset({Phase.WAITING, Phase.HEAD, Phase.HANDED, Phase.CLOSED}),
     # answered, a WebSocket, answered before the body was there
     Phase.TURN: frozenset({Phase.HEAD, Phase.RELAY, Phase.LINGER, Phase.CLOSED}),
     Phase.RELAY: frozenset({Phase.CLOSED}),

@@ -20,12 +20,14 @@ class HeadReader:
 
     Args:
         limits: sizes.
+        reverse: whether it came in on a reverse listener: then the route says where requests go.
     """
 
-    __slots__ = ("_lead_bytes", "_limits")
+    __slots__ = ("_lead_bytes", "_limits", "_reverse")
 
-    def __init__(self, limits: HeadLimits) -> None:
+    def __init__(self, limits: HeadLimits, *, reverse: bool = False) -> None:
         self._limits = limits
+        self._reverse = reverse
         self._lead_bytes = 0
 
     def read(self, raw: bytes, tunnel: Tunnel | None) -> tuple[http.Request | None, int | None, bytes]:
@@ -48,10 +50,10 @@ class HeadReader:
         if end < 0:
             judge_partial(raw, self._limits)
             return None, 0, raw
-        head = judge_head(raw[: end + 4], tunnelled=tunnel is not None, limits=self._limits)
+        head = judge_head(raw[: end + 4], tunnelled=tunnel is not None or self._reverse, limits=self._limits)
         self._lead_bytes = 0
         request = request_of(head)
-        if request.data.method != b"CONNECT":
+        if request.data.method != b"CONNECT" and not self._reverse:
             address(request, tunnel)
         return request, head.size, raw[end + 4 :]
 

@@ -27,7 +27,8 @@ CACHED_CONTEXTS: Final = 1024
 CONTEXT_LIFE_S: Final = 3600.0
 
 
-def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
+def hardened(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The rules that hold in both directions."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS.decode())
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -56,7 +57,7 @@ class CallerContexts:
         if known is not None and known[0] == serial and now_s - known[1] < CONTEXT_LIFE_S:
             self._contexts.move_to_end(key)
             return known[2]
-        context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        context = hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         _load(context, leaf)
         # HTTP/1.1 first: a caller that offers both is served by this engine, one that offers only HTTP/2 by mitmproxy's.
         # HTTP/2 first where mitmproxy's serves the tunnel in any case.
@@ -78,10 +79,16 @@ class CallerContexts:
 
 
 def _load(context: ssl.SSLContext, leaf: Leaf) -> None:
-    """Loads a leaf by way of memory: `ssl` reads only files, and a key on a disk would outlive the process."""
     pem = leaf.cert.public_bytes(serialization.Encoding.PEM) + leaf.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    load_pem(context, pem)
+
+
+def load_pem(context: ssl.SSLContext, pem: bytes) -> None:
+    """Loads a chain and its key by way of memory: `ssl` reads only files, and a key on a disk would outlive the
+    process.
+    """
     descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, pem)
@@ -106,7 +113,7 @@ class UpstreamContexts:
         if known is not None:
             return known
         # This protocol verifies the chain and the name, and offers no way to forget either.
-        context = _hardened(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
+        context = hardened(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
         context.hostname_checks_common_name = False
         context.set_default_verify_paths()
         for roots in (certifi.where(), self._extra, route_ca_file):

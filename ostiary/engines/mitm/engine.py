@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
+import ssl
 import struct
 import time
 from collections import Counter
@@ -27,12 +29,14 @@ from addons.uuid7 import uuid7
 from ostiary.ca import LeafStore
 from ostiary.dispatch import Dispatcher
 from ostiary.engines.held import HeldBodies
+from ostiary.engines.listener_tls import ListenerTls, protocols
 from ostiary.engines.mitm.answers import response_of
 from ostiary.engines.mitm.handler import ClientHandler
 from ostiary.engines.mitm.master import LeanMaster
 from ostiary.engines.mitm.options import snapshot
 from ostiary.engines.mitm.tls import TlsStage, UpstreamContexts
 from ostiary.engines.needs import longest_silence_s
+from ostiary.engines.threshold import Threshold, agreed
 from policies import Policy
 
 _log = logging.getLogger("ostiary.engine")
@@ -93,20 +97,61 @@ class MitmEngine:
         self._draining = False
         self._dialled = 0
         self._rounds: asyncio.Task[None] | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self.master.install((TlsStage(self, leaves, UpstreamContexts(upstream_roots)), *stages(parts, self.registry)))
         self.dispatcher.on_failure = self._hook_failed
 
     # --- listeners ---
 
-    async def listen(self, listener: Listener, bound: socket.socket) -> None:
-        """Accepts on a bound socket."""
+    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> None:
+        """Accepts on a bound socket.
+
+        Args:
+            listener: what it is called and serves.
+            bound: where.
+            tls: its certificate, where callers speak TLS to it.
+        """
 
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._accepted(listener, reader, writer)
 
         self.keep_looking()
+        if tls is not None:
+            await self._listen_tls(listener, bound, tls)
+            return
         start = asyncio.start_unix_server if listener.unix else asyncio.start_server
         self._servers.append(await start(accepted, sock=bound, backlog=1024))
+
+    async def _listen_tls(self, listener: Listener, bound: socket.socket, tls: ListenerTls) -> None:
+        def offered() -> ssl.SSLContext:
+            reverse = listener.reverse is not None
+            return tls.context(protocols(reverse=reverse, http2_first=self._http2_first(listener)))
+
+        def made() -> Threshold:
+            return Threshold(
+                self, listener, offered, facts_of_peer, new_client, functools.partial(self._secured, listener)
+            )
+
+        self._servers.append(await asyncio.get_running_loop().create_server(made, sock=bound, backlog=1024))
+
+    def _http2_first(self, listener: Listener) -> bool:  # noqa: ARG002 - the fast engine asks
+        """Whether a caller of this listener that speaks HTTP/2 is to speak it."""
+        return True
+
+    def _secured(self, listener: Listener, transport: asyncio.Transport, held: bytes) -> None:
+        """Serves a connection whose TLS has ended at the threshold."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if held:
+            reader.feed_data(held)
+        task = loop.create_task(
+            self._accepted(listener, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        )
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     def keep_looking(self) -> None:
         """Begins the rounds that end what is open and may no longer be."""
@@ -119,6 +164,8 @@ class MitmEngine:
             writer.close()
             return
         client = new_client(writer)
+        if listener.reverse is not None:
+            client.alpn = agreed(writer)
         handler = ClientHandler(self, connection, client, reader, writer)
         self.enter(client, handler)
         try:

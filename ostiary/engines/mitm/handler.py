@@ -27,6 +27,7 @@ from addons.refusal import Refusal
 from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
 from ostiary.engines.mitm.inactivity import InactivityWatch
 from ostiary.engines.mitm.layers import GuardedHttpLayer
+from ostiary.engines.mitm.reverse import ReverseEntrance
 from ostiary.engines.needs import bound_of, longest_silence_s, times_of
 from policies import Grant
 
@@ -67,7 +68,11 @@ class ClientHandler(server.ConnectionHandler):
         self.loop = asyncio.get_running_loop()
         self.timeout_watchdog = InactivityWatch(self._silence_allowed_s, self.on_timeout)
         self.header_timeout_s = engine.header_timeout_s
-        self.layer = GuardedHttpLayer(context, HTTPMode.regular, self)
+        self.layer: layer.Layer = (
+            GuardedHttpLayer(context, HTTPMode.regular, self)
+            if connection.listener.reverse is None
+            else ReverseEntrance(context, self)
+        )
         self.transports[client] = server.ConnectionIO(reader=reader, writer=writer)
         self.sent_ahead: Callable[[], int] | None = None
         """Bytes that an HTTP/1 caller has sent ahead of its turn."""

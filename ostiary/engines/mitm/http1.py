@@ -56,6 +56,8 @@ class StrictHttp1Server(Trailing, Http1Server):
         super().__init__(context)
         self.handler = handler
         self._tunnelled = tunnelled
+        self._fresh = not tunnelled or handler.connection.listener.reverse is not None
+        """Whether nothing came before on this connection."""
         self._heads = 0
         """Heads that have begun; the mark of their deadline."""
         self._begun = False
@@ -64,7 +66,7 @@ class StrictHttp1Server(Trailing, Http1Server):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, HeadDue):
             return self._late(event)
-        if isinstance(event, events.Start) and not self._tunnelled:
+        if isinstance(event, events.Start) and self._fresh:
             # Who connects has something to say; nothing is known of it yet that would let it wait.
             self._await_head()
         return super()._handle_event(event)
@@ -160,7 +162,7 @@ class StrictHttp1Server(Trailing, Http1Server):
             if end < 0:
                 if raw and not self._begun:
                     self._begun = True
-                    if self._tunnelled or self._heads:
+                    if not self._fresh or self._heads:
                         self._await_head()
                 return
             self._heads += 1
