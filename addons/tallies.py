@@ -1,7 +1,8 @@
 """Metrics that every request touches, kept as plain numbers and shown when they are asked for.
 
 prometheus_client takes a lock and several calls for each step of a metric. These are for the event loop's thread alone:
-one look-up and one addition. Past a bound, a label value that is not from a fixed list becomes `other`.
+one look-up and one addition; another thread may look on, and sees the series that were there when it began. Past a
+bound, a label value that is not from a fixed list becomes `other`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Tally(_Family):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, count in self._counts.items():
+        for values, count in tuple(self._counts.items()):
             family.add_metric(values, count)
         yield family
 
@@ -82,7 +83,7 @@ class Level(_Family):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for values, level in self._values.items():
+        for values, level in tuple(self._values.items()):
             family.add_metric(values, level)
         yield family
 
@@ -135,7 +136,7 @@ class Spread(_Family):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         ends = [*(_shown(end) for end in self._bounds), "+Inf"]
-        for values, spread in self._spreads.items():
+        for values, spread in tuple(self._spreads.items()):
             below, buckets = 0, []
             for end, count in zip(ends, spread.counts, strict=True):
                 below += count

@@ -20,7 +20,7 @@ from vault.uses import Opening
 
 MAX_CHILDREN: Final = 10_000
 MAX_HOSTS: Final = 1000
-_FIXED: Final = frozenset(
+FIXED: Final = frozenset(
     {"outcome", "stage", "code", "store", "result", "event", "operation", "reason", "side", "state"}
 )
 """Labels whose values come from lists in the code: they survive the bound."""
@@ -64,7 +64,7 @@ class _Children:
             # Not cached under its own name: the cache is what is bounded. What was counted up as `other` is counted
             # down as `other`, for nothing ever leaves the cache.
             values = tuple(
-                value if label in _FIXED else OTHER for label, value in zip(self._labels, values, strict=True)
+                value if label in FIXED else OTHER for label, value in zip(self._labels, values, strict=True)
             )
         child = self._known.get(values)
         if child is None:
@@ -90,13 +90,13 @@ class Metrics:
             return _Children(Gauge(f"ostiary_{name}", text, labels, registry=self.registry), labels, bound)
 
         def tally(name: str, text: str, *labels: str) -> Tally:
-            return Tally(self.registry, f"ostiary_{name}", text, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
+            return Tally(self.registry, f"ostiary_{name}", text, *labels, fixed=FIXED, bound=MAX_CHILDREN)
 
         def level(name: str, text: str, *labels: str) -> Level:
-            return Level(self.registry, f"ostiary_{name}", text, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
+            return Level(self.registry, f"ostiary_{name}", text, *labels, fixed=FIXED, bound=MAX_CHILDREN)
 
         def spread(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spread:
-            return Spread(self.registry, f"ostiary_{name}", text, bounds, *labels, fixed=_FIXED, bound=MAX_CHILDREN)
+            return Spread(self.registry, f"ostiary_{name}", text, bounds, *labels, fixed=FIXED, bound=MAX_CHILDREN)
 
         self._requests = tally("requests", "Requests that ended.", "route", "workload", "outcome")
         self._duration = spread(

@@ -35,18 +35,7 @@ def control_of(parts: Parts, reloader: Reloader, health: Health) -> Control:
             return await asyncio.to_thread(parts.metrics.render, accept)
 
     def refused(refusal: AdminRefusal) -> None:
-        fields: Fields = {
-            "source": refusal.source,
-            "listener": refusal.listener,
-            "method": refusal.method,
-            "path": refusal.path,
-            "status": refusal.status,
-            "outcome": "refused",
-            "code": refusal.code,
-        }
-        if refusal.by:
-            fields["by"] = refusal.by
-        parts.audit.refused(fields)
+        record_refusal(parts, refusal)
 
     async def secrets() -> tuple[SecretStatus, ...]:
         return keepers.statuses(parts)
@@ -55,6 +44,22 @@ def control_of(parts: Parts, reloader: Reloader, health: Health) -> Control:
         return await keepers.refresh(parts, name, by)
 
     return Control(reloader.reload, routes, health.readiness, metrics, refused, secrets, refresh)
+
+
+def record_refusal(parts: Parts, refusal: AdminRefusal) -> None:
+    """Records an admin call that was refused."""
+    fields: Fields = {
+        "source": refusal.source,
+        "listener": refusal.listener,
+        "method": refusal.method,
+        "path": refusal.path,
+        "status": refusal.status,
+        "outcome": "refused",
+        "code": refusal.code,
+    }
+    if refusal.by:
+        fields["by"] = refusal.by
+    parts.audit.refused(fields)
 
 
 def routes_of(policy: Policy) -> Routes:

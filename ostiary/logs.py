@@ -11,7 +11,15 @@ import sys
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as one line of JSON."""
+    """Formats a record as one line of JSON.
+
+    Args:
+        worker: number of the worker that says it; None where there is but one process, and for the supervisor.
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -20,6 +28,7 @@ class JsonLines(logging.Formatter):
             .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._worker,
             "message": record.getMessage(),
         }
         if record.exc_info and record.exc_info[0] is not None:
@@ -39,10 +48,10 @@ class _Own(logging.Filter):
         return True
 
 
-def set_up(level: int = logging.INFO) -> None:
+def set_up(level: int = logging.INFO, *, worker: int | None = None) -> None:
     """Directs all logging of this process to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(worker))
     handler.addFilter(_Own())
     root = logging.getLogger()
     root.handlers[:] = [handler]

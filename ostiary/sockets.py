@@ -20,13 +20,15 @@ class BindFailed(Exception):
     """A listener cannot be opened; the message names it and the reason. The process exits with 71."""
 
 
-def open_socket(name: str, bound: Bound, mode: int = 0o600) -> socket.socket:
-    """A bound socket, not yet listening.
+def open_socket(name: str, bound: Bound, mode: int = 0o600, *, shared: bool = False) -> socket.socket:
+    """A bound socket that listens; nobody accepts yet.
 
     Args:
         name: of the listener, for messages.
         bound: where.
         mode: of a Unix socket's file.
+        shared: whether more sockets of this user may be bound to the port later. Not to begin with: a port on which
+            anybody listens already is refused either way.
 
     Raises:
         BindFailed: it cannot be bound.
@@ -43,6 +45,8 @@ def open_socket(name: str, bound: Bound, mode: int = 0o600) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind(address)
+            if shared:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Two processes may bind the same port until one listens: do it now, so that the second fails here.
             opened.listen(1024)
         except OSError:
@@ -52,6 +56,40 @@ def open_socket(name: str, bound: Bound, mode: int = 0o600) -> socket.socket:
         raise BindFailed(
             f"listener {name} cannot bind {bound}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
         ) from None
+    return opened
+
+
+def open_group(name: str, bound: Bound, mode: int, count: int) -> list[socket.socket]:
+    """As `open_socket`, `count` sockets for as many processes. Those of a port share it (SO_REUSEPORT, socket(7)): the
+    kernel gives each connection to one of them. A Unix socket cannot be bound twice, so all processes have the same one.
+
+    Raises:
+        BindFailed: it cannot be bound.
+    """
+    first = open_socket(name, bound, mode, shared=count > 1)
+    if count == 1 or first.family == socket.AF_UNIX:
+        return [first] * count
+    group = [first]
+    try:
+        for _ in range(1, count):
+            group.append(_join(first))  # noqa: PERF401 - closed below where the next one fails
+    except OSError as error:
+        for opened in group:
+            opened.close()
+        raise BindFailed(f"listener {name} cannot bind {bound} once more: {error.strerror}") from None
+    return group
+
+
+def _join(first: socket.socket) -> socket.socket:
+    opened = socket.socket(first.family, first.type, first.proto)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind(first.getsockname())
+        opened.listen(1024)
+    except OSError:
+        opened.close()
+        raise
     return opened
 
 

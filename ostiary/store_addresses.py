@@ -25,6 +25,8 @@ MOST: Final = 1024
 """Addresses of stores remembered; the one that was told longest ago goes first."""
 FIRST_DEADLINE_S: Final = 2.0
 
+type Own = tuple[str | None, int]
+"""An address that we listen on: host (None: every one of this machine) and port."""
 type Sockets = Collection[tuple[str, int]]
 
 
@@ -40,6 +42,7 @@ class StoreAddresses:
         opened: our own sockets.
         peers: addresses that connections to the store lead to.
         clock: monotonic seconds.
+        own: addresses of sockets that another process has opened for us.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class StoreAddresses:
         opened: Collection[socket.socket] = (),
         peers: Callable[[], Sockets] = tuple,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        own: Collection[Own] = (),
     ) -> None:
         self._stores = stores_of(settings)
         self._peers = peers
         self._clock = clock
-        self._own = frozenset(address for one in opened if (address := forbidden_of(one)) is not None)
+        self._own = frozenset(own).union(address for one in opened if (address := forbidden_of(one)) is not None)
         self._told: dict[tuple[str, int], float] = {}
         self._keeper: asyncio.Task[None] | None = None
         hosts = frozenset((host, port) for _, host, port in self._stores)

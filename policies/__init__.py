@@ -10,7 +10,7 @@ from policies.load import load_policy
 from policies.matcher import Policy
 from policies.rights import Rights
 from policies.schema import policy_schema
-from policies.sources import Source, load_sources
+from policies.sources import PolicyText, Source, load_sources, load_texts
 
 __all__ = [
     "DefaultAction",
@@ -21,11 +21,13 @@ __all__ = [
     "Passage",
     "Place",
     "Policy",
+    "PolicyText",
     "Question",
     "Rights",
     "Source",
     "load_policy",
     "load_sources",
+    "load_texts",
     "policy_schema",
     "run_tests",
 ]

@@ -72,18 +72,37 @@ def kind_of(node: Node) -> str:
             return "a mapping"
 
 
-def read_file(path: Path, *, shown_as: str | None = None, seen: Callable[[bytes], object] | None = None) -> Node:
+def read_file(
+    path: Path,
+    *,
+    shown_as: str | None = None,
+    seen: Callable[[bytes], object] | None = None,
+    held: bytes | None = None,
+) -> Node:
     """Reads one YAML file.
 
     Args:
         path: the file.
         shown_as: how faults name it; the path as given by default.
         seen: is given the bytes that were read: a second look could find others.
+        held: what the file held when somebody else read it; then nothing is read.
 
     Raises:
         FaultError: the file cannot be read or breaks a rule; all such faults at once where the parser allows it.
     """
     name = shown_as or str(path)
+    raw = _bytes_of(path, name) if held is None else held
+    if seen is not None:
+        seen(raw)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise FaultError([Fault(Place(name, line), "is not UTF-8", "save the file as UTF-8")]) from None
+    return parse(text, name)
+
+
+def _bytes_of(path: Path, name: str) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FaultError(
@@ -95,19 +114,11 @@ def read_file(path: Path, *, shown_as: str | None = None, seen: Callable[[bytes]
                     )
                 ]
             )
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise FaultError(
             [Fault(Place(name), f"cannot be read: {error.strerror or error}", "check the path and its permissions")]
         ) from None
-    if seen is not None:
-        seen(raw)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise FaultError([Fault(Place(name, line), "is not UTF-8", "save the file as UTF-8")]) from None
-    return parse(text, name)
 
 
 def parse(text: str, name: str) -> Node:

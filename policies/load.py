@@ -8,7 +8,7 @@ reads files, puts them together and checks what only the whole can show: names t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -76,6 +76,8 @@ def load_policy(
     rights: Mapping[Path, Rights | None] | None = None,
     variables: Mapping[str, str] | None = None,
     base: Path | None = None,
+    held: Mapping[Path, bytes] | None = None,
+    seen: Callable[[Path, bytes], object] | None = None,
 ) -> Policy:
     """Loads and compiles a policy.
 
@@ -84,6 +86,8 @@ def load_policy(
         rights: what each file may write; None, and a file that does not stand there, may write everything.
         variables: what `${name}` stands for in secret paths.
         base: faults name files relative to it where they lie below it.
+        held: what files held when somebody else read them; they are not read again.
+        seen: is given each file with the bytes that were read.
 
     Raises:
         FaultError: every fault of every file.
@@ -95,9 +99,15 @@ def load_policy(
     workloads, groups, credentials, routes = _Named("workload"), _Named("group"), _Named("credential"), _Named("route")
     tests: list[tuple[Node, Path]] = []
     default: _Default | None = None
+
+    def read(raw: bytes) -> None:
+        digest.update(raw + b"\x00")
+        if seen is not None:
+            seen(path, raw)
+
     for path in files:
         try:
-            root = read_file(path, shown_as=shown_path(path, base), seen=lambda raw: digest.update(raw + b"\x00"))
+            root = read_file(path, shown_as=shown_path(path, base), seen=read, held=(held or {}).get(path))
         except FaultError as error:
             faults.found.extend(error.faults)
             continue

@@ -47,17 +47,58 @@ class Source:
         return any(glob.has_magic(part) for part in Path(self.pattern).parts[:-1])
 
 
-def load_sources(sources: Sequence[Source], *, variables: Mapping[str, str] | None = None) -> Policy:
-    """Finds the files of all entries and loads them; raises as `load_policy` does, with the faults of both."""
+@dataclass(frozen=True, slots=True)
+class PolicyText:
+    """A file as it was read: whoever has all of them has the policy, whatever the disk holds by now."""
+
+    path: Path
+    text: str
+    entry: int
+    """Which of the sources its rights are of."""
+
+
+def load_sources(
+    sources: Sequence[Source],
+    *,
+    variables: Mapping[str, str] | None = None,
+    texts: list[PolicyText] | None = None,
+) -> Policy:
+    """Finds the files of all entries and loads them; raises as `load_policy` does, with the faults of both.
+
+    Args:
+        sources: entries of `policies:`.
+        variables: what `${name}` stands for in secret paths.
+        texts: is given what was read, in order.
+    """
     faults = Faults()
     found = find_files(sources, faults)
+
+    def seen(path: Path, raw: bytes) -> None:
+        entry = next(index for index, source in enumerate(sources) if source.rights is found[path])
+        if texts is not None:
+            # What is not UTF-8 is a fault, so that its text is of no use to anybody.
+            texts.append(PolicyText(path, raw.decode("utf-8", "replace"), entry))
+
     try:
-        policy = load_policy(tuple(found), rights=found, variables=variables, base=Path.cwd())
+        policy = load_policy(tuple(found), rights=found, variables=variables, base=Path.cwd(), seen=seen)
     except FaultError as error:
         faults.found.extend(error.faults)
         raise FaultError(faults) from None
     faults.raise_any()
     return policy
+
+
+def load_texts(
+    texts: Sequence[PolicyText], sources: Sequence[Source], *, variables: Mapping[str, str] | None = None
+) -> Policy:
+    """The policy of texts that were read before, with the rights of the same sources; raises as `load_policy` does."""
+    return load_policy(
+        tuple(one.path for one in texts),
+        rights={one.path: sources[one.entry].rights for one in texts},
+        variables=variables,
+        base=Path.cwd(),
+        held={one.path: one.text.encode() for one in texts},
+    )
 
 
 def find_files(sources: Sequence[Source], faults: Faults) -> dict[Path, Rights | None]:

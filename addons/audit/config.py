@@ -13,6 +13,12 @@ class FileSink:
 
     path: Path
 
+    def of_worker(self, number: int) -> FileSink:
+        """The same for one of several workers: `audit.jsonl`, `audit.w1.jsonl`."""
+        if number == 0:
+            return self
+        return FileSink(self.path.with_name(f"{self.path.stem}.w{number}{self.path.suffix}"))
+
 
 @dataclass(frozen=True, slots=True)
 class StdoutSink:
@@ -35,3 +41,5 @@ class AuditConfig:
     """Free space of a file sink's disk below which only `credential.*` records are written to it."""
     queue: int = 10_000
     """Records that may wait for a sink's writer."""
+    workers: int | None = None
+    """How many workers there are, for the one that looks after files of others; None: this one does not."""

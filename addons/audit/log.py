@@ -22,6 +22,7 @@ from typing import Final
 from addons.audit.coalesce import Coalescer
 from addons.audit.config import AuditConfig, FileSink
 from addons.audit.files import SinkError, is_regular, open_file, sync_folder
+from addons.audit.left import close_left, left_behind
 from addons.audit.record import AuditUnavailable, Encoder, Fields, OpenRecord, make_open
 from addons.audit.recovery import recover
 from addons.audit.sinks import InlineFile, Sink, Stopwatch
@@ -79,6 +80,10 @@ class AuditLog:
                 await self._open_file(sink)
             else:
                 self._add(self._thread_for("stdout", os.dup(sys.stdout.fileno())))
+        for path in left_behind(self._config):
+            sync = self._config.durability == "fsync"
+            for _ in range(await asyncio.to_thread(close_left, path, self._encoder, sync=sync)):
+                self._metrics.audit_record("credential.closed")
         self._tick = asyncio.get_running_loop().create_task(self._keep_ticking())
         self._watchdog.start()
 

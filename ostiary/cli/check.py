@@ -80,7 +80,7 @@ async def _live(settings: Any, policy: Any, notes: list[str]) -> tuple[list[str]
     """
     from addons.credentials import reference_of
     from addons.telemetry import Metrics
-    from ostiary.serve import StoreFailed, open_store
+    from ostiary.stores import StoreFailed, open_store
     from vault.store import StoreError
 
     try:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import Any
+import stat
+from typing import TYPE_CHECKING, Any
 
 from ostiary.cli.common import CommandFailed, add_config, config_of
+
+if TYPE_CHECKING:
+    from ostiary.serve import Private
 
 
 def add(commands: Any) -> None:
@@ -17,24 +21,62 @@ def add(commands: Any) -> None:
         description="Runs the proxy. Prints one JSON line on stdout when every listener accepts; logs are JSON lines on stderr.",
     )
     add_config(parser)
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="processes that serve, under a supervisor (default: workers of the settings, else 1: this process alone)",
+    )
+    # How a supervisor starts a worker: its end of their channel.
+    parser.add_argument("--worker-fd", type=int, help=argparse.SUPPRESS)
     # How `exec` starts its private proxy: a descriptor with the workload and the hash of the one key that is accepted.
     parser.add_argument("--private-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(command=command)
+
+
+def _workers(text: str) -> int:
+    from ostiary.settings.workers import MAX_WORKERS
+
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be a whole number between 1 and {MAX_WORKERS}, not {text!r}")
+    return int(text)
 
 
 def command(options: argparse.Namespace) -> int:
     import logging
 
     from ostiary.logs import set_up
-    from ostiary.serve import Private, main
-    from ostiary.settings import load_to_run
+    from ostiary.settings import Texts, load_to_run
 
+    if options.worker_fd is not None:
+        return _worker(options.worker_fd)
     private: Private | None = None
     if options.private_fd is not None:
         private = _private(options.private_fd)
     set_up(logging.WARNING if private else logging.INFO)
-    settings, policy, addons = load_to_run(config_of(options), os.environ, private=private is not None)
+    texts = Texts()
+    settings, policy, addons = load_to_run(
+        config_of(options), os.environ, private=private is not None, workers=options.workers, texts=texts
+    )
+    if settings.workers > 1:
+        from ostiary.workers import supervisor
+
+        return supervisor.main(settings, policy, texts, environ=os.environ)
+    from ostiary.serve import main
+
     return main(settings, policy, environ=os.environ, private=private, addons=addons)
+
+
+def _worker(descriptor: int) -> int:
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except (OSError, OverflowError):
+        is_socket = False
+    if not is_socket:
+        raise CommandFailed("--worker-fd is for ostiary run itself", 64)
+    from ostiary.workers import worker
+
+    return worker.main(descriptor, os.environ)
 
 
 def _private(descriptor: int) -> Any:

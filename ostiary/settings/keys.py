@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "state", "engine", "addons"),
+    "settings": ("listen", "ca", "vault", "secrets_file", "secrets_key", "store", "audit", "admin", "policies", "vars", "egress", "limits", "state", "engine", "addons", "workers"),
     "listen": ("name", "bind", "workload", "mode", "hosts", "tls", "socket_mode"),
     "listen_tls": ("cert", "key"),
     "ca": ("dir",),

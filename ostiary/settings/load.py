@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -22,7 +22,8 @@ from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, Engin
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
 from ostiary.settings.vault import read_vault
-from policies import Policy, load_sources
+from ostiary.settings.workers import MAX_WORKERS, MIN_BUFFERS, check_workers
+from policies import Policy, PolicyText, load_sources, load_texts
 from policies.document import Entry, Node, Scalar, kind_of, read_file
 from policies.document import Mapping as MappingNode
 from policies.faults import Fault, FaultError, Faults, Place, nearest
@@ -31,7 +32,17 @@ from policies.load_parts import Context, read_network, read_resolve
 from vault.sealed import KeyCredential, KeyEnv, KeyFile, KeySource
 
 _OVERRIDE: Final = re.compile(r"OSTIARY_([A-Z][A-Z0-9_]*?)__([A-Z][A-Z0-9_]*)")
-MIN_BUFFERS: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Texts:
+    """What was read to make settings and policy."""
+
+    settings: bytes = b""
+    policy: list[PolicyText] = field(default_factory=list)
+
+    def take(self, raw: bytes) -> None:
+        self.settings = raw
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -65,9 +76,21 @@ def load_all(path: Path, environ: Mapping[str, str], *, private: bool = False) -
 
 
 def load_to_run(
-    path: Path, environ: Mapping[str, str], *, private: bool = False
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    private: bool = False,
+    workers: int | None = None,
+    texts: Texts | None = None,
 ) -> tuple[Settings, Policy, tuple[UserAddon, ...]]:
     """Settings, policy, and the users' addons made: what `run` needs and `check` tries.
+
+    Args:
+        path: of ostiary.yaml.
+        environ: of the process.
+        private: as of `load_all`.
+        workers: as `run --workers` has it; it wins over the settings.
+        texts: is given what was read.
 
     Raises:
         FaultError: every fault of all three.
@@ -75,9 +98,30 @@ def load_to_run(
     from ostiary.user_addons import load_addons
 
     faults = Faults()
-    settings, policy = _load_all(path, environ, faults, private=private)
+    settings, policy = _load_all(path, environ, faults, private=private, workers=workers, texts=texts)
     addons = load_addons(settings.addons, faults) if settings is not None else ()
     return (*_whole(path, settings, policy, faults), addons)
+
+
+def load_texts_to_run(
+    path: Path, environ: Mapping[str, str], texts: Texts, workers: int
+) -> tuple[Settings, Policy, tuple[UserAddon, ...]]:
+    """As `load_to_run`, from what another process has read: files that were edited since do not count.
+
+    Raises:
+        FaultError: every fault of all three.
+    """
+    from ostiary.user_addons import load_addons
+
+    faults = Faults()
+    settings = _load(path, environ, faults, workers=workers, held=texts.settings)
+    faults.raise_any()
+    if settings is None:
+        raise FaultError([Fault(Place(str(path)), "cannot be used")])
+    policy = load_texts(texts.policy, settings.policies, variables=settings.variables)
+    addons = load_addons(settings.addons, faults)
+    faults.raise_any()
+    return settings, policy, addons
 
 
 def _whole(path: Path, settings: Settings | None, policy: Policy | None, faults: Faults) -> tuple[Settings, Policy]:
@@ -88,13 +132,21 @@ def _whole(path: Path, settings: Settings | None, policy: Policy | None, faults:
 
 
 def _load_all(
-    path: Path, environ: Mapping[str, str], faults: Faults, *, private: bool
+    path: Path,
+    environ: Mapping[str, str],
+    faults: Faults,
+    *,
+    private: bool,
+    workers: int | None = None,
+    texts: Texts | None = None,
 ) -> tuple[Settings | None, Policy | None]:
-    settings = _load(path, environ, faults)
+    settings = _load(path, environ, faults, workers=1 if private else workers, texts=texts)
     policy: Policy | None = None
     if settings is not None and settings.policies:
         try:
-            policy = load_sources(settings.policies, variables=settings.variables)
+            policy = load_sources(
+                settings.policies, variables=settings.variables, texts=texts.policy if texts is not None else None
+            )
         except FaultError as error:
             faults.found.extend(error.faults)
     if settings is not None and policy is not None and not private:
@@ -123,9 +175,17 @@ def _together(settings: Settings, policy: Policy, faults: Faults) -> None:
             )
 
 
-def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | None:
+def _load(
+    path: Path,
+    environ: Mapping[str, str],
+    faults: Faults,
+    *,
+    workers: int | None = None,
+    held: bytes | None = None,
+    texts: Texts | None = None,
+) -> Settings | None:
     try:
-        root = read_file(path)
+        root = read_file(path, held=held, seen=texts.take if texts is not None else None)
     except FaultError as error:
         faults.found.extend(error.faults)
         return None
@@ -138,7 +198,7 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
     vault = read_vault(keys.node("vault"), context, environ)
     variables = _variables(keys)
     secrets_file, secrets_key = _path(keys, "secrets_file", context), _secrets_key(keys, context)
-    return Settings(
+    settings = Settings(
         file=path,
         listen=read_listeners(keys, context),
         ca_dir=_ca_dir(keys, context),
@@ -155,7 +215,12 @@ def _load(path: Path, environ: Mapping[str, str], faults: Faults) -> Settings | 
         addons=read_addons(keys, context),
         engine=cast("EngineName", keys.choice("engine", ENGINES, DEFAULT_ENGINE)),
         state=read_state(keys.node("state"), context, environ),
+        workers=keys.integer("workers", 1, low=1, high=MAX_WORKERS) or 1,
     )
+    if workers is not None:
+        settings = replace(settings, workers=workers)
+    check_workers(settings, Place("--workers") if workers is not None else keys.place_of("workers"), faults)
+    return settings
 
 
 # --- the environment ---

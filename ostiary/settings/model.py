@@ -144,3 +144,5 @@ class Settings:
     engine: EngineName
     addons: tuple[AddonSetting, ...] = ()
     state: StateConfig | None = None
+    workers: int = 1
+    """Processes that serve. 1: this one, and no supervisor."""

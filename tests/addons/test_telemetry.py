@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
@@ -172,3 +174,22 @@ def test_two_processes_worth_of_metrics_share_nothing() -> None:
     one, two = Metrics(), Metrics()
     one.refused("internal")
     assert value(two, "ostiary_refusals_total", code="internal") is None
+
+
+def test_a_series_that_begins_while_another_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exposition is spelt out in a thread, while the event loop counts on."""
+    metrics = everything()
+    begun = 0
+    for family in (CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily):
+        whole = family.add_metric
+
+        def add(self: Any, *given: Any, whole: Any = whole, **named: Any) -> None:
+            nonlocal begun
+            begun += 1
+            whole(self, *given, **named)
+            metrics.request_ended(f"route{begun}", "billing", "ok", 0.1)
+            metrics.secret_in_use(f"secret/{begun}", "1", 1.0)
+
+        monkeypatch.setattr(family, "add_metric", add)
+    assert b'route="api"' in metrics.render("")[0]
+    assert begun > 3

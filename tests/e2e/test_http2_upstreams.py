@@ -253,8 +253,8 @@ def test_a_caller_of_http_1_0_gets_an_answer_that_ends_with_its_connection(start
 
 
 @pytest.mark.parametrize("end", ["reset", "go_away"])
-def test_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
-    """Before its answer: 502 and the connection stays usable. Inside it: the answer is cut."""
+def test_u8_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
+    """Before its answer: 502 and the connection stays usable. Inside it: the answer is cut. Nothing is sent twice."""
 
     def script(seen: Seen, wire: StreamWire) -> None:
         if seen.target == "/ok":
@@ -266,7 +266,7 @@ def test_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
             wire.send(b"part")
         getattr(wire, end)()
 
-    proxy, _, _ = started(script=script)
+    proxy, api, _ = started(script=script)
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         refusal = raw.request(GET.format("before"))
         assert (refusal.status, refusal.code) == (502, "upstream_protocol")
@@ -276,6 +276,7 @@ def test_an_upstream_that_ends_a_stream(started: Start, end: str) -> None:
         with pytest.raises(ConnectionError):
             chunked(raw)
     assert outcomes(proxy, 3) == {"upstream_error", "ok", "truncated"}
+    assert [seen.target for seen in api.requests] == ["/before", "/ok", "/inside"]
 
 
 def test_an_upstream_that_answers_early_and_wants_no_more(started: Start) -> None:

@@ -40,7 +40,7 @@ from ostiary.ca import LeafStore, load_or_create
 from ostiary.engines.fast import dialling as fast_dialling
 from ostiary.engines.mitm import engine as engine_module
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
-from ostiary.serve import ENGINES
+from ostiary.proxy import ENGINES
 from ostiary.settings.model import Bound, EngineName
 from ostiary.sockets import address_of, open_socket
 from policies import load_policy

@@ -133,7 +133,6 @@ LATER: Final = {
     "A4": "audit verify",
     "T1": "clock alarm",
     "L1": "limits, nonces and kills that use the state store, which is tested",
-    "F5": "workers",
 }
 """Rows whose feature is not built yet: what they wait for. A test that names such a row takes it off this list,
 or the row stands `in part`."""

@@ -176,3 +176,9 @@ def test_help_and_version(folder: Path) -> None:
     assert run(folder, "--version") == "ostiary 0.1.0\n"
     assert "COMMAND" in run(folder, "--help")
     assert command("nonsense", cwd=folder).returncode == 2
+
+
+def test_the_descriptor_of_a_worker_is_for_a_supervisor_alone(folder: Path) -> None:
+    for number in ("0", str(1 << 70)):
+        assert "--worker-fd is for ostiary run itself" in run(folder, "run", "--worker-fd", number, code=64)
+    assert "argument --workers: must be a whole number between 1 and 64" in run(folder, "run", "--workers", "0", code=2)

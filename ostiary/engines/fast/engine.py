@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from addons.exchange import Exchange, Listener
 from addons.parts import Parts
@@ -25,7 +25,7 @@ from ostiary.engines.fast.sessions import Sessions
 from ostiary.engines.fast.tls import CallerContexts, UpstreamContexts
 from ostiary.engines.listener_tls import ListenerTls
 from ostiary.engines.mitm.dialling import Bound
-from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
+from ostiary.engines.mitm.engine import KEPT_FILE, ConnectionLimits, MitmEngine
 from ostiary.engines.needs import Bounds
 
 SWEEP_S = 1.0
@@ -55,16 +55,18 @@ class FastEngine(MitmEngine):
         self._handed: set[asyncio.Task[None]] = set()
         self._sweeps: asyncio.Task[None] | None = None
 
-    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> None:
+    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> asyncio.Server:
         """Accepts on a bound socket."""
         self.keep_looking()
         if self._sweeps is None:
             self._sweeps = self.loop.create_task(self._sweep())
         if tls is not None:
-            await self._listen_tls(listener, bound, tls)
-            return
-        create = self.loop.create_unix_server if listener.unix else self.loop.create_server
-        self._servers.append(await create(lambda: Caller(self, listener), sock=bound, backlog=BACKLOG))
+            return await self._listen_tls(listener, bound, tls)
+        create: Any = self.loop.create_unix_server if listener.unix else self.loop.create_server
+        kept = KEPT_FILE if listener.unix else {}
+        server: asyncio.Server = await create(lambda: Caller(self, listener), sock=bound, backlog=BACKLOG, **kept)
+        self._servers.append(server)
+        return server
 
     def _http2_first(self, listener: Listener) -> bool:
         return self.parts.in_force.policy.prefers_http2(listener.name)

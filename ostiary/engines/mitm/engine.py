@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -44,6 +45,10 @@ _log = logging.getLogger("ostiary.engine")
 
 RECHECK_S: Final = 1.0
 """How often open streams are asked whether they may go on."""
+
+
+KEPT_FILE: Final[Mapping[str, Any]] = {"cleanup_socket": False}
+"""The file of a Unix socket belongs to whoever opened it: other processes may accept on it still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,8 @@ class MitmEngine:
 
     # --- listeners ---
 
-    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> None:
-        """Accepts on a bound socket.
+    async def listen(self, listener: Listener, bound: socket.socket, tls: ListenerTls | None = None) -> asyncio.Server:
+        """Accepts on a bound socket; who hands what it gives to `unlisten` accepts no more there.
 
         Args:
             listener: what it is called and serves.
@@ -117,12 +122,18 @@ class MitmEngine:
 
         self.keep_looking()
         if tls is not None:
-            await self._listen_tls(listener, bound, tls)
-            return
+            return await self._listen_tls(listener, bound, tls)
         start = asyncio.start_unix_server if listener.unix else asyncio.start_server
-        self._servers.append(await start(accepted, sock=bound, backlog=1024))
+        server = await start(accepted, sock=bound, backlog=1024, **KEPT_FILE if listener.unix else {})
+        self._servers.append(server)
+        return server
 
-    async def _listen_tls(self, listener: Listener, bound: socket.socket, tls: ListenerTls) -> None:
+    def unlisten(self, server: asyncio.Server) -> None:
+        """Accepts no more there. What was accepted goes on."""
+        server.close()
+        self._servers.remove(server)
+
+    async def _listen_tls(self, listener: Listener, bound: socket.socket, tls: ListenerTls) -> asyncio.Server:
         def offered() -> ssl.SSLContext:
             reverse = listener.reverse is not None
             return tls.context(protocols(reverse=reverse, http2_first=self._http2_first(listener)))
@@ -132,7 +143,11 @@ class MitmEngine:
                 self, listener, offered, facts_of_peer, new_client, functools.partial(self._secured, listener)
             )
 
-        self._servers.append(await asyncio.get_running_loop().create_server(made, sock=bound, backlog=1024))
+        loop: Any = asyncio.get_running_loop()
+        create, kept = (loop.create_unix_server, KEPT_FILE) if listener.unix else (loop.create_server, {})
+        server: asyncio.Server = await create(made, sock=bound, backlog=1024, **kept)
+        self._servers.append(server)
+        return server
 
     def _http2_first(self, listener: Listener) -> bool:  # noqa: ARG002 - the fast engine asks
         """Whether a caller of this listener that speaks HTTP/2 is to speak it."""

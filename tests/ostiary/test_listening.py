@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ostiary.serve import open_sockets
+from ostiary.listening import open_sockets
 from ostiary.settings import Settings, load_settings
 from ostiary.settings.model import AdminSetting, Bound
-from ostiary.sockets import BindFailed
+from ostiary.sockets import BindFailed, open_group
 
 SETTINGS = """
 listen: [{name: sidecar, bind: "127.0.0.1:0"}, {name: local, bind: "unix:proxy.sock"}]
@@ -60,3 +60,50 @@ def test_g41_localhost_that_is_no_loopback(tmp_path: Path, monkeypatch: pytest.M
     # The probes may listen there, and what was opened before the failure has gone.
     assert not (tmp_path / "proxy.sock").exists()
     open_sockets(settings(tmp_path, probes=Bound("localhost", 0))).close()
+
+
+def test_workers_have_a_socket_each_on_one_port(tmp_path: Path) -> None:
+    opened = open_sockets(settings(tmp_path, bind=Bound("127.0.0.1", 0)), workers=3)
+    (_, port), (_, file) = opened.listeners
+    assert len({one.fileno() for one in port}) == 3
+    address = port[0].getsockname()
+    assert {one.getsockname() for one in port} == {address}
+    # A Unix socket cannot be bound twice: all have the same one.
+    assert len({one.fileno() for one in file}) == 1
+    # Connections are spread over all, and none is lost.
+    clients = [socket.create_connection(address, timeout=10) for _ in range(60)]
+    accepted = [0, 0, 0]
+    for number, one in enumerate(port):
+        one.setblocking(False)
+        while True:
+            try:
+                one.accept()[0].close()
+            except BlockingIOError:
+                break
+            accepted[number] += 1
+    assert sum(accepted) == 60
+    assert all(accepted)
+    for client in clients:
+        client.close()
+    assert opened.addresses()["admin"]
+    assert len(opened.own()) == 2
+    opened.close()
+    assert all(one.fileno() == -1 for one in opened.all())
+
+
+def test_a_port_of_another_crew_is_not_joined(tmp_path: Path) -> None:
+    """SO_REUSEPORT alone would let a second start take half of the first one's callers."""
+    group = open_group("sidecar", Bound("127.0.0.1", 0), 0o600, 2)
+    taken = Bound("127.0.0.1", group[0].getsockname()[1])
+    for count in (1, 2):
+        with pytest.raises(BindFailed, match="in use"):
+            open_group("sidecar", taken, 0o600, count)
+    for one in group:
+        one.close()
+
+
+def test_workers_on_an_address_of_ipv6() -> None:
+    group = open_group("sidecar", Bound("::1", 0), 0o600, 2)
+    assert group[0].getsockname() == group[1].getsockname()
+    for one in group:
+        one.close()
