@@ -43,8 +43,8 @@ def agreed(accepted: _Accepted) -> bytes | None:
     return chosen.encode() if chosen is not None else None
 
 
-type Serve = Callable[[asyncio.Transport, bytes], None]
-"""Given the decrypted transport, and what has been read of it already."""
+type Serve = Callable[[asyncio.Transport, asyncio.Transport, bytes], None]
+"""Given the decrypted transport, the socket's below it, and what has been read already."""
 
 
 class Threshold(asyncio.Protocol):
@@ -166,7 +166,7 @@ class Threshold(asyncio.Protocol):
         self._task = None
         self._leave()
         try:
-            self._serve(secured, self._held)
+            self._serve(secured, transport, self._held)
         except Exception as error:  # noqa: BLE001 - a connection that nobody serves must not stay open
             _log.error("a connection could not be served: %s at %s", type(error).__name__, place_of(error))
             secured.abort()

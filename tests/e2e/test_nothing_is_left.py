@@ -34,7 +34,16 @@ routes:
     allow: billing
     secret: {path: secret/egress/api, field: key, ttl: 1m}
     inject: {bearer: "{secret}"}
+  behind:
+    match: {paths: "/**"}
+    listener: secure
+    upstream: "https://api.test"
+    allow: billing
+    secret: {path: secret/egress/api, field: key, ttl: 1m}
+    inject: {bearer: "{secret}"}
 """
+LISTEN = """[{name: sidecar, bind: "127.0.0.1:0", workload: billing},
+  {name: secure, bind: "127.0.0.1:0", mode: reverse, workload: billing, hosts: [gateway.test], tls: {cert: CERT, key: CERT}}]"""
 SWITCH = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 SWITCHED = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 TIMES = 3
@@ -332,6 +341,51 @@ def untrusting(proxy: Ostiary) -> None:
         raise AssertionError("a CA that is not ours was taken for ours")
 
 
+# --- listeners with TLS ---
+
+
+def secure(proxy: Ostiary, name: str = "secure") -> Raw:
+    raw = Raw(proxy.address(name))
+    raw.tls(None, "gateway.test")
+    return raw
+
+
+@way
+def secure_and_completed(proxy: Ostiary) -> None:
+    with secure(proxy) as raw:
+        assert raw.request(get("/").replace(b"api.test", b"gateway.test")).status == 200
+
+
+@way
+def secure_and_reset_in_the_answer(proxy: Ostiary) -> None:
+    with secure(proxy) as raw:
+        raw.send(get("/slow").replace(b"api.test", b"gateway.test"))
+        assert raw.head().status == 200
+        reset(raw)
+
+
+@way
+def secure_and_gone_in_the_handshake(proxy: Ostiary) -> None:
+    with Raw(proxy.address("secure")) as raw:
+        raw.send(b"\x16\x03\x01\x02\x00\x01")
+
+
+@way
+def secure_and_reset_in_the_handshake(proxy: Ostiary) -> None:
+    with Raw(proxy.address("secure")) as raw:
+        raw.send(b"\x16\x03\x01\x02\x00\x01")
+        time.sleep(0.05)
+        reset(raw)
+
+
+@way
+def secure_and_no_tls(proxy: Ostiary) -> None:
+    with Raw(proxy.address("secure")) as raw:
+        raw.send(get("/"))
+        while raw._more():
+            pass
+
+
 @way
 def handed_over(proxy: Ostiary) -> None:
     with tunnel(proxy.address("sidecar"), proxy.ca, alpn=("h2",)) as raw:
@@ -373,7 +427,7 @@ def settled(proxy: Ostiary, target: Path, kinds: tuple[str, ...], before: dict[s
 
 
 def test_nothing_is_left_of_a_connection(
-    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path: Path
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], pki: Pki, tmp_path: Path
 ) -> None:
     api, target = upstream(script), tmp_path / "counts"
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as dead:
@@ -384,6 +438,7 @@ def test_nothing_is_left_of_a_connection(
             upstreams={"api.test:443": api.port, "free.test:22": listener.getsockname()[1], "dead.test:22": dead.getsockname()[1]},
             secrets={"secret/egress/api": {"key": canary()}},
             settings="limits: {header_timeout: 1s, drain_timeout: 1s}\n",
+            listen=LISTEN.replace("CERT", str(pki.certificate("gateway.test"))),
             prefix=prefix(target),
         )  # fmt: skip
         (proxy.folder / "other.pem").write_bytes(Pki.make(tmp_path / "other").ca_file.read_bytes())

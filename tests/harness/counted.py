@@ -18,7 +18,7 @@ from types import FrameType
 
 from tests.harness.ostiary_process import Ostiary
 
-OWN = ("Caller", "Opening", "Deadline", "Turn", "Relay")
+OWN = ("Caller", "Threshold", "Opening", "Deadline", "Turn", "Relay")
 """What a caller's connection is made of."""
 ALL = (
     *OWN, "Link", "HTTPFlow", "Exchange", "Connection", "Client", "Server", "Request", "Response", "Headers", "Tunnel",

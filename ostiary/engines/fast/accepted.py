@@ -40,13 +40,14 @@ class Accepted(Downstream):
     Args:
         engine: whose listener it was.
         listener: where it came in.
+        below: the socket's transport, where TLS ended at the listener.
     """
 
     connection: Connection
     client: Client
 
-    def __init__(self, engine: FastEngine, listener: Listener) -> None:
-        super().__init__(engine.loop)
+    def __init__(self, engine: FastEngine, listener: Listener, below: asyncio.Transport | None = None) -> None:
+        super().__init__(engine.loop, below)
         self.engine = engine
         self.listener = listener
         self._steps = Steps(self.loop)

@@ -10,6 +10,7 @@ Whatever fails in a step ends the request or, where no request is, the connectio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -44,10 +45,11 @@ class Caller(Accepted):
     Args:
         engine: whose listener accepted it.
         listener: where it came in.
+        below: the socket's transport, where TLS ended at the listener.
     """
 
-    def __init__(self, engine: FastEngine, listener: Listener) -> None:
-        super().__init__(engine, listener)
+    def __init__(self, engine: FastEngine, listener: Listener, below: asyncio.Transport | None = None) -> None:
+        super().__init__(engine, listener, below)
         self.no_server = Server(address=None)
         """What a flow has for a server before one is reached."""
         self._reader = HeadReader(engine.parts.heads, reverse=listener.reverse is not None)

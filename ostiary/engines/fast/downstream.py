@@ -23,12 +23,13 @@ class Downstream(asyncio.Protocol):
 
     Args:
         loop: of this thread.
+        below: the socket's transport, where TLS lies between already.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, below: asyncio.Transport | None = None) -> None:
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self._below: asyncio.Transport | None = None
+        self._below = below
         """The socket's, where TLS lies between. Reading is stopped there: what TLS has read already is lost where the
         socket ends meanwhile."""
         self.deadline = Deadline(loop, self.passed)
@@ -41,8 +42,9 @@ class Downstream(asyncio.Protocol):
         self._closing: asyncio.TimerHandle | None = None
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """The socket's transport; TLS may come to lie between."""
-        self.transport = self._below = transport
+        """The connection is made; more TLS may come to lie between."""
+        self.transport = transport
+        self._below = self._below or transport
 
     def passed(self, wait: Wait) -> None:
         """What was waited for did not come in time."""

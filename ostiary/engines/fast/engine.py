@@ -71,8 +71,8 @@ class FastEngine(MitmEngine):
     def _http2_first(self, listener: Listener) -> bool:
         return self.parts.in_force.policy.prefers_http2(listener.name)
 
-    def _secured(self, listener: Listener, transport: asyncio.Transport, held: bytes) -> None:
-        caller = Caller(self, listener)
+    def _secured(self, listener: Listener, transport: asyncio.Transport, below: asyncio.Transport, held: bytes) -> None:
+        caller = Caller(self, listener, below)
         transport.set_protocol(caller)
         caller.connection_made(transport)
         if held:

@@ -153,8 +153,9 @@ class MitmEngine:
         """Whether a caller of this listener that speaks HTTP/2 is to speak it."""
         return True
 
-    def _secured(self, listener: Listener, transport: asyncio.Transport, held: bytes) -> None:
+    def _secured(self, listener: Listener, transport: asyncio.Transport, below: asyncio.Transport, held: bytes) -> None:
         """Serves a connection whose TLS has ended at the threshold."""
+        del below  # mitmproxy's layers read what TLS gives them
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
