@@ -27,7 +27,7 @@ _CONFIG: Final[dict[MethodName, str]] = {
         "{tool} write auth/{mount}/config \\\n"
         '  kubernetes_host="${{KUBERNETES_HOST:?set it to the URL of the API server, as Vault reaches it}}" \\\n'
         '  kubernetes_ca_cert=@"${{KUBERNETES_CA:?set it to a file with the CA of the API server}}" \\\n'
-        '  token_reviewer_jwt="${{REVIEWER_JWT:?set it to a token that may create TokenReviews}}"\n'
+        '  token_reviewer_jwt=@"${{REVIEWER_JWT:?set it to a file with a token that may create TokenReviews}}"\n'
     ),
     "jwt": (
         "# ISSUER_KEY names a file with the public key of the issuer; without it, ISSUER_URL is asked for its keys.\n"

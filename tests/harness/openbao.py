@@ -91,9 +91,19 @@ class OpenBao:
             time.sleep(0.05)
         raise AssertionError((self.folder / "bao.log").read_text()[-2000:])
 
-    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: str | None = None) -> Any:
+    def api(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        token: str | None = None,
+        namespace: str | None = None,
+    ) -> Any:
         """One call with the root token, or another; parsed JSON, None where there is none."""
         headers = {"Content-Type": "application/json"}
+        if namespace is not None:
+            headers["X-Vault-Namespace"] = namespace
         if token != "":
             headers["X-Vault-Token"] = token or self.token
         data = json.dumps(body).encode() if body is not None else None
@@ -108,9 +118,11 @@ class OpenBao:
         with contextlib.suppress(urllib.error.HTTPError):
             self.api("POST", f"sys/auth/{mount or method}", {"type": method})
 
-    def wrapped(self, path: str, **body: Any) -> str:
+    def wrapped(self, path: str, *, namespace: str | None = None, **body: Any) -> str:
         """A wrapping token around what a POST to a path answers."""
         headers = {"X-Vault-Token": self.token, "X-Vault-Wrap-TTL": "60s"}
+        if namespace is not None:
+            headers["X-Vault-Namespace"] = namespace
         request = urllib.request.Request(f"{self.address}/v1/{path}", json.dumps(body).encode(), headers, method="POST")
         with _OPENER.open(request, timeout=10) as answer:
             return str(json.loads(answer.read())["wrap_info"]["token"])

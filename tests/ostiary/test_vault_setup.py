@@ -129,9 +129,10 @@ def test_kubernetes(bao: OpenBao, tmp_path: Path) -> None:
         assert told.returncode != 0
         assert b"KUBERNETES_HOST" in told.stderr, "what only the reader knows is asked for"
         (tmp_path / "cluster-ca.pem").write_text(cluster.ca)
+        (tmp_path / "reviewer.jwt").write_text("reviewer")
         done = in_shell(
             tmp_path, script, bao, KUBERNETES_HOST=cluster.address, KUBERNETES_CA="cluster-ca.pem",
-            REVIEWER_JWT="reviewer", SERVICE_ACCOUNT="ostiary", SERVICE_NAMESPACE="egress",
+            REVIEWER_JWT="reviewer.jwt", SERVICE_ACCOUNT="ostiary", SERVICE_NAMESPACE="egress",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         (tmp_path / "jwt").write_text(cluster.token("egress", "ostiary"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http.server
 import time
 from collections.abc import AsyncIterator, Callable
@@ -193,6 +194,66 @@ async def test_an_unwrapping_whose_answer_was_lost_says_so(tmp_path: Path) -> No
             with pytest.raises(SecretDenied, match="was lost on its way here") as error:
                 await vault.start()
             assert "cnry" not in str(error.value)
+
+
+async def test_a_login_that_did_not_reach_vault_uses_up_nothing(tmp_path: Path) -> None:
+    away = [True]
+
+    def script(handler: http.server.BaseHTTPRequestHandler) -> None:
+        match handler.path.rpartition("/")[2]:
+            case "lookup":
+                send(handler, 200, {"data": {"creation_path": "auth/approle/role/r/secret-id"}})
+            case "unwrap":
+                send(handler, 200, {"data": {"secret_id": "s", "secret_id_num_uses": 1}})
+            case "login" if away[0]:
+                away[0] = False
+                send(handler, 503, {"errors": ["Vault is sealed"]})
+            case "login":
+                send(handler, 200, {"auth": {"client_token": "t", "lease_duration": 60}})
+            case _:
+                send(handler, 204, b"")
+
+    (tmp_path / "wrapped").write_text("envelope")
+    with scripted(script) as (address, seen):
+        async with store(address, AppRoleAuth(Secret("r"), wrapped_file=tmp_path / "wrapped")) as vault:
+            with pytest.raises(SecretUnavailable):
+                await vault.start()
+            vault._login._retry_s = 0
+            await vault.start()
+    paths = [path.rpartition("/")[2] for path, _ in seen]
+    assert paths == ["lookup", "unwrap", "login", "login", "revoke-self"]
+
+
+async def test_a_login_in_a_namespace(bao: OpenBao, tmp_path: Path) -> None:
+    """Method, role, envelope and secret are the namespace's own; the root has none of that name."""
+    with contextlib.suppress(OSError):
+        bao.api("POST", "sys/namespaces/login-team", {})
+    inside = functools.partial(bao.api, namespace="login-team")
+    inside("POST", "sys/auth/approle", {"type": "approle"})
+    inside("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
+    inside("PUT", "sys/policies/acl/reads", {"policy": READ})
+    inside("POST", "secret/data/egress/logins", {"data": {"key": "of the team"}})
+    inside("POST", "auth/approle/role/in-team", {"token_policies": ["reads"], "token_ttl": "1h"})
+    role = inside("GET", "auth/approle/role/in-team/role-id")["data"]["role_id"]
+    (tmp_path / "wrapped").write_text(bao.wrapped("auth/approle/role/in-team/secret-id", namespace="login-team"))
+    auth = AppRoleAuth(Secret(role), wrapped_file=tmp_path / "wrapped")
+    async with store(bao.address, auth, namespace="login-team") as vault:
+        assert (await vault.fetch(REF)).fields["key"].reveal() == "of the team"
+        await vault.probe()
+        token = await token_of(vault)
+    with pytest.raises(OSError):
+        inside("GET", "auth/token/lookup-self", token=token)
+
+
+async def test_a_token_in_its_last_second_does_not_live_for_ever(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = [{"ttl": 0, "expire_time": "2026-01-01T00:00:00Z"}, {"ttl": 0, "expire_time": None}]
+    heard = Heard()
+    with scripted(lambda handler: send(handler, 200, {"data": told[0]})) as (address, _):
+        async with store(address, TokenAuth(Secret("t")), heard) as vault:
+            await vault.start()
+            told.pop(0)
+            await vault._login.again(vault._login.generation)
+    assert heard.ttls == [0.0, float("inf")]
 
 
 # --- Kubernetes, JWT, certificate ---

@@ -78,6 +78,10 @@ class Addresses:
                 return index
         return None
 
+    def another(self, asked: Collection[int]) -> bool:
+        """Whether an address is left that is worth keeping time for."""
+        return any(state.failures < TRIP for index, state in enumerate(self._states) if index not in asked)
+
     def wait_s(self, now_s: float) -> float:
         """Seconds until the next probe is due."""
         return max(min(state.retry_s for state in self._states) - now_s, 0.0)

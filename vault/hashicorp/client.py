@@ -108,7 +108,7 @@ class VaultCalls:
             if index is None:
                 break
             asked.add(index)
-            last = len(asked) == min(MOST_ADDRESSES, len(self._config.addresses))
+            last = len(asked) == MOST_ADDRESSES or not self._addresses.another(asked)
             try:
                 result = await self._patiently(
                     work, index, token, namespace, ends_s if last else now_s + (ends_s - now_s) / 2

@@ -41,6 +41,8 @@ RENEW_AT: Final = 2 / 3
 REPLACE_AT: Final = 0.85
 JITTER: Final = 0.1
 SOONEST_S: Final = 0.2
+GIVEN_SOONEST_S: Final = 1.0
+"""A token that nobody renews is looked at no more often than that on its way to its end."""
 WATCH_S: Final = 5.0
 """How often files are looked at that a new token or secret id may come in, while no read does."""
 _SHAPELESS: Final = "Vault answered the login in a shape that no login has"
@@ -202,7 +204,8 @@ class Login:
         self._issued = issued
         now_s = time.monotonic()
         self._ends_s = now_s + issued.ttl_s
-        self._due_s = now_s + due_s(issued.ttl_s, self._jitter(), renewable=issued.renewable)
+        due = due_s(issued.ttl_s, self._jitter(), renewable=issued.renewable)
+        self._due_s = now_s + (due if issued.own else max(due, GIVEN_SOONEST_S))
         self._observer.token_ttl(issued.ttl_s)
         self._news.set()
 

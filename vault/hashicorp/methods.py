@@ -191,11 +191,11 @@ class _AppRole(_Own):
             secret_id = await self._wrapped.secret_id()
         elif self._file is not None:
             secret_id = await asyncio.to_thread(self._file.read)
-        try:
-            return await self._post({"role_id": role_id, "secret_id": secret_id})
-        finally:
-            if self._wrapped is not None:
-                self._wrapped.used()
+        issued = await self._post({"role_id": role_id, "secret_id": secret_id})
+        if self._wrapped is not None:
+            # A login that failed may not have reached Vault; if it did, Vault will say what is left.
+            self._wrapped.used()
+        return issued
 
 
 class _Jwt(_Own):
@@ -248,7 +248,10 @@ class _Given:
             return Issued(token, math.inf, renewable=False, own=False)
         except VaultUnreachable as error:
             raise outage(error) from None
-        return Issued(token, float(answer["data"].get("ttl") or 0) or math.inf, renewable=False, own=False)
+        told = answer["data"]
+        ttl_s = float(told.get("ttl") or 0)
+        # In its last second a token that ends has a ttl of 0, as one that does not end has.
+        return Issued(token, ttl_s if ttl_s or told.get("expire_time") else math.inf, renewable=False, own=False)
 
 
 class _TokenFile(_Given):

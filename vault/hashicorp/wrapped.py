@@ -73,7 +73,7 @@ class WrappedSecretId:
         return self._known
 
     def used(self) -> None:
-        """A login was tried with it."""
+        """A login was made with it."""
         if self._logins_left:
             self._logins_left -= 1
 
