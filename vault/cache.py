@@ -180,11 +180,11 @@ class SecretCache:
         if self._has_other(entry, used) and now_s - entry.fetched_s < ttl_s:
             self._entries.move_to_end(ref)
             return self._answer(ref, entry, "hit", now_s)
-        if entry.flight is not None and entry.forced == entry.launched:
-            known = entry.launched - 1  # the very read that was to be begun is under way
+        if entry.forced > entry.launched or (entry.flight is not None and entry.forced == entry.launched):
+            known = entry.forced - 1  # the very read that was to be begun is under way, or waits for the one before it
         elif self._may_force(ref, entry, now_s):
             known = entry.launched
-            entry.forced = known + 1
+            self._force(entry, now_s)
         else:
             return None
         await self._land(ref, entry, known)
@@ -200,10 +200,16 @@ class SecretCache:
         if entry is None or self._has_other(entry, used) or entry.flight is not None:
             return
         if self._may_force(ref, entry, now_s):
-            entry.forced = entry.launched + 1
-            # Taken back when the flight brings something new.
-            entry.fruitless_s = now_s + FRUITLESS_S
+            self._force(entry, now_s)
             self._launch(ref, entry)
+
+    @staticmethod
+    def _force(entry: Entry, now_s: float) -> None:
+        """The next flight is a forced one. It counts as fruitless until it brings something new, so that there is no moment
+        between its landing and the first who hears of it in which another could be forced.
+        """
+        entry.forced = entry.launched + 1
+        entry.fruitless_s = now_s + FRUITLESS_S
 
     @staticmethod
     def _has_other(entry: Entry, used: SealedSecret) -> bool:

@@ -64,6 +64,21 @@ async def test_g28_a_fruitless_read_is_the_last_for_a_while(parts: tuple[Fake, C
     assert (await read(cache, ttl=1000)).cache == "hit"
 
 
+async def test_no_second_read_is_forced_while_the_first_is_told(parts: tuple[Fake, Clock, SecretCache]) -> None:
+    store, _, cache = parts
+    used = await read(cache)
+    for behind in (False, True):
+        before = store.fetches[REF]
+        rejected = []
+        for _ in range(12):  # one at each step of the loop, through the landing
+            if behind:
+                cache.suspect(REF, used)
+            rejected.append(asyncio.create_task(cache.read_other(REF, used, ttl_s=10)))
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*rejected) == [None] * 12
+        assert store.fetches[REF] - before == (0 if behind else 1)
+
+
 async def test_a_new_version_is_not_under_the_old_ones_cooldown(parts: tuple[Fake, Clock, SecretCache]) -> None:
     store, clock, cache = parts
     first = await read(cache)
@@ -105,12 +120,10 @@ async def test_a_flight_from_before_the_rejection_is_not_enough(parts: tuple[Fak
     await read(cache)  # refreshes behind the answer
     await asyncio.sleep(0)
     store.version = 2
-    waiter = asyncio.create_task(cache.read_other(REF, used, ttl_s=10))
+    waiters = [asyncio.create_task(cache.read_other(REF, used, ttl_s=10)) for _ in range(3)]
     await asyncio.sleep(0.01)
     store.gate.set()
-    found = await waiter
-    assert found is not None
-    assert found.version == "2"
+    assert [found.version for found in await asyncio.gather(*waiters) if found is not None] == ["2"] * 3
     assert store.fetches[REF] == 3
 
 
