@@ -65,6 +65,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "timeouts": "Deadlines of this route; they win over limits of the settings.",
         "listener": "Reverse listeners of the settings that serve this route too, for clients that cannot use a proxy.",
         "upstream": "Where its listener leads: https://host or http://host:port. Left out: the one host of match.",
+        "reply": "What is done to answers before they reach the caller.",
     },
     "match": {
         "host": 'Exact host names, or "*.example.com" for one label.',
@@ -106,6 +107,9 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "first_byte": "Until the answer begins.",
         "idle": "Without a byte in either direction.",
         "total": "For the whole exchange.",
+    },
+    "reply": {
+        "scrub": "What becomes of the credential where an answer shows it: scrub fills it with asterisks, block ends the answer, none passes it on.",
     },
     "test": {
         "as": "The workload that asks.",

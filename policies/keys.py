@@ -82,6 +82,7 @@ ROUTE: Final[Keys] = {
     "timeouts": _ref("timeouts"),
     "listener": _NAMES,
     "upstream": {"type": "string", "pattern": "^https?://[^/?#@]+/?$"},
+    "reply": _ref("reply"),
 }
 MATCH: Final[Keys] = {
     "host": _NAMES,
@@ -111,6 +112,7 @@ BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
+REPLY: Final[Keys] = {"scrub": {"enum": ["scrub", "block", "none"]}}
 TEST: Final[Keys] = {
     "as": _TEXT,
     "request": {"type": "string", "pattern": "^[A-Z]+ https://"},
@@ -136,6 +138,7 @@ TABLES: Final[Mapping[str, Keys]] = {
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
+    "reply": REPLY,
     "test": TEST,
     "expect": EXPECT,
 }
@@ -153,7 +156,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
     "route": {
         "use": "provider presets come later; write match, secret and inject",
-        "reply": "answers are passed on as they are; scrubbing comes later",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "derive": "derived credentials come later; store the final credential for now",
@@ -189,6 +191,10 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
+    "reply": {
+        "project": "projection of answers comes later",
+        "filter": "filters on answers come later",
+    },
     "test": {
         "claims": "claims come with JWT identity",
         "source": "conditions on the source come later",

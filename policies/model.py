@@ -139,6 +139,9 @@ class EgressSpec:
     resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
+type ScrubMode = Literal["scrub", "block", "none"]
+"""What becomes of a credential that an answer shows: filled, the answer ended, passed on."""
+
 type Http2 = Literal["auto", "prefer", "never"]
 """Where HTTP/2 is offered to an upstream: for callers that speak it, for all, for none."""
 
@@ -219,6 +222,7 @@ class Route:
     """Absolute path of extra roots for this route's upstream."""
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     http2: Http2 = "auto"
+    scrub: ScrubMode = "scrub"
     allow_cleartext: bool = False
     """Whether the credential may go over plain http, to an address that is not public."""
     listeners: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
 from addons.injection.places import FRAMING, HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name, place
 from addons.injection.render import basic_value, header_value, holds_placeholder, plain_value, query_pair, swapped
+from addons.reply.readable import readable
 from addons.websocket import UPGRADE_FIELDS, wants_websocket
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
 
@@ -44,6 +45,8 @@ def build_with_credential(
     """
     target = _stripped_target(head.target, plan.strip_parameters)
     kept = _kept(plan, head)
+    if plan.scrubbed:
+        kept = readable(kept)
     added: dict[bytes, bytes] = {}
     for injector in injectors:
         match injector:

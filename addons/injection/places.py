@@ -82,6 +82,8 @@ class Plan:
     strip_parameters: frozenset[bytes]
     credential_headers: frozenset[bytes]
     reject: bool
+    scrubbed: bool = False
+    """Whether answers are searched for the credential, and so must be readable."""
     swaps: tuple[SwapInjector, ...] = ()
     """Those of the injectors that wait for a placeholder."""
 
@@ -111,6 +113,7 @@ def plan_for(route: Route) -> Plan:
         CREDENTIAL_PARAMETERS | parameters,
         frozenset(places),
         reject=route.caller_credentials == "reject",
+        scrubbed=route.scrub != "none",
         swaps=tuple(injector for injector in route.inject if isinstance(injector, SwapInjector)),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from mitmproxy import http
@@ -19,7 +20,6 @@ from addons.credentials import Needs, Openings, SealedCredential, may_travel, se
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
 from addons.injection import (
-    Plan,
     applicable,
     brought,
     build_forward,
@@ -27,15 +27,25 @@ from addons.injection import (
     reject_caller_credentials,
 )
 from addons.parts import Parts
-from addons.stages.plans import Plans
+from addons.reply.scrub import basics_of
+from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from policies import Grant
-from policies.model import Injector
+from policies.model import CredentialSpec, Injector
 from vault.store import SealedSecret
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done to one request, fixed when its head was judged."""
+
+    exchange: Exchange
+    plan: RoutePlan
+    injectors: tuple[Injector, ...]
+
+
 class CredentialStage:
-    """Puts `SealedCredential`, `Openings` and `HeadersToSend`."""
+    """Puts `SealedCredential`, `Openings`, `Scrub` and `HeadersToSend`."""
 
     def __init__(self, parts: Parts, registry: Registry, plans: Plans) -> None:
         self._parts = parts
@@ -53,30 +63,25 @@ class CredentialStage:
         if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
             exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
             return None
-        needs = route_plan.needs(grant.credential, injectors)
+        return self._begin(_Work(exchange, route_plan, injectors), grant.credential)
+
+    def _begin(self, work: _Work, spec: CredentialSpec) -> Coroutine[Any, Any, None] | None:
+        needs = work.plan.needs(spec, work.injectors)
         before_s = self._parts.clock.monotonic_s()
         sealed = seal_now(needs, self._parts.secrets)
         if sealed is None:
-            return self._seal(exchange, plan, injectors, needs, before_s)
-        return self._sealed(exchange, plan, injectors, sealed, before_s)
+            return self._seal(work, needs, before_s)
+        return self._sealed(work, sealed, before_s)
 
-    async def _seal(
-        self, exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], needs: Needs, before_s: float
-    ) -> None:
+    async def _seal(self, work: _Work, needs: Needs, before_s: float) -> None:
         """The secret is not in memory, or too old: the store is asked."""
         sealed = await seal(needs, self._parts.secrets)
-        rest = self._sealed(exchange, plan, injectors, sealed, before_s)
+        rest = self._sealed(work, sealed, before_s)
         if rest is not None:
             await rest
 
-    def _sealed(
-        self,
-        exchange: Exchange,
-        plan: Plan,
-        injectors: tuple[Injector, ...],
-        sealed: SealedCredential,
-        before_s: float,
-    ) -> Coroutine[Any, Any, None] | None:
+    def _sealed(self, work: _Work, sealed: SealedCredential, before_s: float) -> Coroutine[Any, Any, None] | None:
+        exchange = work.exchange
         exchange.secret_ms = (self._parts.clock.monotonic_s() - before_s) * 1000
         exchange.put(sealed)
         facts = facts_of(exchange)
@@ -85,24 +90,18 @@ class CredentialStage:
             for secret in sealed.secrets:
                 record = self._parts.audit.open_now(opening(facts, secret))
                 if record is None:
-                    return self._open(exchange, plan, injectors, sealed, facts)
+                    return self._open(work, sealed, facts)
                 records.append(record)
         finally:
             # Also when the second of two records could not be written: the first one is open and must be closed.
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(exchange, plan, injectors, sealed)
+        self._build(work, sealed)
         return None
 
-    async def _open(
-        self,
-        exchange: Exchange,
-        plan: Plan,
-        injectors: tuple[Injector, ...],
-        sealed: SealedCredential,
-        facts: Fields,
-    ) -> None:
+    async def _open(self, work: _Work, sealed: SealedCredential, facts: Fields) -> None:
         """A sink has to be waited for: it does, for each secret that has no record yet."""
+        exchange = work.exchange
         before = exchange.forget(Openings)
         records = list(before.records) if before is not None else []
         try:
@@ -111,13 +110,18 @@ class CredentialStage:
         finally:
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(exchange, plan, injectors, sealed)
+        self._build(work, sealed)
 
     @staticmethod
-    def _build(exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], sealed: SealedCredential) -> None:
+    def _build(work: _Work, sealed: SealedCredential) -> None:
+        exchange, authority = work.exchange, work.exchange.ask(Authority)
         exchange.payload = hashlib.sha256()
         credential = unseal(sealed, exchange.ask(Openings))
-        exchange.put(build_with_credential(plan, injectors, exchange.head, exchange.ask(Authority), credential))
+        ready = build_with_credential(work.plan.plan, work.injectors, exchange.head, authority, credential)
+        scrubs = work.plan.scrubs
+        if scrubs is not None:
+            exchange.put(scrubs.of(credential.confidential(), basics_of(ready.fields)))
+        exchange.put(ready)
 
 
 def opening(facts: Fields, secret: SealedSecret) -> Fields:

@@ -8,6 +8,7 @@ from addons.credentials import Needs
 from addons.egress import Network, Vetted, networks
 from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
+from addons.reply.scrub import Scrubs
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 
@@ -18,6 +19,8 @@ class RoutePlan:
 
     plan: Plan
     allow: tuple[Network, ...]
+    scrubs: Scrubs | None = None
+    """What its answers are searched for; None where they pass as they are."""
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
     whole: dict[int, Needs] = field(default_factory=dict)
@@ -47,5 +50,7 @@ class Plans:
         found = self._plans.get(route.name)
         if found is None:
             extra = networks(route.egress.allow) if route.egress is not None else ()
-            found = self._plans[route.name] = RoutePlan(plan_for(route), self._global_allow + extra)
+            found = self._plans[route.name] = RoutePlan(
+                plan_for(route), self._global_allow + extra, Scrubs(route.scrub) if route.scrub != "none" else None
+            )
         return found

@@ -49,6 +49,7 @@ from addons.head import HeadersToSend
 from addons.injection import plan_for
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
+from addons.stages.scrub import clean_trailers
 from addons.trailers import kept_reply_trailers, kept_request_trailers
 from ostiary.engines.held import HeldBody
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
@@ -137,6 +138,8 @@ class GuardedStream(HttpStream):
                 self.watch.request_sent()
         elif isinstance(event, RequestTrailers | ResponseTrailers):
             self._clean(event)
+        elif type(event) is ResponseData and not event.data:
+            return _nothing()  # an empty frame of HTTP/2: stages take an empty piece for the end of the body
         return cast("Commands", super()._handle_event(event))
 
     def _clean(self, event: RequestTrailers | ResponseTrailers) -> None:
@@ -144,7 +147,7 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         fields = event.trailers.fields
         if isinstance(event, ResponseTrailers):
-            kept = kept_reply_trailers(fields)
+            kept = clean_trailers(exchange, kept_reply_trailers(fields))
             http2 = self.context.client.alpn == b"h2"
         else:
             grant = None if exchange is None else exchange.find(Grant)
@@ -473,6 +476,13 @@ class GuardedStream(HttpStream):
             yield SendHttp(RequestData(self.stream_id, piece), connection)
         yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
 
+    def state_stream_response_body(self, event: events.Event) -> Commands:
+        yield from super().state_stream_response_body(event)
+        exchange = self._exchange()
+        if exchange is not None and exchange.refused is not None and self.server_state != self.state_errored:
+            # A stage lets no more of it pass.
+            yield from self._cut()
+
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
         http2 = self.flow.request.data.http_version == b"HTTP/2.0"
@@ -568,6 +578,10 @@ class GuardedStream(HttpStream):
 def _holds(exchange: Exchange | None) -> bool:
     """Whether a body is read here before anything leaves."""
     return exchange is not None and exchange.refused is None and exchange.find(WholeBody) is not None
+
+
+def _nothing() -> Commands:
+    yield from ()
 
 
 def _broken() -> Refusal:
