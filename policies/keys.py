@@ -104,9 +104,13 @@ INJECT: Final[Keys] = {
     "bearer": _TEMPLATE,
     "basic": _ref("basic"),
     "query": _TEXT,
+    "path": {"type": "string", "pattern": "^/"},
+    "json": {"type": "string", "pattern": "^/"},
+    "form": _TEXT,
+    "cookie": _TEXT,
     "swap": _TEXT,
     "value": _TEMPLATE,
-    "in": _one_or_list({"type": "string", "pattern": "^header:"}),
+    "in": _one_or_list({"type": "string", "pattern": "^(header|query|json):"}),
 }
 BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
@@ -182,12 +186,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "when": "conditions come later",
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
-    },
-    "inject": {
-        "path": "path segments come later",
-        "json": "body injectors come later",
-        "form": "body injectors come later",
-        "cookie": "cookies come later",
     },
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},

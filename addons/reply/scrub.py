@@ -189,7 +189,7 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     bodyless = method == "HEAD" or status in _NO_BODY
     if any(
         name.lower() in gone or (len(name) == len(b"accept-ranges") and name.lower() == b"accept-ranges")
-            for name, _ in fields
+        for name, _ in fields
     ):
         fields = tuple(
             [field for field in fields if field[0].lower() not in gone and field[0].lower() != b"accept-ranges"]

@@ -162,7 +162,9 @@ def _special(character: str) -> Part:
 
 
 def _ways(text: str) -> Part:
-    return (text.encode(),) if len(text) > 1 or (text.isascii() and (text.isalnum() or text in "._-")) else _special(text)
+    return (
+        (text.encode(),) if len(text) > 1 or (text.isascii() and (text.isalnum() or text in "._-")) else _special(text)
+    )
 
 
 def _percent(raw: bytes) -> list[bytes]:

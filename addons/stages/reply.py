@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from mitmproxy import http
 
+from addons.bodies import HeldBody
 from addons.boundary import Boundary
 from addons.exchange import Authority, Exchange
 from addons.parts import Parts
@@ -74,7 +75,9 @@ class ReplyStage:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
         self._parts.metrics.stage_overhead("request", self._parts.clock.monotonic_s() - exchange.started_s)
-        flow.request.stream = request_meter(exchange)
+        if exchange.find(HeldBody) is None:
+            # A body that is held does not stream: it leaves whole.
+            flow.request.stream = request_meter(exchange)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
