@@ -66,6 +66,11 @@ class Credential:
         self._values = values
         self._fields = fields
 
+    @property
+    def name(self) -> str:
+        """As the policy names it."""
+        return self._spec.name
+
     def confidential(self) -> tuple[Secret, ...]:
         """What is used of it and must not be shown: all but the fields of secrets that are `public`."""
         specs, values = self._spec.secrets, self._values

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -54,6 +55,22 @@ class Scrub:
 
 
 @final
+class _Known:
+    """A search that has been made."""
+
+    __slots__ = ("basics", "credential", "scrub", "secrets")
+
+    def __init__(self, credential: str, secrets: tuple[Secret, ...], basics: tuple[bytes, ...], scrub: Scrub) -> None:
+        self.credential = credential
+        self.secrets = secrets
+        self.basics = basics
+        self.scrub = scrub
+
+    def holds(self, secrets: tuple[Secret, ...]) -> bool:
+        return len(self.secrets) == len(secrets) and all(map(operator.is_, self.secrets, secrets))
+
+
+@final
 class Scrubs:
     """What the answers of one route are searched for. Made anew only when a secret has changed."""
 
@@ -61,32 +78,30 @@ class Scrubs:
 
     def __init__(self, mode: ScrubMode) -> None:
         self._block = mode == "block"
-        self._known: list[tuple[tuple[Secret, ...], tuple[bytes, ...], Scrub]] = []
+        self._known: list[_Known] = []
 
-    def of(self, secrets: tuple[Secret, ...], basics: tuple[bytes, ...]) -> Scrub:
+    def of(self, credential: str, secrets: tuple[Secret, ...], basics: tuple[bytes, ...]) -> Scrub:
         """The search for these values.
 
         Args:
+            credential: its name; a route may have several.
             secrets: values that the request used. Those of one version are the same objects, so they are compared by
                 identity.
             basics: what stands behind `Basic ` in it.
         """
-        for known, tokens, scrub in self._known:
-            if tokens == basics and len(known) == len(secrets) and all(map(_same, known, secrets)):
-                return scrub
+        for known in self._known:
+            if known.basics == basics and known.holds(secrets):
+                return known.scrub
         spellings = [spelling for secret in secrets for spelling in spellings_of(_value(secret))]
         spellings += [encoded(token.rstrip(b"=")) for token in basics if len(token) > 4]
         scrub = Scrub(Matcher(spellings), self._block)
-        # The newest first; what belongs to secrets of old versions falls out at the end.
-        self._known = [(secrets, basics, scrub), *self._known[: _MATCHERS - 1]]
+        # What belongs to an old version of this credential is not kept.
+        kept = [known for known in self._known if known.credential != credential or known.holds(secrets)]
+        self._known = [_Known(credential, secrets, basics, scrub), *kept[: _MATCHERS - 1]]
         return scrub
 
     def __repr__(self) -> str:
         return "Scrubs(…)"
-
-
-def _same(one: Secret, other: Secret) -> bool:
-    return one is other
 
 
 def _value(secret: Secret) -> str | bytes:

@@ -32,10 +32,9 @@ from addons.injection import (
     reject_caller_credentials,
 )
 from addons.injection.content import LARGE_BYTES
-from addons.parts import Parts
 from addons.injection.segments import judge_path
+from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.reply.scrub import basics_of
 from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from policies import Grant
@@ -188,9 +187,7 @@ class CredentialStage:
             exchange.payload.update(work.body)
             body = work.body if work.content is None else work.content.put(work.injectors, credential)
             ready = HeadersToSend(ready.target, framed(ready.fields, len(body), http2=exchange.head.http2), body)
-        scrubs = work.plan.scrubs
-        if scrubs is not None:
-            exchange.put(scrubs.of(credential.confidential(), basics_of(ready.fields)))
+        work.plan.watch(exchange, credential, ready)
         exchange.put(ready)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from addons.credentials import Needs
+from addons.credentials import Credential, Needs
 from addons.egress import Network, Vetted, networks
+from addons.exchange import Exchange
+from addons.head import HeadersToSend
 from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
-from addons.reply.scrub import Scrubs
+from addons.reply.scrub import Scrub, Scrubs, basics_of
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 
@@ -25,6 +27,12 @@ class RoutePlan:
     """Destinations vetted before."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together need, by the identity of the credential, which lives as long as its policy."""
+
+    def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
+        """Says what the answer to this request is searched for."""
+        if self.scrubs is not None:
+            exchange.forget(Scrub)
+            exchange.put(self.scrubs.of(credential.name, credential.confidential(), basics_of(ready.fields)))
 
     def needs(self, spec: CredentialSpec, injectors: tuple[Injector, ...]) -> Needs:
         """What these injectors need of a credential of this route."""
