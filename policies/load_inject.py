@@ -53,11 +53,17 @@ def read_injectors(route: str, keys: Fields, context: Context) -> tuple[Injector
         if injector is None:
             continue
         for place in _places(injector):
-            for other, there in places.items():
-                if _meet(place, other):
-                    context.faults.add(
-                        node.place, f"two injectors of route {route} put {place}", f"the first stands at {there}"
-                    )
+            other = next((known for known in places if _meet(place, known)), None)
+            if other == place:
+                context.faults.add(
+                    node.place, f"two injectors of route {route} put {place}", f"the first stands at {places[place]}"
+                )
+            elif other is not None:
+                context.faults.add(
+                    node.place,
+                    f"route {route} cannot put {place} and {other}",
+                    f"the other stands at {places[other]}",
+                )
             places[place] = node.place
         found.append(injector)
     return tuple(found)

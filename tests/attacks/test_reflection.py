@@ -1,4 +1,4 @@
-"""G17, G43, G55: an upstream that shows the credential again, in every part of an answer and in every coding."""
+"""G17, G55, U9, and the trailers of G43: an upstream that shows the credential again, in every part of an answer and in every coding."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def shows(answer: Answer) -> list[bytes]:
     return [form for form in known if form in whole]
 
 
-def test_g17_g43_g55_no_part_of_an_answer_shows_the_credential(
+def test_g17_g55_u9_no_part_of_an_answer_shows_the_credential(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
     api = upstream(reflect)

@@ -51,7 +51,7 @@ def start(ostiary: Callable[..., Ostiary], api: Upstream, policy: str = POLICY, 
     return proxy
 
 
-def test_every_example_of_the_page(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+def test_g50_every_example_of_the_page(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     api = upstream()
     proxy = start(ostiary, api)
     assert len(EXAMPLES) >= 13
@@ -212,7 +212,7 @@ def test_bodies_paths_and_cookies_that_are_refused(
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 11", "Transfer-Encoding: chunked"])
-def test_g16_a_body_that_is_cut_off_never_leaves(
+def test_a_body_that_is_cut_off_never_leaves(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], framing: str
 ) -> None:
     api, key = upstream(), canary()

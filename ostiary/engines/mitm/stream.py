@@ -46,17 +46,16 @@ from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.grpc import for_grpc, speaks_grpc
 from addons.head import HeadersToSend
-from addons.injection import plan_for
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
 from addons.stages.scrub import clean_trailers
-from addons.trailers import kept_reply_trailers, kept_request_trailers
+from addons.trailers import kept_reply_trailers
 from ostiary.engines.held import HeldBody
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
-from ostiary.engines.needs import REJECTED, credential_rejected
-from policies import Grant, Passage
+from ostiary.engines.needs import REJECTED, credential_rejected, request_trailers
+from policies import Passage
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
@@ -150,9 +149,7 @@ class GuardedStream(HttpStream):
             kept = clean_trailers(exchange, kept_reply_trailers(fields))
             http2 = self.context.client.alpn == b"h2"
         else:
-            grant = None if exchange is None else exchange.find(Grant)
-            injected = frozenset() if grant is None else plan_for(grant.route).strip_headers
-            kept = kept_request_trailers(fields, injected)
+            kept = request_trailers(exchange, fields)
             http2 = self.context.server.alpn == b"h2"
         event.trailers = http.Headers(lower_case(kept) if http2 else kept)
 
