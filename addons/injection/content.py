@@ -25,6 +25,8 @@ LARGE_BYTES: Final = 64 * 1024
 """What takes longer than a millisecond or so to read."""
 MAX_DEPTH: Final = 64
 """Of JSON. Parsers differ in how deep they go."""
+MAX_BRACKETS: Final = 1_000_000
+"""In a JSON text, those in strings too: each is an object to make, while other threads wait."""
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _TYPE: Final = re.compile(
@@ -110,10 +112,16 @@ def _no_constant(text: str) -> NoReturn:
     raise _bad(f"The JSON body holds {text}, which is no JSON.")
 
 
+def _digits(text: str) -> str:
+    """Numbers are not looked at: their digits stay where they are. (A function of Python's own, so that a long list of them
+    does not keep other threads waiting.)
+    """
+    return text
+
+
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=str, parse_int=str
+    object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=_digits, parse_int=_digits
 )
-"""Numbers are not looked at: their digits stay where they are."""
 
 
 class JsonBody:
@@ -127,7 +135,7 @@ class JsonBody:
         try:
             self._text = body.decode("utf-8")
             if _depth(body) > MAX_DEPTH:
-                raise _bad("The JSON body is nested too deeply.")
+                raise _bad("The JSON body is nested too deeply, or has too many objects and lists.")
             root = _DECODER.decode(self._text)
         except (ValueError, RecursionError):
             # The text of the original error quotes the body.
@@ -213,9 +221,10 @@ def _joined(news: Sequence[tuple[Pointer, str]]) -> str:
 
 
 def _depth(body: bytes) -> int:
-    """How many brackets are open at once at most, those in strings counted too: an estimate that is never too low."""
-    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
-        return 0
+    """How many brackets are open at once at most, those in strings left out; too many where there are too many of them."""
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets <= MAX_DEPTH or brackets > MAX_BRACKETS:
+        return brackets if brackets > MAX_BRACKETS else 0
     depth = most = 0
     for match in _BRACKETS.finditer(body):
         if match[0] in {b"{", b"["}:
@@ -226,7 +235,7 @@ def _depth(body: bytes) -> int:
     return most
 
 
-_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 # --- forms ---

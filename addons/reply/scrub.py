@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from policies.model import ScrubMode
 from vault.secret import Secret
 
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_OF_PARTS: Final = frozenset({b"accept-ranges"})
 _OF_CODED_BYTES: Final = frozenset(
     {
+        b"accept-ranges",
         b"content-encoding",
         b"content-length",
         b"transfer-encoding",
@@ -40,9 +43,10 @@ _OF_CODED_BYTES: Final = frozenset(
 )
 """RFC 9110 section 8, RFC 9530: they tell of the bytes as they were coded."""
 _PARTIAL: Final = 206
+_UNCHANGED: Final = 304
 _MATCHERS: Final = 8
 """Of one route: callers' own user names inside Basic make several."""
-_NO_BODY: Final = frozenset({204, 304})
+_NO_BODY: Final = frozenset({101, 204, 304})
 
 
 @final
@@ -191,32 +195,36 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     """
     if status == _PARTIAL:
         raise _blocked("The upstream answered with a part that nobody asked for.")
-    codings = codings_of(fields)
-    if codings is None or _compressed_grpc(fields):
-        raise _blocked("The upstream's answer has a coding that cannot be read here.")
-    reason, in_reason = scrub.matcher.redact(reason)
-    fields, in_fields = scrub_fields(scrub, fields)
-    if scrub.block and in_reason + in_fields:
-        raise _reflected()
-    gone: frozenset[bytes] = frozenset()
-    if codings and status != 304:
-        gone = _OF_CODED_BYTES
+    codings: tuple[str, ...] = ()
+    if True in [_matters(name) for name, _ in fields]:
+        found = codings_of(fields)
+        if found is None or _compressed_grpc(fields):
+            raise _blocked("The upstream's answer has a coding that cannot be read here.")
+        codings = found
+        gone = _OF_CODED_BYTES if codings and status != _UNCHANGED else _OF_PARTS
+        fields = tuple([field for field in fields if field[0].lower() not in gone])
+    redactions = 0
+    if scrub.matcher.may_find(b"\n".join([reason, *[part for field in fields for part in field]])):
+        reason, in_reason = scrub.matcher.redact(reason)
+        fields, in_fields = scrub_fields(scrub, fields)
+        redactions = in_reason + in_fields
+        if scrub.block and redactions:
+            raise _reflected()
     bodyless = method == "HEAD" or status in _NO_BODY
-    if any(
-        name.lower() in gone or (len(name) == len(b"accept-ranges") and name.lower() == b"accept-ranges")
-        for name, _ in fields
-    ):
-        fields = tuple(
-            [field for field in fields if field[0].lower() not in gone and field[0].lower() != b"accept-ranges"]
-        )
-    return ScrubbedHead(reason, fields, in_reason + in_fields, BodyScrub(scrub, () if bodyless else codings))
+    return ScrubbedHead(reason, fields, redactions, BodyScrub(scrub, () if bodyless else codings))
+
+
+@functools.lru_cache(maxsize=1024)
+def _matters(name: bytes) -> bool:
+    """Whether a field of this name says something of how the body is to be read. Names are few."""
+    return name.lower() in {b"content-encoding", b"grpc-encoding", b"accept-ranges"}
 
 
 def scrub_fields(scrub: Scrub, fields: Fields) -> tuple[Fields, int]:
     """Fields, or trailers, with fill for what they show, and how many places were filled."""
     matcher = scrub.matcher
     # One search for all: a line feed stands in no field.
-    if not matcher.finds(b"\n".join([part for field in fields for part in field])):
+    if not matcher.may_find(b"\n".join([part for field in fields for part in field])):
         return fields, 0
     count = 0
     kept: list[tuple[bytes, bytes]] = []
@@ -228,7 +236,7 @@ def scrub_fields(scrub: Scrub, fields: Fields) -> tuple[Fields, int]:
         clean_value, in_value = matcher.redact(value)
         count += in_name + in_value
         kept.append((clean_name, clean_value))
-    return tuple(kept), count
+    return (tuple(kept), count) if count else (fields, 0)
 
 
 def scrub_trailers(scrub: Scrub | None, fields: Fields) -> tuple[Fields, int]:
