@@ -113,8 +113,9 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _digits(text: str) -> str:
-    """Numbers are not looked at: their digits stay where they are. (A function of Python's own, so that a long list of them
-    does not keep other threads waiting.)
+    """Numbers are not looked at: their digits stay where they are.
+
+    A function of Python's own, so that a long list of them does not keep other threads waiting.
     """
     return text
 
