@@ -19,6 +19,7 @@ from addons.audit import AuditLog, AuditUnavailable, Fields
 from addons.clock import Clock
 from addons.credentials import Openings, SealedCredential, release
 from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadIdentity
+from addons.once import Once
 from addons.refusal import Answer, Answered, Code, Refusal, answer
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
@@ -62,6 +63,7 @@ class Boundary:
         self._audit = audit
         self._metrics = metrics
         self._clock = clock
+        self._told = Once(_log)
 
     def refuse(self, exchange: Exchange, error: BaseException) -> Answer:
         """Ends an exchange with a refusal.
@@ -119,6 +121,8 @@ class Boundary:
         exchange.connection.exchanges.discard(exchange)
         elapsed_s = self._clock.monotonic_s() - exchange.started_s
         openings = exchange.find(Openings)
+        if exchange.redactions or exchange.caller_credential is not None:
+            self._tell(exchange)
         ended = self._ended(exchange, outcome, status, code, elapsed_s)
         if openings is not None:
             for record in openings.records:
@@ -149,6 +153,23 @@ class Boundary:
         for record in openings.records:
             self._audit.close(record, ended)
 
+    def _tell(self, exchange: Exchange) -> None:
+        """What an operator should know of, said once: it happens again with every request."""
+        identity, route = proven(exchange), exchange.route or ""
+        workload = identity.workload if identity else ""
+        if exchange.redactions:
+            self._metrics.redacted(route, exchange.redactions)
+            self._told.warn(("shown", route), "an upstream showed its credential in an answer; route %s", route)
+        if exchange.caller_credential is not None:
+            place = exchange.caller_credential
+            self._told.warn(
+                ("brought", workload, route, place),
+                "workload %s still holds a key: it sends one in %s; route %s",
+                workload,
+                place,
+                route,
+            )
+
     def _ended(
         self, exchange: Exchange, outcome: Outcome, status: int | None, code: Code | None, elapsed_s: float
     ) -> Fields:
@@ -167,6 +188,8 @@ class Boundary:
             ended["retries"] = exchange.retries
         if exchange.payload is not None:
             ended["payload_sha256"] = exchange.payload.hexdigest()
+        if exchange.redactions:
+            ended["redactions"] = exchange.redactions
         if exchange.caller_credential is not None:
             ended["caller_credential"] = exchange.caller_credential
         if exchange.secret_ms is not None:

@@ -39,6 +39,8 @@ class SealedCredential:
     spec: CredentialSpec
     entries: Mapping[str, SealedSecret]
     secrets: tuple[SealedSecret, ...]
+    fields: tuple[tuple[str, str], ...]
+    """The fields that are used, by the name of their secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,27 @@ class Openings:
 class Credential:
     """Values of one credential, by the references that templates make. Without a repr."""
 
-    __slots__ = ("_spec", "_values")
+    __slots__ = ("_fields", "_spec", "_values")
 
-    def __init__(self, spec: CredentialSpec, values: Mapping[str, Mapping[str, Secret]]) -> None:
+    def __init__(
+        self,
+        spec: CredentialSpec,
+        values: Mapping[str, Mapping[str, Secret]],
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._spec = spec
         self._values = values
+        self._fields = fields
+
+    @property
+    def name(self) -> str:
+        """As the policy names it."""
+        return self._spec.name
+
+    def confidential(self) -> tuple[Secret, ...]:
+        """What is used of it and must not be shown: all but the fields of secrets that are `public`."""
+        specs, values = self._spec.secrets, self._values
+        return tuple([values[name][field] for name, field in self._fields if not specs[name].public])
 
     def value(self, reference: FieldRef) -> Secret:
         """The secret a template refers to.
@@ -231,7 +249,7 @@ def _complete(
             entries[name].require((field,))
     except StoreError as error:
         raise refusal_for(error) from None
-    return SealedCredential(needs.spec, entries, tuple(read.values()))
+    return SealedCredential(needs.spec, entries, tuple(read.values()), needs.fields)
 
 
 def unseal(sealed: SealedCredential, openings: Openings) -> Credential:
@@ -240,7 +258,8 @@ def unseal(sealed: SealedCredential, openings: Openings) -> Credential:
     fields = {
         id(secret): secret.unseal(record) for secret, record in zip(sealed.secrets, openings.records, strict=True)
     }
-    return Credential(sealed.spec, {name: fields[id(secret)] for name, secret in sealed.entries.items()})
+    values = {name: fields[id(secret)] for name, secret in sealed.entries.items()}
+    return Credential(sealed.spec, values, sealed.fields)
 
 
 def release(sealed: SealedCredential) -> None:

@@ -155,6 +155,14 @@ def _judge_framing(raw: bytes, method: bytes, *, tunnelled: bool) -> int | None:
     return None if coding is not None else int(length or 0)
 
 
+def content_length(fields: Fields) -> int | None:
+    """The size that a judged head gives its body; None where it gives none."""
+    for name, value in fields:
+        if len(name) == len(b"content-length") and name.lower() == b"content-length":
+            return int(value)
+    return None
+
+
 _HTTP2_FORBIDDEN: Final = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )

@@ -149,6 +149,8 @@ class Exchange:
         "head",
         "payload",
         "policy",
+        "redactions",
+        "reframed",
         "refused",
         "rejected",
         "replayable",
@@ -202,6 +204,10 @@ class Exchange:
         """Whether the upstream has rejected the credential once: a second time is the answer."""
         self.replayable = False
         """Whether the rejected request can be sent once more, byte for byte: it ended, and its body is held or empty."""
+        self.redactions = 0
+        """Places of the answer that showed a credential."""
+        self.reframed = False
+        """Whether a stage changes the size of the answer's body."""
         self.caller_credential: str | None = None
         """Where the caller sent a credential of its own, which does not travel."""
         self.bytes_in = 0

@@ -35,13 +35,20 @@ class RequestHead:
 
 @final
 class HeadersToSend:
-    """The head that leaves, credential included."""
+    """The head that leaves, credential included.
 
-    __slots__ = ("fields", "target")
+    Args:
+        target: origin-form.
+        fields: in order.
+        body: the whole of what follows, where it was held (`addons/bodies.py`); None where the caller's streams behind it.
+    """
 
-    def __init__(self, target: bytes, fields: Fields) -> None:
+    __slots__ = ("body", "fields", "target")
+
+    def __init__(self, target: bytes, fields: Fields, body: bytes | None = None) -> None:
         self.target = target
         self.fields = fields
+        self.body = body
 
     def __repr__(self) -> str:
         return "HeadersToSend(…)"

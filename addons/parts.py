@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from addons.audit import AuditLog
+from addons.bodies import DEFAULT_CAP_BYTES
 from addons.boundary import Boundary
 from addons.buffers import Buffers
 from addons.clock import Clock
@@ -55,6 +56,8 @@ class Parts:
     """Told of what becomes of rejected credentials."""
     buffers: Buffers | None = None
     """None: nothing is counted."""
+    buffered_body_bytes: int = DEFAULT_CAP_BYTES
+    """Cap of a body that is held until it is whole."""
     user_addons: tuple[UserAddon, ...] = ()
     """In the order of the settings."""
     extra_keys: Mapping[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from addons.stages.record import RecordStage
 from addons.stages.registry import Registry
 from addons.stages.rejected import RejectedStage
 from addons.stages.reply import ReplyStage
+from addons.stages.scrub import ScrubStage
 from addons.stages.user_addons import UserAddons, UserReplyStage, UserRequestStage
 
 
@@ -53,4 +54,6 @@ def stages(parts: Parts, registry: Registry) -> tuple[object, ...]:
         # First of the answer's side: what an addon leaves in an answer is cleaned by ours, and what it fails at is
         # recorded.
         *((UserReplyStage(common),) if common else ()),
+        # Before even that: what an upstream echoes is a credential, and no addon is shown one.
+        ScrubStage(registry),
     )

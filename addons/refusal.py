@@ -40,6 +40,7 @@ class Code(enum.StrEnum):
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_TLS = "upstream_tls"
     UPSTREAM_PROTOCOL = "upstream_protocol"
+    REPLY_BLOCKED = "reply_blocked"
     SECRET_UNAVAILABLE = "secret_unavailable"  # noqa: S105 - a code, no password
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
@@ -78,6 +79,7 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.UPSTREAM_UNREACHABLE: Row(502, "destination_unavailable"),
     Code.UPSTREAM_TLS: Row(502, "tls_certificate_error"),
     Code.UPSTREAM_PROTOCOL: Row(502, "http_protocol_error"),
+    Code.REPLY_BLOCKED: Row(502, "http_protocol_error"),
     Code.SECRET_UNAVAILABLE: Row(503, "proxy_internal_error"),
     Code.AUDIT_UNAVAILABLE: Row(503, "proxy_internal_error"),
     Code.OVERLOADED: Row(503, "connection_limit_reached"),

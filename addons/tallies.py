@@ -50,12 +50,12 @@ class Tally(_Family):
         self._counts: dict[Labels, float] = {}
         super().__init__(registry, name, text, labels, fixed=fixed, bound=bound)
 
-    def add(self, values: Labels) -> None:
+    def add(self, values: Labels, count: int = 1) -> None:
         try:
-            self._counts[values] += 1
+            self._counts[values] += count
         except KeyError:
             values = self._named(values, self._counts)
-            self._counts[values] = self._counts.get(values, 0) + 1
+            self._counts[values] = self._counts.get(values, 0) + count
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)

@@ -104,6 +104,7 @@ class Metrics:
         )
         self._overhead = spread("overhead_seconds", "Time a stage took of a request.", _OVERHEAD_S, "stage")
         self._refusals = counter("refusals", "Requests refused by Ostiary itself.", "code")
+        self._redactions = tally("redactions", "Places of answers that showed a credential.", "route")
         self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
         self._cache = tally("secret_cache", "Reads by how they were answered.", "result")
         self._version = level("secret_version", "Version of a secret in use, where it is a number.", "secret")
@@ -167,6 +168,9 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._refusals(str(code)).inc()
+
+    def redacted(self, route: str, count: int) -> None:
+        self._redactions.add((route,), count)
 
     def stage_overhead(self, stage: str, seconds: float) -> None:
         self._overhead.observe((stage,), seconds)

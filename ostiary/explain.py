@@ -25,12 +25,18 @@ from policies.faults import nearest
 from policies.model import (
     BasicInjector,
     BearerInjector,
+    CookieInjector,
+    FormInjector,
     HeaderInjector,
     Injector,
+    JsonInjector,
+    PathInjector,
     QueryInjector,
     Route,
     SecretSpec,
+    SwapInjector,
 )
+from policies.pointer import pointer_text
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
@@ -291,6 +297,8 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
         shown["caller_credentials"] = route.caller_credentials
         shown["mode"] = route.mode
+        if credential is not None:
+            shown["scrub"] = route.scrub
         if route.http2 != "auto":
             shown["http2"] = route.http2
         shown["timeouts"] = _timeouts(route, settings.limits)
@@ -316,8 +324,18 @@ def puts(injector: Injector) -> str:
             return "header Authorization (Basic)"
         case QueryInjector(name=name):
             return f"query parameter {name}"
-        case _:
-            return f"in place of the placeholder, where {' or '.join(injector.headers)} holds it"
+        case PathInjector(pattern=pattern):
+            return f"path {pattern.text}"
+        case CookieInjector(name=name):
+            return f"cookie {name}"
+        case JsonInjector(pointer=pointer):
+            return f"JSON body {pointer_text(pointer)}"
+        case FormInjector(name=name):
+            return f"form field {name}"
+        case SwapInjector(headers=headers, parameters=parameters, pointers=pointers):
+            places = [*headers, *(f"query parameter {name}" for name in parameters)]
+            places += [f"JSON body {pointer_text(pointer)}" for pointer in pointers]
+            return f"in place of the placeholder, where {' or '.join(places)} holds it"
 
 
 def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:

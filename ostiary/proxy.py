@@ -183,6 +183,7 @@ def build_parts(
         ),
         connections_per_workload=limits.connections_per_workload,
         buffers=Buffers(metrics, limits.buffers),
+        buffered_body_bytes=limits.buffered_body,
         user_addons=addons,
         extra_keys=extra_keys,
     )

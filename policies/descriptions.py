@@ -65,6 +65,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "timeouts": "Deadlines of this route; they win over limits of the settings.",
         "listener": "Reverse listeners of the settings that serve this route too, for clients that cannot use a proxy.",
         "upstream": "Where its listener leads: https://host or http://host:port. Left out: the one host of match.",
+        "reply": "What is done to answers before they reach the caller.",
     },
     "match": {
         "host": 'Exact host names, or "*.example.com" for one label.',
@@ -91,9 +92,13 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "bearer": "Authorization: Bearer with this template.",
         "basic": "Authorization: Basic with user name and password.",
         "query": "A query parameter, replacing all of that name; needs value.",
+        "path": "A pattern of the path that value writes anew: what ** matches is kept, what a * matches is replaced; needs value.",
+        "json": "A member of the JSON body, as a JSON pointer such as /auth/key; needs value. The body is held until it is whole.",
+        "form": "A field of the form in the body, replacing all of that name; needs value. The body is held until it is whole.",
+        "cookie": "One cookie, the others stay; needs value.",
         "swap": "A placeholder that the caller sends and that is replaced; needs in and value.",
         "value": _VALUE,
-        "in": "Where the placeholder may stand: header:NAME.",
+        "in": "Where the placeholder may stand: header:NAME, query:NAME or json:/POINTER.",
     },
     "basic": {"username": _VALUE, "password": _VALUE},
     "egress": {
@@ -106,6 +111,9 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "first_byte": "Until the answer begins.",
         "idle": "Without a byte in either direction.",
         "total": "For the whole exchange.",
+    },
+    "reply": {
+        "scrub": "What becomes of the credential where an answer shows it: scrub fills it with asterisks, block ends the answer, none passes it on.",
     },
     "test": {
         "as": "The workload that asks.",

@@ -6,10 +6,10 @@ Coverage tells which routes and denies no example reached.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from policies.document import Mapping as MappingNode
 from policies.document import Node, Scalar
@@ -17,7 +17,18 @@ from policies.faults import Faults, Place
 from policies.fields import Fields
 from policies.grant import Denial, Grant, Question
 from policies.keys import EXPECT, LATER, TEST
-from policies.model import BasicInjector, BearerInjector, HeaderInjector, QueryInjector, SwapInjector
+from policies.model import (
+    BasicInjector,
+    BearerInjector,
+    CookieInjector,
+    FormInjector,
+    HeaderInjector,
+    JsonInjector,
+    PathInjector,
+    QueryInjector,
+    SwapInjector,
+)
+from policies.pointer import pointer_text
 
 if TYPE_CHECKING:
     from policies.matcher import Policy
@@ -130,8 +141,10 @@ def _headers(keys: Fields) -> Mapping[str, str]:
     return {entry.key.lower(): entry.value.text for entry in node if isinstance(entry.value, Scalar)}
 
 
-def _puts(grant: Grant, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of what would be put: headers as injected, `query:NAME` for parameters."""
+def _puts(grant: Grant, headers: Mapping[str, str], parameters: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Names of what would be put: headers as injected, and `query:NAME`, `path`, `cookie:NAME`, `json:POINTER`,
+    `form:NAME`. An example has no body, so a placeholder in one is never there.
+    """
     names: list[str] = []
     for injector in grant.route.inject:
         match injector:
@@ -141,11 +154,20 @@ def _puts(grant: Grant, headers: Mapping[str, str]) -> tuple[str, ...]:
                 names.append("Authorization")
             case QueryInjector(name=name):
                 names.append(f"query:{name}")
+            case PathInjector():
+                names.append("path")
+            case CookieInjector(name=name):
+                names.append(f"cookie:{name}")
+            case JsonInjector(pointer=pointer):
+                names.append(f"json:{pointer_text(pointer)}")
+            case FormInjector(name=name):
+                names.append(f"form:{name}")
             case SwapInjector():
-                for name in injector.headers:
-                    value = headers.get(name.lower(), "")
-                    if value in {injector.placeholder, f"Bearer {injector.placeholder}"}:
-                        names.append(name)
+                whole = {injector.placeholder, f"Bearer {injector.placeholder}"}
+                names += [name for name in injector.headers if headers.get(name.lower(), "") in whole]
+                names += [
+                    f"query:{name}" for name, value in parameters if name in injector.parameters and value in whole
+                ]
     return tuple(names)
 
 
@@ -164,7 +186,7 @@ def run_tests(policy: Policy) -> TestReport:
                 failures.append(Failure(test, answer.code))
             continue
         routes.add(answer.route.name)
-        puts = _puts(answer, test.headers)
+        puts = _puts(answer, test.headers, parse_qsl(urlsplit(test.url).query, keep_blank_values=True))
         came = f"route {answer.route.name}"
         if answer.route.name != test.expected_route:
             failures.append(Failure(test, came))

@@ -82,6 +82,7 @@ ROUTE: Final[Keys] = {
     "timeouts": _ref("timeouts"),
     "listener": _NAMES,
     "upstream": {"type": "string", "pattern": "^https?://[^/?#@]+/?$"},
+    "reply": _ref("reply"),
 }
 MATCH: Final[Keys] = {
     "host": _NAMES,
@@ -103,14 +104,19 @@ INJECT: Final[Keys] = {
     "bearer": _TEMPLATE,
     "basic": _ref("basic"),
     "query": _TEXT,
+    "path": {"type": "string", "pattern": "^/"},
+    "json": {"type": "string", "pattern": "^/"},
+    "form": _TEXT,
+    "cookie": _TEXT,
     "swap": _TEXT,
     "value": _TEMPLATE,
-    "in": _one_or_list({"type": "string", "pattern": "^header:"}),
+    "in": _one_or_list({"type": "string", "pattern": "^(header|query|json):"}),
 }
 BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
+REPLY: Final[Keys] = {"scrub": {"enum": ["scrub", "block", "none"]}}
 TEST: Final[Keys] = {
     "as": _TEXT,
     "request": {"type": "string", "pattern": "^[A-Z]+ https://"},
@@ -136,6 +142,7 @@ TABLES: Final[Mapping[str, Keys]] = {
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
+    "reply": REPLY,
     "test": TEST,
     "expect": EXPECT,
 }
@@ -153,7 +160,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
     "route": {
         "use": "provider presets come later; write match, secret and inject",
-        "reply": "answers are passed on as they are; scrubbing comes later",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "derive": "derived credentials come later; store the final credential for now",
@@ -181,14 +187,12 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
-    "inject": {
-        "path": "path segments come later",
-        "json": "body injectors come later",
-        "form": "body injectors come later",
-        "cookie": "cookies come later",
-    },
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
+    "reply": {
+        "project": "projection of answers comes later",
+        "filter": "filters on answers come later",
+    },
     "test": {
         "claims": "claims come with JWT identity",
         "source": "conditions on the source come later",

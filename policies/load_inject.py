@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,20 +10,32 @@ from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.faults import Place
 from policies.fields import Fields
-from policies.keys import BASIC, INJECT, LATER
+from policies.keys import BASIC, INJECT
 from policies.load_parts import TOKEN, Context
-from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
+from policies.model import (
+    BasicInjector,
+    BearerInjector,
+    CookieInjector,
+    FormInjector,
+    HeaderInjector,
+    Injector,
+    JsonInjector,
+    PathInjector,
+    QueryInjector,
+    SwapInjector,
+)
+from policies.paths import parse_pattern
+from policies.pointer import Pointer, parse_pointer, pointer_text
 from policies.template import FieldRef, Template, TemplateError, parse_template
 
-_KINDS: Final = ("header", "bearer", "basic", "query", "swap")
-_NEEDS: Final = {
-    "header": {"value"},
+_KINDS: Final = ("header", "bearer", "basic", "query", "path", "json", "form", "cookie", "swap")
+_NEEDS: Final = {kind: {"value"} for kind in _KINDS} | {
     "bearer": set[str](),
     "basic": set[str](),
-    "query": {"value"},
     "swap": {"value", "in"},
 }
 
+_PATH_TEXT: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-Fa-f]{2})*")
 FORBIDDEN_HEADERS: Final = frozenset({
     "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect",
     "proxy-authorization", "proxy-authenticate", "proxy-connection",
@@ -40,9 +53,16 @@ def read_injectors(route: str, keys: Fields, context: Context) -> tuple[Injector
         if injector is None:
             continue
         for place in _places(injector):
-            if place in places:
+            other = next((known for known in places if _meet(place, known)), None)
+            if other == place:
                 context.faults.add(
                     node.place, f"two injectors of route {route} put {place}", f"the first stands at {places[place]}"
+                )
+            elif other is not None:
+                context.faults.add(
+                    node.place,
+                    f"route {route} cannot put {place} and {other}",
+                    f"the other stands at {places[other]}",
                 )
             places[place] = node.place
         found.append(injector)
@@ -50,6 +70,7 @@ def read_injectors(route: str, keys: Fields, context: Context) -> tuple[Injector
 
 
 def _places(injector: Injector) -> Sequence[str]:
+    """What an injector puts, each place in words that no other place has."""
     match injector:
         case HeaderInjector(name=name):
             return [f"header {name.lower()}"]
@@ -57,20 +78,41 @@ def _places(injector: Injector) -> Sequence[str]:
             return ["header authorization"]
         case QueryInjector(name=name):
             return [f"query {name}"]
-        case SwapInjector(headers=headers):
-            return [f"header {name.lower()}" for name in headers]
+        case PathInjector():
+            return ["path"]
+        case CookieInjector(name=name):
+            return [f"cookie {name}"]
+        case JsonInjector(pointer=pointer):
+            return [f"json {pointer_text(pointer)}"]
+        case FormInjector(name=name):
+            return [f"form {name}"]
+        case SwapInjector(headers=headers, parameters=parameters, pointers=pointers):
+            return [
+                *(f"header {name.lower()}" for name in headers),
+                *(f"query {name}" for name in parameters),
+                *(f"json {pointer_text(pointer)}" for pointer in pointers),
+            ]
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two places cannot both be put: they are one, one lies within the other, or a body would be of two kinds."""
+    kinds = {one.partition(" ")[0], other.partition(" ")[0]}
+    if kinds == {"json"}:
+        return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+    if kinds == {"cookie", "header"}:
+        return "header cookie" in {one, other}
+    return one == other or kinds == {"json", "form"}
 
 
 def _read(route: str, node: Node, context: Context) -> Injector | None:
     faults = context.faults
     what = f"an injector of route {route}"
-    keys = Fields(node, faults, what, known=INJECT, later=LATER["inject"])
+    keys = Fields(node, faults, what, known=INJECT)
     if not isinstance(node, MappingNode):
         return None
     kinds = [kind for kind in _KINDS if kind in keys]
     if len(kinds) != 1:
-        if kinds or not any(entry.key in LATER["inject"] for entry in node):
-            faults.add(node.place, f"{what} has one kind", f"one of {', '.join(_KINDS)}")
+        faults.add(node.place, f"{what} has one kind", f"one of {', '.join(_KINDS)}")
         return None
     kind = kinds[0]
     for key in {"value", "in"} - _NEEDS[kind]:
@@ -90,6 +132,22 @@ def _read(route: str, node: Node, context: Context) -> Injector | None:
         case "query":
             name, value = keys.text("query"), _template(keys, "value", context, secret=True)
             return QueryInjector(name, value) if name and value else None
+        case "path":
+            return _path(keys, context)
+        case "json":
+            scalar = keys.scalar("json")
+            pointer = _pointer(scalar.text, scalar.place, context) if scalar is not None else None
+            value = _template(keys, "value", context, secret=True)
+            return JsonInjector(pointer, value) if pointer and value else None
+        case "form":
+            name, value = keys.text("form"), _template(keys, "value", context, secret=True)
+            return FormInjector(name, value) if name and value else None
+        case "cookie":
+            name, value = keys.text("cookie"), _template(keys, "value", context, secret=True)
+            if name is not None and not TOKEN.fullmatch(name):
+                context.faults.add(keys.place_of("cookie"), f"{name!r} is no cookie name", "letters, digits and dashes")
+                return None
+            return CookieInjector(name, value) if name and value else None
         case _:
             return _swap(keys, context)
 
@@ -107,6 +165,72 @@ def _judge_header(name: str, place: Place, context: Context) -> str | None:
         context.faults.add(place, f"{name!r} cannot carry a credential", "it frames the message or ends at the proxy")
         return None
     return name
+
+
+def _pointer(text: str, place: Place, context: Context) -> Pointer | None:
+    try:
+        return parse_pointer(text)
+    except ValueError as error:
+        context.faults.add(place, f"{text!r} is no place in a JSON body: {error}")
+        return None
+
+
+def _path(keys: Fields, context: Context) -> PathInjector | None:
+    """A pattern, and what the path becomes where it matches."""
+    faults = context.faults
+    written, value = keys.scalar("path"), _template(keys, "value", context, secret=True)
+    if written is None or value is None:
+        return None
+    try:
+        pattern = parse_pattern(written.text)
+    except ValueError as error:
+        faults.add(written.place, f"{written.text!r} is no path pattern: {error}")
+        return None
+    segments = _segments(value)
+    deep = [index for index, segment in enumerate(segments) if segment.parts == ("**",)]
+    stars = sum(part.count("*") for part in value.parts if isinstance(part, str))
+    place = keys.place_of("value")
+    if not isinstance(value.parts[0], str) or not value.parts[0].startswith("/"):
+        faults.add(
+            place, "the value of a path injector starts with /", 'write it as the path is to be: "/bot{secret}/**"'
+        )
+    elif pattern.segments.count("**") > 1 or len(deep) != pattern.segments.count("**") or stars != 2 * len(deep):
+        faults.add(
+            place,
+            "the pattern and the value of a path injector have one ** each, or neither has one",
+            "what ** matches is kept; what a * matches is replaced by the value's own text",
+        )
+    elif not any("*" in segment.replace("**", "") for segment in pattern.segments):
+        faults.add(
+            written.place, f"{written.text!r} leaves no place for the credential", 'a * stands for it: "/bot*/**"'
+        )
+    elif any(not _fits(segment) for segment in segments):
+        faults.add(place, "the value of a path injector holds a character that no path has, or an empty or dot segment")
+    else:
+        cut = deep[0] if deep else len(segments)
+        return PathInjector(pattern, segments[:cut], segments[cut + 1 :], value)
+    return None
+
+
+def _fits(segment: Template) -> bool:
+    """Whether the literal text of a segment can stand in a path."""
+    texts = [part for part in segment.parts if isinstance(part, str)]
+    whole = segment.literal and (not texts[0] or texts[0] in {".", ".."})
+    return not whole and all(_PATH_TEXT.fullmatch(text) for text in texts)
+
+
+def _segments(value: Template) -> tuple[Template, ...]:
+    """A template cut at each slash of its literal text; what stands before the first is left out."""
+    found: list[list[str | FieldRef]] = [[]]
+    for part in value.parts:
+        if not isinstance(part, str):
+            found[-1].append(part)
+            continue
+        first, *others = part.split("/")
+        if first:
+            found[-1].append(first)
+        found += [[text] if text else [] for text in others]
+    return tuple(Template(tuple(parts) or ("",)) for parts in found[1:])
 
 
 def _template(keys: Fields, key: str, context: Context, *, secret: bool) -> Template | None:
@@ -170,14 +294,20 @@ def _swap(keys: Fields, context: Context) -> SwapInjector | None:
     placeholder = keys.text("swap")
     value = _template(keys, "value", context, secret=True)
     headers: list[str] = []
+    parameters: list[str] = []
+    pointers: list[Pointer] = []
     for scalar in keys.texts("in"):
         place, colon, name = scalar.text.partition(":")
-        if place in {"query", "json"} and colon:
+        if place not in {"header", "query", "json"} or not colon or not name:
             context.faults.add(
-                scalar.place, f"a swap in {place}: is not built yet", "headers are: header:Authorization"
+                scalar.place, f"{scalar.text!r} is no place", "write header:NAME, query:NAME or json:/POINTER"
             )
-        elif place != "header" or not colon:
-            context.faults.add(scalar.place, f"{scalar.text!r} is no place", "write header:NAME")
+        elif place == "query":
+            parameters.append(name)
+        elif place == "json":
+            pointer = _pointer(name, scalar.place, context)
+            if pointer is not None:
+                pointers.append(pointer)
         else:
             judged = _judge_header(name, scalar.place, context)
             if judged is not None:
@@ -189,7 +319,9 @@ def _swap(keys: Fields, context: Context) -> SwapInjector | None:
             "so that nothing else is taken for it",
         )
         return None
-    return SwapInjector(placeholder, tuple(headers), value) if placeholder and value and headers else None
+    if not placeholder or not value or not (headers or parameters or pointers):
+        return None
+    return SwapInjector(placeholder, tuple(headers), value, tuple(parameters), tuple(pointers))
 
 
 def references_of(injectors: Sequence[Injector]) -> tuple[FieldRef, ...]:

@@ -34,12 +34,13 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "caller_credentials", "mode",
-        "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream",
+        "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),
     "deny": frozenset({"workload", "group", "methods", "paths"}),
     "tls": frozenset({"ca_file"}),
+    "reply": frozenset({"scrub"}),
     "test": frozenset({"as", "request", "headers", "listener", "expect"}),
 }  # fmt: skip
 
@@ -117,6 +118,7 @@ class Limits:
         self._guarded(entry.value, "allow_cleartext", "allow_cleartext", rights)
         self._walked("tls", _at(entry.value, "tls"), rights)
         self._guarded(_at(entry.value, "tls"), "ca_file", "tls.ca_file", rights)
+        self._walked("reply", _at(entry.value, "reply"), rights)
         self._guarded(_at(entry.value, "reply"), "scrub", "scrub: none", rights)
 
     def test(self, node: Node, path: Path) -> None:

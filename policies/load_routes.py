@@ -10,7 +10,7 @@ from policies.document import Entry, Node, Scalar, kind_of
 from policies.document import Mapping as MappingNode
 from policies.faults import Place, nearest
 from policies.fields import Fields
-from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, ROUTE, TIMEOUTS, TLS
+from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, REPLY, ROUTE, TIMEOUTS, TLS
 from policies.load_inject import read_injectors, references_of
 from policies.load_parts import (
     NAME,
@@ -31,6 +31,7 @@ from policies.model import (
     EgressSpec,
     Http2,
     Route,
+    ScrubMode,
     SecretSpec,
     TimeoutSpec,
     Workload,
@@ -154,6 +155,7 @@ def read_route(
         timeouts=_timeouts(name, keys),
         http2=cast("Http2", keys.choice("http2", {"auto", "prefer", "never"}, "auto") or "auto"),
         allow_cleartext=keys.boolean("allow_cleartext"),
+        scrub=_scrub(name, keys),
     )
     if len(faults.found) == before:
         _whole(route, keys, context)
@@ -290,6 +292,14 @@ def _timeouts(name: str, keys: Fields) -> TimeoutSpec:
     )
 
 
+def _scrub(name: str, keys: Fields) -> ScrubMode:
+    node = keys.node("reply")
+    if node is None:
+        return "scrub"
+    inner = Fields(node, keys.faults, f"reply of route {name}", known=REPLY, later=LATER["reply"])
+    return cast("ScrubMode", inner.choice("scrub", {"scrub", "block", "none"}, "scrub") or "scrub")
+
+
 def _whole(route: Route, keys: Fields, context: Context) -> None:
     """What only the whole route can show."""
     faults = context.faults
@@ -317,6 +327,12 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             keys.place_of("caller_credentials"),
             "caller_credentials: keep excludes inject",
             "an injected credential always replaces the caller's",
+        )
+    if "reply" in keys and not specs:
+        faults.add(
+            keys.place_of("reply"),
+            f"route {route.name} has no credential that an answer could show",
+            "remove reply: answers of such a route pass as they are",
         )
     if route.allow_cleartext and not route.inject:
         faults.add(

@@ -14,6 +14,7 @@ from typing import Literal
 
 from policies.faults import Place
 from policies.paths import PathPattern
+from policies.pointer import Pointer
 from policies.template import Template
 
 # --- who calls
@@ -111,17 +112,64 @@ class QueryInjector:
 
 
 @dataclass(frozen=True, slots=True)
+class PathInjector:
+    """Writes the path anew where it matches `pattern`. `head` and `tail` are the segments before and behind what `**`
+    matched, which is kept; without a `**` in the pattern there is no tail.
+    """
+
+    pattern: PathPattern
+    head: tuple[Template, ...]
+    tail: tuple[Template, ...]
+    value: Template
+    """All of it, for the references in it."""
+
+    @property
+    def deep(self) -> bool:
+        return "**" in self.pattern.segments
+
+
+@dataclass(frozen=True, slots=True)
+class CookieInjector:
+    name: str
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
+class JsonInjector:
+    pointer: Pointer
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
+class FormInjector:
+    name: str
+    value: Template
+
+
+@dataclass(frozen=True, slots=True)
 class SwapInjector:
     """Replaces a placeholder where it is the whole value of one of `headers` (or the value after `Bearer `, or user
-    name or password inside Basic).
+    name or password inside Basic), of one of the query `parameters`, or of a member of the JSON body.
     """
 
     placeholder: str
     headers: tuple[str, ...]
     value: Template
+    parameters: tuple[str, ...] = ()
+    pointers: tuple[Pointer, ...] = ()
 
 
-type Injector = HeaderInjector | BearerInjector | BasicInjector | QueryInjector | SwapInjector
+type Injector = (
+    HeaderInjector
+    | BearerInjector
+    | BasicInjector
+    | QueryInjector
+    | PathInjector
+    | CookieInjector
+    | JsonInjector
+    | FormInjector
+    | SwapInjector
+)
 
 
 # --- how it is reached
@@ -138,6 +186,9 @@ class EgressSpec:
     """CIDR blocks, canonical text."""
     resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
+
+type ScrubMode = Literal["scrub", "block", "none"]
+"""What becomes of a credential that an answer shows: filled, the answer ended, passed on."""
 
 type Http2 = Literal["auto", "prefer", "never"]
 """Where HTTP/2 is offered to an upstream: for callers that speak it, for all, for none."""
@@ -219,6 +270,7 @@ class Route:
     """Absolute path of extra roots for this route's upstream."""
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     http2: Http2 = "auto"
+    scrub: ScrubMode = "scrub"
     allow_cleartext: bool = False
     """Whether the credential may go over plain http, to an address that is not public."""
     listeners: tuple[str, ...] = ()

@@ -14,17 +14,46 @@ from typing import Final
 from addons.credentials import Credential
 from addons.exchange import Authority
 from addons.head import Fields, HeadersToSend, RequestHead
-from addons.injection.places import FRAMING, HOP_BY_HOP, OWN_PREFIX, Plan, parameter_name, place
-from addons.injection.render import basic_value, header_value, holds_placeholder, plain_value, query_pair, swapped
+from addons.injection.cookies import cookie_value, with_cookies, without_cookies
+from addons.injection.places import (
+    FRAMING,
+    HOP_BY_HOP,
+    OWN_PREFIX,
+    Plan,
+    parameter_name,
+    parameter_value,
+    place,
+    swap_for,
+)
+from addons.injection.render import (
+    basic_value,
+    header_value,
+    holds_placeholder,
+    plain_value,
+    query_pair,
+    swapped,
+    swapped_text,
+)
+from addons.injection.segments import path_with
+from addons.reply.readable import readable
 from addons.websocket import UPGRADE_FIELDS, wants_websocket
-from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
+from policies.model import (
+    BasicInjector,
+    BearerInjector,
+    CookieInjector,
+    HeaderInjector,
+    Injector,
+    PathInjector,
+    QueryInjector,
+    SwapInjector,
+)
+from policies.template import Template
 
 
 def build_forward(plan: Plan, head: RequestHead, authority: Authority) -> HeadersToSend:
     """The head of a granted request that gets no credential of ours."""
-    return HeadersToSend(
-        _stripped_target(head.target, plan.strip_parameters), (_host(head, authority), *_kept(plan, head))
-    )
+    kept = without_cookies(_kept(plan, head), plan.cookies) if plan.cookies else _kept(plan, head)
+    return HeadersToSend(_stripped_target(head.target, plan.strip_parameters), (_host(head, authority), *kept))
 
 
 def build_with_credential(
@@ -42,9 +71,12 @@ def build_with_credential(
     Raises:
         Refusal: `secret_malformed` or `secret_missing`; nothing has been changed.
     """
-    target = _stripped_target(head.target, plan.strip_parameters)
+    target = _stripped_target(head.target, plan.strip_parameters, plan.swaps, credential)
     kept = _kept(plan, head)
+    if plan.scrubbed:
+        kept = readable(kept)
     added: dict[bytes, bytes] = {}
+    baked: dict[bytes, bytes] = {}
     for injector in injectors:
         match injector:
             case HeaderInjector(name=name, value=value):
@@ -57,8 +89,17 @@ def build_with_credential(
                 )
             case QueryInjector(name=name, value=value):
                 target = _with_pair(target, query_pair(name, plain_value(value, credential)))
+            case PathInjector():
+                path, mark, query = target.partition(b"?")
+                target = path_with(injector, path, lambda one: plain_value(Template((one,)), credential)) + mark + query
+            case CookieInjector(name=name, value=value):
+                baked[name.encode()] = cookie_value(plain_value(value, credential))
             case SwapInjector():
                 added |= _swapped(injector, head, credential)
+            case _:
+                pass  # the body's
+    if baked:
+        kept = with_cookies(without_cookies(kept, plan.cookies), baked, http2=head.http2)
     if head.http2:
         added = {name.lower(): value for name, value in added.items()}
     return HeadersToSend(target, (_host(head, authority), *kept, *added.items()))
@@ -120,14 +161,26 @@ def _judged(plan: Plan, head: RequestHead) -> Fields:
     return tuple(kept)
 
 
-def _stripped_target(target: bytes, parameters: frozenset[bytes]) -> bytes:
-    """The target without these query parameters; the others stay byte for byte."""
+def _stripped_target(
+    target: bytes,
+    parameters: frozenset[bytes],
+    swaps: Sequence[SwapInjector] = (),
+    credential: Credential | None = None,
+) -> bytes:
+    """The target without these query parameters, a placeholder among them swapped; the others stay byte for byte."""
     path, mark, query = target.partition(b"?")
     if not mark or not parameters:
         return target
     pairs = query.split(b"&")
-    kept = [pair for pair in pairs if parameter_name(pair) not in parameters]
-    if len(kept) == len(pairs):
+    kept: list[bytes] = []
+    for pair in pairs:
+        name = parameter_name(pair)
+        if name not in parameters:
+            kept.append(pair)
+        elif credential is not None and (swap := swap_for(swaps, name, pair)) is not None:
+            text = swapped_text(parameter_value(pair), swap.placeholder, swap.value, credential)
+            kept.append(query_pair(name.decode(), text))
+    if kept == pairs:
         return target
     return path + b"?" + b"&".join(kept) if kept else path
 

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from addons.head import Fields, RequestHead
+from addons.head import RequestHead
+from addons.injection.cookies import cookies
 from addons.injection.render import holds_placeholder, unpacked
+from addons.injection.segments import replaced
 from addons.refusal import Code, Refusal
-from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, Route, SwapInjector
+from policies.model import (
+    BasicInjector,
+    BearerInjector,
+    CookieInjector,
+    FormInjector,
+    HeaderInjector,
+    Injector,
+    JsonInjector,
+    PathInjector,
+    QueryInjector,
+    Route,
+    SwapInjector,
+)
 from policies.template import FieldRef
 
 CREDENTIAL_HEADERS: Final = frozenset(
@@ -82,8 +96,15 @@ class Plan:
     strip_parameters: frozenset[bytes]
     credential_headers: frozenset[bytes]
     reject: bool
+    scrubbed: bool = False
+    """Whether answers are searched for the credential, and so must be readable."""
     swaps: tuple[SwapInjector, ...] = ()
     """Those of the injectors that wait for a placeholder."""
+    cookies: frozenset[bytes] = frozenset()
+    """Cookies that are put."""
+    path: PathInjector | None = None
+    body: tuple[JsonInjector | FormInjector | SwapInjector, ...] = ()
+    """Those that need the whole body. JSON and forms exclude each other."""
 
 
 def plan_for(route: Route) -> Plan:
@@ -98,8 +119,11 @@ def plan_for(route: Route) -> Plan:
                 headers.add(b"authorization")
             case QueryInjector(name=name):
                 parameters.add(name.encode())
-            case SwapInjector(headers=names):
+            case SwapInjector(headers=names, parameters=others):
                 headers.update(place(name.encode()) for name in names)
+                parameters.update(name.encode() for name in others)
+            case _:
+                pass
     if not route.inject or route.caller_credentials == "keep":
         # Without a credential of ours the caller's own may pass; overrides change what was granted, so they never do.
         swaps = tuple(injector for injector in route.inject if isinstance(injector, SwapInjector))
@@ -111,7 +135,15 @@ def plan_for(route: Route) -> Plan:
         CREDENTIAL_PARAMETERS | parameters,
         frozenset(places),
         reject=route.caller_credentials == "reject",
+        scrubbed=route.scrub != "none",
         swaps=tuple(injector for injector in route.inject if isinstance(injector, SwapInjector)),
+        cookies=frozenset(one.name.encode() for one in route.inject if isinstance(one, CookieInjector)),
+        path=next((one for one in route.inject if isinstance(one, PathInjector)), None),
+        body=tuple(
+            one
+            for one in route.inject
+            if isinstance(one, JsonInjector | FormInjector) or (isinstance(one, SwapInjector) and one.pointers)
+        ),
     )
 
 
@@ -139,10 +171,14 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
                 f"This route wants no credential from the caller; remove the {name.decode('ascii', 'replace')} field.",
             )
     for pair in _pairs(head.target):
-        if parameter_name(pair) in plan.strip_parameters:
+        if (name := parameter_name(pair)) in plan.strip_parameters and swap_for(swaps, name, pair) is None:
             raise Refusal(
                 Code.CALLER_CREDENTIALS, "This route wants no credential from the caller; remove it from the query."
             )
+    if (elsewhere := _in_cookie_or_path(plan, head)) is not None:
+        raise Refusal(
+            Code.CALLER_CREDENTIALS, f"This route wants no credential from the caller; remove it from the {elsewhere}."
+        )
 
 
 @functools.lru_cache(maxsize=8192)
@@ -165,9 +201,38 @@ def brought(plan: Plan, head: RequestHead) -> str | None:
             return f"header:{key.decode('ascii')}"
     for pair in _pairs(head.target) if plan.strip_parameters else ():
         name = parameter_name(pair)
-        if name in plan.strip_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair):
+        own = name in plan.strip_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair)
+        if own and swap_for(swaps, name, pair) is None:
             return f"query:{name.decode('utf-8', 'replace')}"
+    return _in_cookie_or_path(plan, head)
+
+
+def is_dummy(value: bytes) -> bool:
+    """Whether this is what `ostiary env` gives to programs that refuse to start without a key."""
+    return _DUMMY.search(value) is not None
+
+
+def _in_cookie_or_path(plan: Plan, head: RequestHead) -> str | None:
+    """As `brought`, for the two places that few routes have."""
+    for key, value in cookies(head.fields) if plan.cookies else ():
+        if key in plan.cookies and value and not is_dummy(value):
+            return f"cookie:{key.decode('ascii', 'replace')}"
+    if plan.path is not None:
+        for own in replaced(plan.path, head.target.partition(b"?")[0]):
+            if own and not is_dummy(own):
+                return "path"
     return None
+
+
+def parameter_value(pair: bytes) -> str:
+    """The decoded value of one `name=value` pair of a query."""
+    return unquote_to_bytes(pair.partition(b"=")[2].replace(b"+", b" ")).decode("utf-8", "replace")
+
+
+def swap_for(swaps: Sequence[SwapInjector], name: bytes, pair: bytes) -> SwapInjector | None:
+    """The swap whose placeholder this query parameter is."""
+    named = [swap for swap in swaps if name.decode("utf-8", "replace") in swap.parameters]
+    return next((swap for swap in named if holds_placeholder(parameter_value(pair).encode(), swap.placeholder)), None)
 
 
 def _pairs(target: bytes) -> Sequence[bytes]:
@@ -179,20 +244,34 @@ def _swaps(injector: SwapInjector, key: bytes) -> bool:
     return any(name.lower().encode() == key for name in injector.headers)
 
 
-def applicable(plan: Plan, head: RequestHead) -> tuple[Injector, ...]:
-    """The injectors that have something to do: all but a swap whose placeholder the caller did not send."""
+def applicable(
+    plan: Plan, head: RequestHead, in_body: Callable[[SwapInjector], bool] | None = None
+) -> tuple[Injector, ...]:
+    """The injectors that have something to do: all but a swap whose placeholder the caller did not send.
+
+    Args:
+        plan: of the route.
+        head: of the request.
+        in_body: whether a placeholder stands in the body, where it has been read.
+    """
     if not plan.swaps:
         return plan.injectors
     return tuple(
         injector
         for injector in plan.injectors
-        if not isinstance(injector, SwapInjector) or _found(injector, head.fields)
+        if not isinstance(injector, SwapInjector)
+        or _found(injector, head)
+        or (in_body is not None and in_body(injector))
     )
 
 
-def _found(injector: SwapInjector, fields: Fields) -> bool:
+def _found(injector: SwapInjector, head: RequestHead) -> bool:
     names = {name.lower().encode() for name in injector.headers}
-    return any(name.lower() in names and holds_placeholder(value, injector.placeholder) for name, value in fields)
+    if any(name.lower() in names and holds_placeholder(value, injector.placeholder) for name, value in head.fields):
+        return True
+    if not injector.parameters:
+        return False
+    return any(swap_for((injector,), parameter_name(pair), pair) is not None for pair in _pairs(head.target))
 
 
 def references(injectors: Sequence[Injector]) -> tuple[FieldRef, ...]:

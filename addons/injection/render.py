@@ -119,6 +119,22 @@ def unpacked(value: bytes) -> bytes:
     return ":".join(basic).encode() if basic is not None else value
 
 
+def swapped_text(text: str, placeholder: str, template: Template, credential: Credential) -> str:
+    """As `swapped`, for a place that escapes for itself (query, JSON).
+
+    Raises:
+        Refusal: `secret_malformed`.
+    """
+    if text == placeholder:
+        return plain_value(template, credential)
+    basic = _basic_parts(text.encode())
+    if basic is not None:
+        secret = plain_value(template, credential)
+        user, password = (secret if part == placeholder else part for part in basic)
+        return basic_value(user, password).decode("ascii")
+    return f"{text.partition(' ')[0]} {plain_value(template, credential)}"
+
+
 def swapped(value: bytes, placeholder: str, template: Template, credential: Credential) -> bytes:
     """The field value with the placeholder replaced; only for values of which `holds_placeholder` is true.
 

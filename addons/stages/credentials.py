@@ -7,35 +7,58 @@ takes off the exchange. The flow never sees it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from mitmproxy import http
 
 from addons.audit import Fields, OpenRecord
+from addons.bodies import HeldBody, framed
 from addons.boundary import facts_of
 from addons.credentials import Needs, Openings, SealedCredential, may_travel, seal, seal_now, unseal
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
+from addons.head import HeadersToSend
 from addons.injection import (
-    Plan,
+    Content,
     applicable,
     brought,
     build_forward,
     build_with_credential,
+    reads_body,
     reject_caller_credentials,
 )
+from addons.injection.content import LARGE_BYTES
+from addons.injection.segments import judge_path
 from addons.parts import Parts
-from addons.stages.plans import Plans
+from addons.refusal import Code, Refusal
+from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from policies import Grant
 from policies.model import Injector
 from vault.store import SealedSecret
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done to one request, fixed when its head was judged."""
+
+    exchange: Exchange
+    plan: RoutePlan
+    injectors: tuple[Injector, ...]
+    body: bytes | None = None
+    """Where it was held."""
+    content: Content | None = None
+    """The same, taken apart, where a credential goes into it."""
+
+
 class CredentialStage:
-    """Puts `SealedCredential`, `Openings` and `HeadersToSend`."""
+    """Puts `SealedCredential`, `Openings`, `Scrub` and `HeadersToSend`; for a request whose body must be whole first,
+    `HeldBody` with the head and the rest with the body.
+    """
 
     def __init__(self, parts: Parts, registry: Registry, plans: Plans) -> None:
         self._parts = parts
@@ -49,34 +72,80 @@ class CredentialStage:
         plan = route_plan.plan
         reject_caller_credentials(plan, exchange.head)
         exchange.caller_credential = brought(plan, exchange.head)
+        travels = may_travel(grant.route, exchange.ask(Destination))
+        if not travels and (plan.body or plan.path is not None):
+            # What the caller has there cannot be taken out of it.
+            raise Refusal(
+                Code.ACCESS_DENIED,
+                "This route puts its credential into the path or the body, over https alone: use https.",
+            )
+        if plan.path is not None:
+            judge_path(plan.path, exchange.head.target.partition(b"?")[0])
+        if plan.body and grant.credential is not None and reads_body(plan, exchange.head):
+            held = HeldBody(self._parts.buffered_body_bytes, self._parts.buffers)
+            held.announced(exchange.head)
+            exchange.put(held)
+            return None
         injectors = applicable(plan, exchange.head)
-        if grant.credential is None or not injectors or not may_travel(grant.route, exchange.ask(Destination)):
+        if grant.credential is None or not injectors or not travels:
             exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
             return None
-        needs = route_plan.needs(grant.credential, injectors)
-        before_s = self._parts.clock.monotonic_s()
-        sealed = seal_now(needs, self._parts.secrets)
-        if sealed is None:
-            return self._seal(exchange, plan, injectors, needs, before_s)
-        return self._sealed(exchange, plan, injectors, sealed, before_s)
+        return self._begin(_Work(exchange, route_plan, injectors))
 
-    async def _seal(
-        self, exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], needs: Needs, before_s: float
-    ) -> None:
-        """The secret is not in memory, or too old: the store is asked."""
-        sealed = await seal(needs, self._parts.secrets)
-        rest = self._sealed(exchange, plan, injectors, sealed, before_s)
+    def request(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
+        """The body is whole, or has passed."""
+        exchange = self._registry.exchange(flow)
+        held = exchange.forget(HeldBody)
+        if held is None:
+            return None
+        route_plan = self._plans.of(exchange.policy, exchange.ask(Grant).route)
+        body = held.whole()
+        exchange.bytes_in = len(body)
+        if len(body) > LARGE_BYTES:
+            return self._read(exchange, route_plan, body)
+        return self._content(exchange, route_plan, body, Content(route_plan.plan, body))
+
+    async def _read(self, exchange: Exchange, route_plan: RoutePlan, body: bytes) -> None:
+        """A large body is read beside the loop."""
+        content = await asyncio.to_thread(Content, route_plan.plan, body)
+        rest = self._content(exchange, route_plan, body, content)
         if rest is not None:
             await rest
 
-    def _sealed(
-        self,
-        exchange: Exchange,
-        plan: Plan,
-        injectors: tuple[Injector, ...],
-        sealed: SealedCredential,
-        before_s: float,
+    def _content(
+        self, exchange: Exchange, route_plan: RoutePlan, body: bytes, content: Content
     ) -> Coroutine[Any, Any, None] | None:
+        plan, head = route_plan.plan, exchange.head
+        content.reject()
+        exchange.caller_credential = exchange.caller_credential or content.brought()
+        injectors = applicable(plan, head, content.found)
+        if injectors:
+            return self._begin(_Work(exchange, route_plan, injectors, body, content))
+        ready = build_forward(plan, head, exchange.ask(Authority))
+        left = content.stripped()
+        exchange.put(HeadersToSend(ready.target, framed(ready.fields, len(left), http2=head.http2), left))
+        return None
+
+    def _begin(self, work: _Work) -> Coroutine[Any, Any, None] | None:
+        spec = work.exchange.ask(Grant).credential
+        if spec is None:
+            raise Refusal(Code.INTERNAL, "A request was about to get a credential without having one.")
+        needs = work.plan.needs(spec, work.injectors)
+        before_s = self._parts.clock.monotonic_s()
+        sealed = seal_now(needs, self._parts.secrets)
+        if sealed is None:
+            return self._seal(work, needs, before_s)
+        return self._sealed(work, sealed, before_s)
+
+    async def _seal(self, work: _Work, needs: Needs, before_s: float) -> None:
+        """The secret is not in memory, or too old: the store is asked."""
+        sealed = await seal(needs, self._parts.secrets)
+        rest = self._sealed(work, sealed, before_s)
+        if rest is not None:
+            await rest
+
+    def _sealed(self, work: _Work, sealed: SealedCredential, before_s: float) -> Coroutine[Any, Any, None] | None:
+        exchange = work.exchange
         exchange.secret_ms = (self._parts.clock.monotonic_s() - before_s) * 1000
         exchange.put(sealed)
         facts = facts_of(exchange)
@@ -85,24 +154,18 @@ class CredentialStage:
             for secret in sealed.secrets:
                 record = self._parts.audit.open_now(opening(facts, secret))
                 if record is None:
-                    return self._open(exchange, plan, injectors, sealed, facts)
+                    return self._open(work, sealed, facts)
                 records.append(record)
         finally:
             # Also when the second of two records could not be written: the first one is open and must be closed.
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(exchange, plan, injectors, sealed)
+        self._build(work, sealed)
         return None
 
-    async def _open(
-        self,
-        exchange: Exchange,
-        plan: Plan,
-        injectors: tuple[Injector, ...],
-        sealed: SealedCredential,
-        facts: Fields,
-    ) -> None:
+    async def _open(self, work: _Work, sealed: SealedCredential, facts: Fields) -> None:
         """A sink has to be waited for: it does, for each secret that has no record yet."""
+        exchange = work.exchange
         before = exchange.forget(Openings)
         records = list(before.records) if before is not None else []
         try:
@@ -111,13 +174,21 @@ class CredentialStage:
         finally:
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(exchange, plan, injectors, sealed)
+        self._build(work, sealed)
 
     @staticmethod
-    def _build(exchange: Exchange, plan: Plan, injectors: tuple[Injector, ...], sealed: SealedCredential) -> None:
+    def _build(work: _Work, sealed: SealedCredential) -> None:
+        exchange, authority = work.exchange, work.exchange.ask(Authority)
         exchange.payload = hashlib.sha256()
         credential = unseal(sealed, exchange.ask(Openings))
-        exchange.put(build_with_credential(plan, injectors, exchange.head, exchange.ask(Authority), credential))
+        ready = build_with_credential(work.plan.plan, work.injectors, exchange.head, authority, credential)
+        if work.body is not None:
+            # What the caller sent: a digest of what leaves would let others try out values.
+            exchange.payload.update(work.body)
+            body = work.body if work.content is None else work.content.put(work.injectors, credential)
+            ready = HeadersToSend(ready.target, framed(ready.fields, len(body), http2=exchange.head.http2), body)
+        work.plan.watch(exchange, credential, ready)
+        exchange.put(ready)
 
 
 def opening(facts: Fields, secret: SealedSecret) -> Fields:

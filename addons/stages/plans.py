@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from addons.credentials import Needs
+from addons.credentials import Credential, Needs
 from addons.egress import Network, Vetted, networks
+from addons.exchange import Exchange
+from addons.head import HeadersToSend
 from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
+from addons.reply.scrub import Scrub, Scrubs, basics_of
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 
@@ -18,10 +21,18 @@ class RoutePlan:
 
     plan: Plan
     allow: tuple[Network, ...]
+    scrubs: Scrubs | None = None
+    """What its answers are searched for; None where they pass as they are."""
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together need, by the identity of the credential, which lives as long as its policy."""
+
+    def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
+        """Says what the answer to this request is searched for."""
+        if self.scrubs is not None:
+            exchange.forget(Scrub)
+            exchange.put(self.scrubs.of(credential.name, credential.confidential(), basics_of(ready.fields)))
 
     def needs(self, spec: CredentialSpec, injectors: tuple[Injector, ...]) -> Needs:
         """What these injectors need of a credential of this route."""
@@ -47,5 +58,7 @@ class Plans:
         found = self._plans.get(route.name)
         if found is None:
             extra = networks(route.egress.allow) if route.egress is not None else ()
-            found = self._plans[route.name] = RoutePlan(plan_for(route), self._global_allow + extra)
+            found = self._plans[route.name] = RoutePlan(
+                plan_for(route), self._global_allow + extra, Scrubs(route.scrub) if route.scrub != "none" else None
+            )
         return found

@@ -101,14 +101,12 @@ class RejectedStage:
                 records.append(await self._parts.audit.open(opening(facts, secret)))  # noqa: PERF401 - where the second fails, the first must be known
             _still_wanted(exchange)
             openings = Openings(tuple(records))
-            plan = self._plans.of(exchange.policy, grant.route).plan
+            route_plan = self._plans.of(exchange.policy, grant.route)
+            plan, credential = route_plan.plan, unseal(sealed, openings)
             head = build_with_credential(
-                plan,
-                applicable(plan, exchange.head),
-                exchange.head,
-                exchange.ask(Authority),
-                unseal(sealed, openings),
+                plan, applicable(plan, exchange.head), exchange.head, exchange.ask(Authority), credential
             )
+            route_plan.watch(exchange, credential, head)
         except BaseException as error:
             release(sealed)
             for record in records:

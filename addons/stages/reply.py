@@ -7,9 +7,13 @@ from http import HTTPStatus
 
 from mitmproxy import http
 
+from addons.bodies import HeldBody
+from addons.boundary import Boundary
 from addons.exchange import Authority, Exchange
 from addons.parts import Parts
+from addons.refusal import Refusal
 from addons.reply import kept_reply_fields
+from addons.reply.scrub import BodyScrub
 from addons.reverse import CalledAs, for_caller
 from addons.stages.registry import Registry
 from addons.websocket import UPGRADE_FIELDS
@@ -37,6 +41,30 @@ def response_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
     return pass_on
 
 
+def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> Callable[[bytes], tuple[bytes, ...]]:
+    """Counts what reaches the caller of a body that is searched for the credential. Where no more of it may pass, the
+    exchange is refused and nothing follows; the engine cuts it.
+    """
+    before = exchange.redactions
+
+    def pass_on(chunk: bytes) -> tuple[bytes, ...]:
+        if exchange.refused is not None:
+            return ()
+        try:
+            found = body.feed(chunk)
+        except Refusal as refusal:
+            exchange.redactions = before + body.redactions
+            boundary.refuse(exchange, refusal)
+            return ()
+        if body.redactions:
+            exchange.redactions = before + body.redactions
+        for piece in found:
+            exchange.bytes_out += len(piece)
+        return found
+
+    return pass_on
+
+
 class ReplyStage:
     """Turns streaming on for granted requests and for every answer."""
 
@@ -47,7 +75,9 @@ class ReplyStage:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
         self._parts.metrics.stage_overhead("request", self._parts.clock.monotonic_s() - exchange.started_s)
-        flow.request.stream = request_meter(exchange)
+        if exchange.find(HeldBody) is None:
+            # A body that is held does not stream: it leaves whole.
+            flow.request.stream = request_meter(exchange)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
@@ -66,5 +96,9 @@ class ReplyStage:
             exchange.switched = True
             kept = tuple(field for field in kept if field[0].lower() != b"upgrade")
             response.headers.fields = (*kept, *UPGRADE_FIELDS)
-        response.stream = response_meter(exchange)
+        scrub = exchange.find(BodyScrub)
+        if scrub is None or exchange.switched:
+            response.stream = response_meter(exchange)
+        else:
+            response.stream = scrubbing_meter(exchange, scrub, self._parts.boundary)
         exchange.streaming = True

@@ -8,7 +8,10 @@ from typing import Final
 from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
+from addons.head import Fields
+from addons.injection import plan_for
 from addons.parts import Deadlines
+from addons.trailers import kept_request_trailers
 from ostiary.engines.mitm.dialling import Bound, PoolKey
 from policies import Grant
 
@@ -83,3 +86,11 @@ def times_of(exchange: Exchange, default: Deadlines) -> Deadlines:
         default.idle_s if route.idle_s is None else route.idle_s,
         default.total_s if route.total_s is None else route.total_s,
     )
+
+
+def request_trailers(exchange: Exchange | None, fields: Fields) -> Fields:
+    """The caller's trailers that may travel on this route."""
+    if not fields:
+        return ()
+    grant = None if exchange is None else exchange.find(Grant)
+    return kept_request_trailers(fields, frozenset() if grant is None else plan_for(grant.route).strip_headers)

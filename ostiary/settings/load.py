@@ -432,6 +432,7 @@ def _limits(keys: Fields) -> Limits:
         connections_per_source=count("connections_per_source", default.connections_per_source, 1),
         connections_per_workload=_per_workload(inner, default),
         buffers=_buffers(inner, default),
+        buffered_body=_buffered_body(inner, default),
     )
 
 
@@ -440,6 +441,18 @@ def _buffers(keys: Fields, default: Limits) -> int:
     if found < MIN_BUFFERS:
         keys.faults.add(
             keys.place_of("buffers"), "buffers is less than a single connection may hold", "write at least 1MiB"
+        )
+    return found
+
+
+def _buffered_body(keys: Fields, default: Limits) -> int:
+    found = keys.size("buffered_body", default.buffered_body) or default.buffered_body
+    most = keys.size("buffers", default.buffers) or default.buffers
+    if found > most:
+        keys.faults.add(
+            keys.place_of("buffered_body"),
+            "buffered_body is more than all bodies together may hold",
+            "write less than buffers, of which it is a part",
         )
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from addons.audit import AuditConfig
+from addons.bodies import DEFAULT_CAP_BYTES
 from addons.state import StateConfig
 from policies.faults import Place
 from policies.sources import Source
@@ -123,6 +124,8 @@ class Limits:
     connections_per_workload: int = 0
     """0: any number."""
     buffers: int = 256 * 1024 * 1024
+    buffered_body: int = DEFAULT_CAP_BYTES
+    """Of one body that must be whole before it may leave."""
 
 
 @dataclass(frozen=True, slots=True)

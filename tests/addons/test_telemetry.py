@@ -30,6 +30,7 @@ def everything() -> Metrics:
     metrics = Metrics("1.2.3")
     observer: StoreObserver = metrics
     metrics.request_ended("api", "billing", "ok", 0.02)
+    metrics.redacted("stripe", 2)
     metrics.refused("path_denied")
     metrics.stage_overhead("identity", 0.0001)
     metrics.connection("downstream", 1)

@@ -26,7 +26,7 @@ routes:
     mach: {host: a.test}
     allow: billing
     mode: enforced
-    reply: {scrub: none}
+    limits: [{requests: 1, per: 1s}]
     inject: {heder: X-Key, value: "{secret}"}
     secret: {field: key}
 """
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_marked(server: list[str], tmp_path: Path) -> None:
         (5, 'Missing property "match".'),
         (6, "Property mach is not allowed."),
         (8, 'Value is not accepted. Valid values: "enforce", "observe".'),
-        (9, "'reply' is not built yet: answers are passed on as they are; scrubbing comes later"),
+        (9, "'limits' is not built yet: limits come later"),
         (10, "Property heder is not allowed."),
         (11, 'Missing property "path".'),
     }
@@ -81,7 +81,7 @@ def test_keys_and_values_are_offered_and_told(server: list[str], tmp_path: Path)
         offered = {one["label"]: one.get("documentation") for one in editor.at("completion", "    \n", 4)["items"]}
         assert offered["match"] == "Which requests the route is for."
         assert {"match", "deny", "credential", "timeouts", "egress"} <= set(offered)
-        assert "reply" not in offered, "what is not built yet is not offered"
+        assert "limits" not in offered, "what is not built yet is not offered"
         assert "allow" not in offered, "what is there already is not offered"
         values = {one["label"] for one in editor.at("completion", "enforced")["items"]}
         assert values == {"enforce", "observe"}
@@ -89,7 +89,7 @@ def test_keys_and_values_are_offered_and_told(server: list[str], tmp_path: Path)
             ("allow:", "Workloads, groups or grants; the first that holds counts."),
             ("any:", "Whoever reaches a listener that names this workload."),
             ("value:", "A template: literal text with"),
-            ("reply:", "is not built yet"),
+            ("limits:", "is not built yet"),
         ):
             assert told in editor.at("hover", key, 1)["contents"]["value"], key
 

@@ -111,10 +111,7 @@ FAULTS: Final = {
 }
 
 LEAKS: Final = {
-    "G17": "threat-model.md, Reflection",
-    "G55": "threat-model.md, Reflection",
     "G43": "threat-model.md, Reflection",
-    "U9": "threat-model.md, Reflection",
 }
 """Rows that do not hold although what they attack is there, and where that is told."""
 
@@ -126,7 +123,6 @@ LATER: Final = {
     "G38": "signed requests as proof",
     "G39": "budgets",
     "G40": "kill switch",
-    "G50": "placeholders that are swapped",
     "V6": "leased secrets",
     "U6": "retries",
     "U8": "retry of unprocessed streams",

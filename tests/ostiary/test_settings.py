@@ -191,7 +191,7 @@ engine: slow
         "'idle_timeout' of limits is no duration",
         "'connections' of limits must lie between 1",
         "buffers is less than a single connection may hold (write at least 1MiB)",
-        "'buffered_body' is not built yet",
+        "buffered_body is more than all bodies together may hold (write less than buffers",
         ":8:1: unknown key 'listn' in the settings (did you mean 'listen'?)",
         "'engine' of the settings cannot be 'slow'",
     ):

@@ -89,4 +89,4 @@ def test_good_policies_satisfy_it(path: Path) -> None:
 
 def test_a_key_that_is_not_built_yet_is_marked_in_the_editor() -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"routes": {"r": {"match": {"host": "a"}, "allow": "w", "reply": {}}}}, policy_schema())
+        jsonschema.validate({"routes": {"r": {"match": {"host": "a"}, "allow": "w", "limits": {}}}}, policy_schema())

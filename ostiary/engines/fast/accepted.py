@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.connection import Client, ConnectionState
 
+from addons.bodies import held_bytes
 from addons.boundary import place_of
 from addons.exchange import Connection, Listener
 from ostiary.engines.fast.deadline import Wait
@@ -144,7 +145,7 @@ class Accepted(Downstream):
         """What waits to be written to either side, and what has been read and waits for its turn."""
         if self.phase is Phase.CLOSED:
             return 0
-        held = len(self.ahead)
+        held = len(self.ahead) + held_bytes(self.connection)
         link = self.upstream()
         for transport in (self.transport, link.transport if link is not None else None):
             if transport is not None:

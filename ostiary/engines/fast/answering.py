@@ -11,11 +11,13 @@ from mitmproxy import http
 
 from addons.head import Fields, HeadersToSend
 from addons.refusal import Code, Refusal
+from addons.stages.scrub import clean_trailers
 from addons.trailers import kept_reply_trailers
 from ostiary.engines.fast import asking, ending
 from ostiary.engines.fast.deadline import Wait
+from ostiary.engines.fast.flows import pieces
 from ostiary.engines.fast.heads import answer_head, asks_for_trailers
-from ostiary.engines.fast.turn import Turn, pieces
+from ostiary.engines.fast.turn import Turn
 from ostiary.engines.framing import chunk, last_chunk
 from ostiary.engines.needs import REJECTED, credential_rejected
 
@@ -46,7 +48,8 @@ def _rejected(turn: Turn, response: http.Response, size: int | None, raw: bytes)
     """The upstream does not take the credential: the stages may have another."""
     exchange = turn.known()
     exchange.rejected = True
-    exchange.replayable = turn.written and (turn.held is None or turn.held.whole)
+    # A body that the stages have built is not built a second time.
+    exchange.replayable = turn.written and turn.gathered is None and (turn.held is None or turn.held.whole)
     turn.caller.deadline.expect(Wait.BODY, turn.times.idle_s)
 
     def looked() -> None:
@@ -82,6 +85,8 @@ def _judged(turn: Turn, size: int | None, raw: bytes | None) -> None:
     if exchange.refused is not None:
         ending.refuse(turn, None)
         return
+    if exchange.reframed:
+        size = None
     chunked = size is None and turn.request.data.http_version != b"HTTP/1.0"
     turn.answer_chunked = chunked
     turn.framed = chunked or (size is not None and size >= 0)
@@ -102,16 +107,25 @@ def data(turn: Turn, payload: bytes) -> None:
     response = turn.flow.response
     if response is None:
         return
+    _pass(turn, response, payload)
+
+
+def _pass(turn: Turn, response: http.Response, payload: bytes) -> None:
     for piece in pieces(response.stream, payload):
         turn.caller.write(chunk(piece) if turn.answer_chunked else piece)
+    if turn.known().refused is not None:
+        # A stage lets no more of it pass.
+        ending.refuse(turn, None)
 
 
 def ended(turn: Turn, trailers: Fields) -> None:
     """All of the body was there."""
     response = turn.flow.response
     if response is not None:
-        for piece in pieces(response.stream, b""):
-            turn.caller.write(chunk(piece) if turn.answer_chunked else piece)
+        _pass(turn, response, b"")
+        if turn.over:
+            return
+        trailers = clean_trailers(turn.known(), kept_reply_trailers(trailers))
     turn.caller.hook("response", turn.flow, partial(_passed, turn, trailers))
 
 
@@ -124,7 +138,7 @@ def _passed(turn: Turn, trailers: Fields) -> None:
         return
     if turn.answer_chunked:
         wanted = trailers and asks_for_trailers(turn.request)
-        turn.caller.write(last_chunk(kept_reply_trailers(trailers) if wanted else ()))
+        turn.caller.write(last_chunk(trailers if wanted else ()))
     turn.answer_passed_on = True
     if turn.written or turn.receiving:
         ending.finish(turn)

@@ -9,26 +9,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from addons.bodies import HeldBody
 from addons.credentials import Openings
-from addons.exchange import Exchange
-from addons.head import Fields, HeadersToSend
-from addons.injection import plan_for
+from addons.head import HeadersToSend
 from addons.refusal import Code, Refusal
-from addons.trailers import kept_request_trailers
-from ostiary.engines.fast import ending
+from ostiary.engines.fast import ending, gathering
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.failures import FAILURES, cancelled
-from ostiary.engines.fast.heads import expects_continue, request_head
-from ostiary.engines.fast.turn import Turn, pieces
+from ostiary.engines.fast.flows import pieces
+from ostiary.engines.fast.heads import request_head
+from ostiary.engines.fast.turn import Turn
 from ostiary.engines.framing import Malformed, chunk, last_chunk
-from ostiary.engines.needs import times_of
-from policies import Grant
+from ostiary.engines.needs import request_trailers, times_of
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.link import Link
     from ostiary.engines.mitm.dialling import Bound
 
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 
 
@@ -52,12 +49,22 @@ def _judged(turn: Turn) -> None:
         ending.answer(turn, exchange.refused)
         return
     turn.times = times_of(exchange, engine.parts.deadlines)
+    body = exchange.find(HeldBody)
+    if body is not None:
+        gathering.begin(turn, body, _go)
+    else:
+        _go(turn)
+
+
+def _go(turn: Turn) -> None:
+    """To an upstream: a pooled connection, or a new one."""
+    engine, exchange = turn.caller.engine, turn.known()
     bound = engine.bounds.of(exchange, turn.times)
     link = engine.pool.take(bound.pool_key) if not exchange.upgrade else None
     if link is not None:
         _send(turn, link)
     else:
-        turn.dialling = caller.loop.create_task(_reach(turn, bound, _send))
+        turn.dialling = turn.caller.loop.create_task(_reach(turn, bound, _send))
 
 
 async def _reach(turn: Turn, bound: Bound, then: Callable[[Turn, Link], None]) -> None:
@@ -79,32 +86,33 @@ async def _reach(turn: Turn, bound: Bound, then: Callable[[Turn, Link], None]) -
 
 
 def _send(turn: Turn, link: Link) -> None:
-    head, caller = _head(turn, link), turn.caller
-    if link.served and not turn.receiving and turn.request.data.method in _REPEATABLE:
+    (head, body), caller = _head(turn, link), turn.caller
+    if link.served and not turn.receiving and not body and turn.request.data.method in _REPEATABLE:
         turn.again = head
     caller.deadline.begin_total(turn.times.total_s)
     _put(turn, link, head)
+    if turn.gathered is not None:
+        gathering.send(turn, link, body)
+        return
     if not turn.receiving:
         _ended(turn)
         return
     if turn.known().find(Openings) is not None:
         turn.held = caller.engine.held.begin()
     caller.deadline.expect(Wait.BODY, turn.times.idle_s)
-    if not caller.holds_bytes and expects_continue(turn.request):
-        caller.write(CONTINUE)
-        caller.flush()
+    gathering.invite(turn)
     caller.feed()
 
 
-def _head(turn: Turn, link: Link) -> bytes:
-    """The head that the stages have built, taken off the exchange."""
+def _head(turn: Turn, link: Link) -> tuple[bytes, bytes | None]:
+    """The head that the stages have built, taken off the exchange, and the body where it was gathered."""
     exchange = turn.known()
     ready = exchange.forget(HeadersToSend)
     if ready is None or exchange.refused is not None or exchange.settled:
         link.close()
         raise Refusal(Code.INTERNAL, "A request reached the wire without its head being built.")
     exchange.dialled_s = turn.caller.engine.parts.clock.monotonic_s()
-    return request_head(exchange.head.method, ready)
+    return request_head(exchange.head.method, ready), ready.body
 
 
 def _pass(turn: Turn, link: Link, data: bytes) -> None:
@@ -124,8 +132,8 @@ def _put(turn: Turn, link: Link, head: bytes) -> None:
 
 def receive(turn: Turn, data: bytes) -> bytes:
     """Passes on what belongs to the request's body; gives back what is behind it."""
-    link, reader = turn.link, turn.reader
-    if link is None or reader is None:
+    link, reader, body = turn.link, turn.reader, turn.gathered
+    if reader is None or (link is None and body is None):
         return data
     try:
         payload, rest = reader.read(data)
@@ -133,6 +141,11 @@ def receive(turn: Turn, data: bytes) -> bytes:
         ending.refuse(turn, Refusal(Code.BAD_REQUEST, "The body's framing is malformed.", close=True))
         return b""
     turn.caller.deadline.touch()
+    if body is not None:
+        gathering.take(turn, body, payload, ends=rest is not None)
+        return rest or b""
+    if link is None:
+        return data
     if payload:
         for piece in pieces(turn.request.stream, payload):
             _pass(turn, link, chunk(piece) if turn.request_chunked else piece)
@@ -157,19 +170,12 @@ def _passed(turn: Turn) -> None:
         ending.refuse(turn, None)
         return
     if turn.request_chunked and turn.link is not None:
-        _pass(turn, turn.link, last_chunk(_trailers(turn, exchange)))
+        _pass(turn, turn.link, last_chunk(request_trailers(exchange, turn.reader.trailers if turn.reader else ())))
     turn.written = True
     if turn.answer_passed_on:
         ending.finish(turn)
     elif not exchange.streaming:
         turn.caller.deadline.expect(Wait.ANSWER, turn.times.first_byte_s)
-
-
-def _trailers(turn: Turn, exchange: Exchange) -> Fields:
-    fields = turn.reader.trailers if turn.reader is not None else ()
-    if not fields:
-        return ()
-    return kept_request_trailers(fields, plan_for(exchange.ask(Grant).route).strip_headers)
 
 
 def repeat(turn: Turn, stale: Link, head: bytes) -> None:
@@ -197,7 +203,7 @@ def send_again(turn: Turn) -> None:
     turn.held = None
 
     def again(turn: Turn, link: Link) -> None:
-        _put(turn, link, _head(turn, link))
+        _put(turn, link, _head(turn, link)[0])
         for piece in body:
             link.write(piece)
         turn.caller.deadline.expect(Wait.ANSWER, turn.times.first_byte_s)

@@ -25,6 +25,8 @@ class Wait(enum.Enum):
     """The rest of a request head."""
     BODY = enum.auto()
     """Bytes of a body, in either direction, or of a relay."""
+    UPLOAD = enum.auto()
+    """The rest of a body that is held until it is whole."""
     ANSWER = enum.auto()
     """The head of the answer; the request is sent."""
     LINGER = enum.auto()
@@ -63,7 +65,7 @@ class Deadline:
 
     def touch(self) -> None:
         """Bytes moved. What an answer is waited for goes by the end of the request, not by bytes."""
-        if self._wait is Wait.BODY:
+        if self._wait is Wait.BODY or self._wait is Wait.UPLOAD:
             self._since_s = self._loop.time()
 
     def begin_total(self, limit_s: float) -> None:

@@ -118,6 +118,9 @@ def cut(turn: Turn) -> None:
 
 def expired(turn: Turn, wait: Wait) -> None:
     """A deadline has passed."""
+    if wait is Wait.UPLOAD or (turn.gathered is not None and turn.receiving):
+        refuse(turn, Refusal(Code.REQUEST_TIMEOUT, "The body did not arrive in time.", close=True))
+        return
     what = {Wait.ANSWER: "did not begin to answer", Wait.TOTAL: "did not finish"}.get(wait, "fell silent")
     refuse(turn, Refusal(Code.UPSTREAM_TIMEOUT, f"The upstream {what} in time."))
 

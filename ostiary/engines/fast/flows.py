@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from typing import Any
 
 from mitmproxy import http
 from mitmproxy.connection import Client, Server
@@ -39,3 +41,11 @@ def new_flow(client: Client, server: Server, request: http.Request) -> http.HTTP
     fields["live"] = True
     fields[_CREATED] = time.time()  # noqa: TID251 - mitmproxy's own record
     return flow
+
+
+def pieces(stream: bool | Callable[[bytes], Any], data: bytes) -> tuple[bytes, ...]:
+    """What a flow's `stream` makes of a piece of body; empty pieces are none."""
+    if callable(stream):
+        found = stream(data)
+        return tuple(piece for piece in ((found,) if isinstance(found, bytes) else found) if piece)
+    return (data,) if data else ()

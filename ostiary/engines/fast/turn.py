@@ -2,6 +2,7 @@
 
     step        does                                                  hook at its end        module
     begin       the stages judge the head                             `requestheaders`       asking
+    gather      the body, where a stage has to read all of it first   `request`              gathering
     reach       takes a pooled connection, or dials a new one                                asking
     send        sends the head that the stages built                                         asking
     receive     the body streams behind it                            `request`              asking
@@ -31,10 +32,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mitmproxy import http
 
+from addons.bodies import HeldBody as WholeBody
 from addons.exchange import Exchange
 from addons.refusal import Code, Refusal
 from ostiary.engines.fast.flows import new_flow
@@ -66,6 +68,8 @@ class Turn:
         "exchange",
         "flow",
         "framed",
+        "gathered",
+        "gathered_then",
         "held",
         "keep",
         "link",
@@ -102,6 +106,9 @@ class Turn:
         self.dialling: asyncio.Task[None] | None = None
         self.held: HeldBody | None = None
         """Its body as it leaves, for as long as it may have to be sent once more."""
+        self.gathered: WholeBody | None = None
+        """Its body, where that is held until it is whole."""
+        self.gathered_then: Callable[[Turn], None] | None = None
         # The answer.
         self.answer_open = False
         """Whether its body may pass: its head has been judged and sent."""
@@ -113,7 +120,7 @@ class Turn:
     @property
     def takes_bytes(self) -> bool:
         """Whether bytes of the caller's are wanted now."""
-        return self.receiving and self.sent and not self.over
+        return self.receiving and (self.sent or self.gathered is not None) and not self.over
 
     def let_go(self) -> None:
         """The body will not be sent again."""
@@ -126,11 +133,3 @@ class Turn:
         if self.exchange is None:
             raise Refusal(Code.INTERNAL, "A request was answered before it was begun.")
         return self.exchange
-
-
-def pieces(stream: bool | Callable[[bytes], Any], data: bytes) -> tuple[bytes, ...]:
-    """What a flow's `stream` makes of a piece of body; empty pieces are none."""
-    if callable(stream):
-        found = stream(data)
-        return tuple(piece for piece in ((found,) if isinstance(found, bytes) else found) if piece)
-    return (data,) if data else ()

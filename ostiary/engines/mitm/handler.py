@@ -20,6 +20,7 @@ from mitmproxy.proxy import commands, events, layer, server, server_hooks
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HTTPMode
 
+from addons.bodies import held_bytes
 from addons.boundary import place_of
 from addons.exchange import Connection, Exchange
 from addons.parts import Deadlines
@@ -275,7 +276,7 @@ class ClientHandler(server.ConnectionHandler):
 
     def held_bytes(self) -> int:
         """What waits to be written, has been read and not been looked at, and waits for a window or a turn."""
-        held = 0
+        held = held_bytes(self.connection)
         for io in tuple(self.transports.values()):
             if isinstance(io.writer, asyncio.StreamWriter):
                 held += io.writer.transport.get_write_buffer_size()

@@ -38,22 +38,24 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
 
+from addons.bodies import HeldBody as WholeBody
 from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.grpc import for_grpc, speaks_grpc
 from addons.head import HeadersToSend
-from addons.injection import plan_for
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
-from addons.trailers import kept_reply_trailers, kept_request_trailers
+from addons.stages.scrub import clean_trailers
+from addons.trailers import kept_reply_trailers
 from ostiary.engines.held import HeldBody
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
-from ostiary.engines.needs import REJECTED, credential_rejected
-from policies import Grant, Passage
+from ostiary.engines.needs import REJECTED, credential_rejected, request_trailers
+from policies import Passage
 
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
@@ -115,6 +117,8 @@ class GuardedStream(HttpStream):
         """The upstream connection whose answer was given up."""
         self._held: HeldBody | None = None
         """The body as it leaves, for as long as it may have to be sent once more."""
+        self._gathered = False
+        """Whether the body was held until it was whole."""
         self._discarded = 0
         self._body_pending = False
 
@@ -133,6 +137,8 @@ class GuardedStream(HttpStream):
                 self.watch.request_sent()
         elif isinstance(event, RequestTrailers | ResponseTrailers):
             self._clean(event)
+        elif type(event) is ResponseData and not event.data:
+            return _nothing()  # an empty frame of HTTP/2: stages take an empty piece for the end of the body
         return cast("Commands", super()._handle_event(event))
 
     def _clean(self, event: RequestTrailers | ResponseTrailers) -> None:
@@ -140,12 +146,10 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         fields = event.trailers.fields
         if isinstance(event, ResponseTrailers):
-            kept = kept_reply_trailers(fields)
+            kept = clean_trailers(exchange, kept_reply_trailers(fields))
             http2 = self.context.client.alpn == b"h2"
         else:
-            grant = None if exchange is None else exchange.find(Grant)
-            injected = frozenset() if grant is None else plan_for(grant.route).strip_headers
-            kept = kept_request_trailers(fields, injected)
+            kept = request_trailers(exchange, fields)
             http2 = self.context.server.alpn == b"h2"
         event.trailers = http.Headers(lower_case(kept) if http2 else kept)
 
@@ -212,6 +216,8 @@ class GuardedStream(HttpStream):
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         """Asked by mitmproxy after every hook: the place where a refusal is answered at once."""
         exchange = self._exchange()
+        if self._body_pending and self.watch is None and _holds(exchange):
+            self._watch_upload(self.handler.times_of(self.handler.registry.exchange(self.flow)))
         if exchange is None or exchange.refused is None or exchange.connect or exchange.streaming:
             if exchange is not None and exchange.refused is not None and exchange.streaming:
                 yield from self._cut()
@@ -296,6 +302,51 @@ class GuardedStream(HttpStream):
     def _drop(self) -> Commands:
         self._end_watch()
         yield DropStream(self.stream_id)
+
+    # --- a body that is held until it is whole ---
+
+    def _watch_upload(self, times: Deadlines) -> None:
+        self.watch = Watch(
+            self.handler.loop,
+            Deadlines(times.connect_s, 0.0, times.idle_s, times.total_s),
+            lambda _: self.handler.post(Expired(self.http_layer, self.stream_id, "upload")),
+        )
+
+    def state_consume_request_body(self, event: events.Event) -> Commands:
+        """As mitmproxy does it, but the body goes where the stages look for it, and leaves as they have left it."""
+        exchange = self._exchange()
+        held = None if exchange is None else exchange.find(WholeBody)
+        if exchange is None or held is None:
+            yield from super().state_consume_request_body(event)
+        elif isinstance(event, RequestData):
+            yield from self._gather(held, event.data)
+        elif isinstance(event, RequestEndOfMessage):
+            self._end_watch()
+            self.client_state = self.state_done
+            yield HttpRequestHook(self.flow)
+            if not (yield from self.check_killed(emit_error_hook=True)):
+                yield from self._send_gathered(exchange)
+
+    def _gather(self, held: WholeBody, data: bytes) -> Commands:
+        try:
+            held.add(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            yield from self.check_killed(emit_error_hook=True)
+        else:
+            self.handler.backlog()
+
+    def _send_gathered(self, exchange: Exchange) -> Commands:
+        ready = exchange.find(HeadersToSend)
+        if ready is None or ready.body is None:
+            raise Refusal(Code.INTERNAL, "A body was held and not handed on.")
+        if not (yield from self.make_server_connection()):
+            return
+        body, self._gathered = ready.body, True
+        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not body), self.context.server)
+        if body:
+            yield SendHttp(RequestData(self.stream_id, body), self.context.server)
+        yield SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
 
     # --- the upstream's side ---
 
@@ -385,7 +436,8 @@ class GuardedStream(HttpStream):
         """The stages may have another."""
         exchange.rejected = True
         ended = not self._body_pending and self.client_state == self.state_done
-        exchange.replayable = ended and (self._held is None or self._held.whole)
+        # A body that the stages have built is not built a second time.
+        exchange.replayable = ended and not self._gathered and (self._held is None or self._held.whole)
         yield RejectedHook(self.flow)
         if (yield from self.check_killed(emit_error_hook=True)):
             return
@@ -420,6 +472,13 @@ class GuardedStream(HttpStream):
         for piece in pieces:
             yield SendHttp(RequestData(self.stream_id, piece), connection)
         yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
+
+    def state_stream_response_body(self, event: events.Event) -> Commands:
+        yield from super().state_stream_response_body(event)
+        exchange = self._exchange()
+        if exchange is not None and exchange.refused is not None and self.server_state != self.state_errored:
+            # A stage lets no more of it pass.
+            yield from self._cut()
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
@@ -501,12 +560,25 @@ class GuardedStream(HttpStream):
             return
         if exchange is None or exchange.settled:
             return
+        if event.kind == "upload":
+            self._refuse(Refusal(Code.REQUEST_TIMEOUT, "The body did not arrive in time.", close=True))
+            yield from self.check_killed(emit_error_hook=True)
+            return
         what = {"first_byte": "did not begin to answer", "idle": "fell silent", "total": "did not finish"}[event.kind]
         self._refuse(Refusal(Code.UPSTREAM_TIMEOUT, f"The upstream {what} in time."))
         if exchange.streaming:
             yield from self._cut()
         elif exchange.refused is not None:
             yield from self._answer(exchange.refused)
+
+
+def _holds(exchange: Exchange | None) -> bool:
+    """Whether a body is read here before anything leaves."""
+    return exchange is not None and exchange.refused is None and exchange.find(WholeBody) is not None
+
+
+def _nothing() -> Commands:
+    yield from ()
 
 
 def _broken() -> Refusal:

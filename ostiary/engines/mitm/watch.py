@@ -17,7 +17,7 @@ from mitmproxy.proxy.layer import Layer
 
 from addons.parts import Deadlines
 
-type Kind = Literal["first_byte", "idle", "total", "linger"]
+type Kind = Literal["first_byte", "idle", "total", "linger", "upload"]
 
 
 @dataclass

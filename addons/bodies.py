@@ -1,0 +1,111 @@
+"""Bodies that are held until they are whole: for what has to read one before the head may leave (signing over a body,
+putting a credential into one).
+
+Rules:
+- A stage that needs the body puts a `HeldBody` in `requestheaders` and does its work in `request`. The engine reads the
+  body into it, runs `request` once it is whole, and only then reaches for an upstream. What leaves is `HeadersToSend`
+  with its `body`: the stage builds both, so nothing on the flow shows a credential.
+- A body over its cap is refused (`body_too_large`): at once where the head announces its size, else as it comes. What
+  this process holds already has a say too: bodies count into `limits.buffers`, above which no more is taken.
+- A held body leaves framed by Content-Length, whatever framed it on its way here; its trailers end here, since nothing
+  in HTTP/1.1 would carry them.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from addons.buffers import Buffers
+from addons.edge import content_length
+from addons.exchange import Connection
+from addons.head import Fields, RequestHead
+from addons.refusal import Code, Refusal
+
+DEFAULT_CAP_BYTES: Final = 8 * 1024 * 1024
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"trailer"})
+
+
+@final
+class HeldBody:
+    """The body of one request, as far as it has come.
+
+    Args:
+        cap_bytes: of `limits.buffered_body`.
+        buffers: what the process holds altogether, where it is counted.
+    """
+
+    __slots__ = ("_buffers", "_cap_bytes", "_pieces", "size")
+
+    def __init__(self, cap_bytes: int, buffers: Buffers | None = None) -> None:
+        self._cap_bytes = cap_bytes
+        self._buffers = buffers
+        self._pieces: list[bytes] = []
+        self.size = 0
+
+    def announced(self, head: RequestHead) -> None:
+        """Judges the size that the head gives, before any of the body is read.
+
+        Raises:
+            Refusal: `body_too_large`.
+        """
+        size = content_length(head.fields)
+        if size is not None and size > self._cap_bytes:
+            raise self._too_large()
+
+    def add(self, piece: bytes) -> None:
+        """Takes what has come.
+
+        Raises:
+            Refusal: `body_too_large`, or `overloaded` where the process holds too much already. Nothing is kept then.
+        """
+        self.size += len(piece)
+        if self.size > self._cap_bytes:
+            self._drop()
+            raise self._too_large()
+        if self._buffers is not None and self._buffers.full:
+            self._drop()
+            raise Refusal(Code.OVERLOADED, "The proxy holds too much right now.", retry_after_s=1.0, close=True)
+        self._pieces.append(piece)
+
+    def whole(self) -> bytes:
+        """All of it, once it has ended. It is not kept here any longer."""
+        pieces, self._pieces = self._pieces, []
+        self.size = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _drop(self) -> None:
+        self._pieces, self.size = [], 0
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            Code.BODY_TOO_LARGE,
+            f"This route has to read the whole body before it may leave, and takes at most {self._cap_bytes} bytes.",
+            close=True,
+        )
+
+    def __repr__(self) -> str:
+        return f"HeldBody({self.size} bytes)"
+
+
+def held_bytes(connection: Connection) -> int:
+    """What is held of the bodies of one connection's requests."""
+    found = 0
+    for exchange in connection.exchanges:
+        body = exchange.find(HeldBody)
+        if body is not None:
+            found += body.size
+    return found
+
+
+def framed(fields: Fields, size: int, *, http2: bool) -> Fields:
+    """Fields that frame a body of this size by Content-Length.
+
+    Args:
+        fields: of the request; what framed it before is taken out.
+        size: of the body in bytes. Where it is 0 and no field framed a body, none does now: a GET stays as it was.
+        http2: whether names are lower-case.
+    """
+    kept = tuple([field for field in fields if field[0].lower() not in _FRAMING])
+    if not size and len(kept) == len(fields):
+        return fields
+    return (*kept, (b"content-length" if http2 else b"Content-Length", str(size).encode()))

@@ -1,0 +1,43 @@
+"""Asks for an answer that can be read here.
+
+`Accept-Encoding` is narrowed to the codings of `codings.py`, gRPC's messages come uncompressed, and no range is asked for,
+since two halves of a value are no value (G55).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from addons.head import Fields
+from addons.reply.codings import narrowed
+
+_ASKS_FOR_PARTS: Final = frozenset({b"range", b"if-range"})
+_NARROWED: Final = frozenset({b"accept-encoding", b"grpc-accept-encoding"})
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_as(name: bytes, value: bytes) -> bytes | None:
+    """A request field's value as it may travel; None where the field may not."""
+    key = name.lower()
+    if key in _ASKS_FOR_PARTS:
+        return None
+    return narrowed(value) if key == b"accept-encoding" else b"identity"
+
+
+@functools.lru_cache(maxsize=4096)
+def _says_how(name: bytes) -> bool:
+    key = name.lower()
+    return key in _ASKS_FOR_PARTS or key in _NARROWED
+
+
+def readable(fields: Fields) -> Fields:
+    """A request's fields, asking for an answer that can be read here."""
+    if not any(_says_how(name) for name, _ in fields):
+        return fields
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        changed = _kept_as(name, value) if _says_how(name) else value
+        if changed is not None:
+            kept.append((name, changed))
+    return tuple(kept)
