@@ -13,11 +13,12 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Final, final
+from collections.abc import Callable
+from typing import Final, Protocol, final
 
 from addons.buffers import Buffers
 from addons.edge import content_length
-from addons.exchange import Connection
+from addons.exchange import Connection, Exchange
 from addons.head import Fields, RequestHead
 from addons.refusal import Code, Refusal
 
@@ -65,7 +66,8 @@ class HeldBody:
         if self._buffers is not None and self._buffers.full:
             self._drop()
             raise Refusal(Code.OVERLOADED, "The proxy holds too much right now.", retry_after_s=1.0, close=True)
-        self._pieces.append(piece)
+        if piece:
+            self._pieces.append(piece)
 
     def whole(self) -> bytes:
         """All of it, once it has ended. It is not kept here any longer."""
@@ -85,6 +87,50 @@ class HeldBody:
 
     def __repr__(self) -> str:
         return f"HeldBody({self.size} bytes)"
+
+
+class Rewriter(Protocol):
+    """Makes what leaves of a body of what comes, and holds a part of it meanwhile."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What may leave by now; empty data is the end. Raises `Refusal`."""
+
+    def held_bytes(self) -> int:
+        """What is held now."""
+
+
+class _Counted:
+    """What a rewriter holds, for as long as its exchange goes on."""
+
+    def __init__(self, exchange: Exchange, rewriter: Rewriter) -> None:
+        self._exchange = exchange
+        self._rewriter = rewriter
+
+    def held_bytes(self) -> int:
+        return 0 if self._exchange.settled else self._rewriter.held_bytes()
+
+
+def rewriting(exchange: Exchange, rewriter: Rewriter, buffers: Buffers | None) -> Callable[[bytes], bytes]:
+    """What rewrites a body as it passes, counted into what the process holds.
+
+    Args:
+        exchange: whose body it is.
+        rewriter: does it.
+        buffers: what the process holds altogether; above its limit no more is taken (`overloaded`).
+    """
+    if buffers is None:
+        return rewriter.feed
+    counted = _Counted(exchange, rewriter)
+
+    def rewrite(data: bytes) -> bytes:
+        if buffers.full:
+            raise Refusal(Code.OVERLOADED, "The proxy holds too much right now.", retry_after_s=1.0, close=True)
+        made = rewriter.feed(data)
+        if rewriter.held_bytes():
+            buffers.watch(counted)
+        return made
+
+    return rewrite
 
 
 def held_bytes(connection: Connection) -> int:

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -156,6 +157,7 @@ class Exchange:
         "replayable",
         "request_id",
         "retries",
+        "rewrite",
         "route",
         "rule",
         "secret_ms",
@@ -198,6 +200,8 @@ class Exchange:
         """Whether the caller asks for WebSocket."""
         self.switched = False
         """Whether the upstream has agreed to it: from then on frames pass, and the end of the connection is the end."""
+        self.rewrite: Callable[[bytes], bytes] | None = None
+        """Makes what leaves of the body of what comes, piece by piece; an empty piece is its end."""
         self.retries = 0
         """How often the request was sent again."""
         self.rejected = False

@@ -37,6 +37,7 @@ from policies.model import (
     SwapInjector,
 )
 from policies.pointer import pointer_text
+from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
@@ -295,6 +296,8 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
             shown["credential"] = credential.name
             shown["secrets"] = [_secret(name, secret) for name, secret in credential.secrets.items()]
         shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
+        if route.sign:
+            shown["sign"] = [signs(signer) for signer in route.sign] if credential is not None else []
         shown["caller_credentials"] = route.caller_credentials
         shown["mode"] = route.mode
         if credential is not None:
@@ -336,6 +339,18 @@ def puts(injector: Injector) -> str:
             places = [*headers, *(f"query parameter {name}" for name in parameters)]
             places += [f"JSON body {pointer_text(pointer)}" for pointer in pointers]
             return f"in place of the placeholder, where {' or '.join(places)} holds it"
+
+
+def signs(signer: Signer) -> str:
+    """What a signer does, in a few words."""
+    match signer:
+        case HmacSigner(signature=signature, algorithm=algorithm):
+            place = f"header {signature.name}" if signature.place == "header" else f"query parameter {signature.name}"
+            return f"hmac ({algorithm}) in {place}"
+        case AwsSigV4Signer(regions=regions, services=services):
+            return f"aws_sigv4 for {', '.join(services)} in {', '.join(regions)}"
+        case HttpMessageSigner(label=label, algorithm=algorithm):
+            return f"http_message ({algorithm}) as {label}"
 
 
 def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:

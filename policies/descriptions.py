@@ -15,6 +15,9 @@ _VALUE: Final = "A template: literal text with {secret}, {secret.NAME} or {NAME}
 _ONE: Final = "Where one secret lives; {secret} stands for its field."
 _MANY: Final = "Several secrets, each with a name that templates use: {NAME} or {NAME.FIELD}."
 
+_KEY: Final = "The key: one secret or one of its fields, such as {secret.signing_key}."
+_KEY_ENCODING: Final = "How an HMAC key is stored: utf8 (as it is), hex or base64."
+
 DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "file": {
         "version": "Of the language: 1. May be left out.",
@@ -56,6 +59,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "secrets": _MANY,
         "credential": "The name of an entry of credentials.",
         "inject": "Where the credential is put, one kind an item.",
+        "sign": "Signers, applied last, over the bytes that leave; one kind an item.",
         "caller_credentials": "What becomes of credentials the caller sent: replace strips them, reject answers 400, keep is for routes without inject.",
         "mode": "observe: limits and content checks only report. A grant is needed either way.",
         "http2": "Where HTTP/2 is offered to the upstream: auto for callers that speak it, prefer for all callers, never for none.",
@@ -101,6 +105,48 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "in": "Where the placeholder may stand: header:NAME, query:NAME or json:/POINTER.",
     },
     "basic": {"username": _VALUE, "password": _VALUE},
+    "sign": {
+        "hmac": "An HMAC over chosen lines or over a template, sent in a header or in the query.",
+        "aws_sigv4": "AWS Signature Version 4; what an SDK signed with placeholder keys is signed anew.",
+        "http_message": "An HTTP message signature (RFC 9421) with content digests (RFC 9530).",
+    },
+    "hmac": {
+        "key": _KEY,
+        "key_encoding": _KEY_ENCODING,
+        "algorithm": "The hash inside the HMAC: sha256 unless it stands here.",
+        "encoding": "How the signature is written: hex unless it stands here.",
+        "prefix": "Text in front of the signature: sha256= unless it stands here; none with a template.",
+        "timestamp": "How the timestamp is written: seconds unless it stands here.",
+        "headers": "Header fields that are signed, in this order.",
+        "host": "Signs a line host:VALUE (false).",
+        "nonce": "Sends and signs a random value (false).",
+        "names": "What signature, timestamp and nonce are called: a header, or query:NAME.",
+        "template": "The signed text, with {method} {target} {path} {query} {host} {timestamp} {nonce} {body} {body_sha256} {header.NAME}.",
+    },
+    "names": {
+        "signature": "X-Signature unless it stands here.",
+        "timestamp": "X-Timestamp unless it stands here.",
+        "nonce": "X-Nonce unless it stands here.",
+    },
+    "aws_sigv4": {
+        "access_key_id": "The id of the key, from the same secret as the key.",
+        "secret_access_key": "The key: a field of a secret.",
+        "session_token": "The token of temporary keys, from the same secret. Left out: long-lived keys.",
+        "regions": "Regions that callers may sign for; the one region of a caller that signs nothing.",
+        "services": "Services that callers may sign for, as their scope names them: s3, sqs, sts.",
+        "payload": "Whether bodies are signed: auto does what the SDKs of the service do.",
+    },
+    "http_message": {
+        "key_id": "The keyid parameter: literal text, or a field of the secret.",
+        "algorithm": "The signature algorithm.",
+        "key": _KEY,
+        "key_encoding": _KEY_ENCODING,
+        "components": "What is signed, in this order: @method, @target-uri, header fields, content-digest.",
+        "label": "The label of the signature: sig1 unless it stands here.",
+        "expires": "How long the signature is good for; at most 1h. Left out: it does not say.",
+        "nonce": "Adds a random nonce parameter (false).",
+        "tag": "The tag parameter: which application the signature is for.",
+    },
     "egress": {
         "allow": "Address blocks inside the network that may be dialled, such as 10.1.0.0/16.",
         "resolve": 'Fixed dial targets: "host:port" to "address:port".',

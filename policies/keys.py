@@ -73,6 +73,7 @@ ROUTE: Final[Keys] = {
     "secrets": _map(_ref("secret")),
     "credential": _TEXT,
     "inject": _one_or_list(_ref("inject")),
+    "sign": _one_or_list(_ref("sign")),
     "caller_credentials": {"enum": ["replace", "reject", "keep"]},
     "mode": {"enum": ["enforce", "observe"]},
     "http2": {"enum": ["auto", "prefer", "never"]},
@@ -113,6 +114,42 @@ INJECT: Final[Keys] = {
     "in": _one_or_list({"type": "string", "pattern": "^(header|query|json):"}),
 }
 BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
+SIGN: Final[Keys] = {"hmac": _ref("hmac"), "aws_sigv4": _ref("aws_sigv4"), "http_message": _ref("http_message")}
+_KEY: Final[Schema] = {"type": "string", "description": "the key: {secret} or {secret.NAME}"}
+_KEY_ENCODING: Final[Schema] = {"enum": ["utf8", "hex", "base64"]}
+HMAC: Final[Keys] = {
+    "key": _KEY,
+    "key_encoding": _KEY_ENCODING,
+    "algorithm": {"enum": ["sha1", "sha256", "sha384", "sha512"]},
+    "encoding": {"enum": ["hex", "base64", "base64url"]},
+    "prefix": {"type": "string"},
+    "timestamp": {"enum": ["seconds", "milliseconds", "rfc3339"]},
+    "headers": _NAMES,
+    "host": _BOOLEAN,
+    "nonce": _BOOLEAN,
+    "names": _ref("names"),
+    "template": {"type": "string", "minLength": 1},
+}
+NAMES_SENT: Final[Keys] = {"signature": _TEXT, "timestamp": _TEXT, "nonce": _TEXT}
+AWS_SIGV4: Final[Keys] = {
+    "access_key_id": _TEMPLATE,
+    "secret_access_key": _KEY,
+    "session_token": _KEY,
+    "regions": _NAMES,
+    "services": _NAMES,
+    "payload": {"enum": ["auto", "signed", "unsigned"]},
+}
+HTTP_MESSAGE: Final[Keys] = {
+    "key_id": _TEMPLATE,
+    "algorithm": {"enum": ["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"]},
+    "key": _KEY,
+    "key_encoding": _KEY_ENCODING,
+    "components": _NAMES,
+    "label": _TEXT,
+    "expires": _DURATION,
+    "nonce": _BOOLEAN,
+    "tag": _TEXT,
+}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
@@ -139,6 +176,11 @@ TABLES: Final[Mapping[str, Keys]] = {
     "deny": DENY,
     "inject": INJECT,
     "basic": BASIC,
+    "sign": SIGN,
+    "hmac": HMAC,
+    "names": NAMES_SENT,
+    "aws_sigv4": AWS_SIGV4,
+    "http_message": HTTP_MESSAGE,
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
@@ -163,7 +205,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "derive": "derived credentials come later; store the final credential for now",
-        "sign": "request signing comes later",
         "verify": "signature verification comes later",
         "limits": "limits come later",
         "body": "body checks come later",
@@ -187,6 +228,10 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
+    "sign": {"dpop": "proofs of possession come later"},
+    "hmac": {"transit": "keys that stay in Vault come later; store the key"},
+    "aws_sigv4": {"asymmetric": "SigV4A comes later; sign for one region"},
+    "http_message": {"transit": "keys that stay in Vault come later; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
     "reply": {

@@ -33,7 +33,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "credential": frozenset({"secret", "secrets"}),
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
-        "match", "allow", "deny", "secret", "secrets", "credential", "inject", "caller_credentials", "mode",
+        "match", "allow", "deny", "secret", "secrets", "credential", "inject", "sign", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),

@@ -24,6 +24,7 @@ from policies.load_parts import (
     read_secret,
 )
 from policies.load_reverse import read_reach
+from policies.load_sign import judge_beside, read_signers
 from policies.model import (
     AllowEntry,
     CredentialSpec,
@@ -36,6 +37,7 @@ from policies.model import (
     TimeoutSpec,
     Workload,
 )
+from policies.sign import references_of_signers
 
 type Members = Mapping[str, frozenset[str]]
 
@@ -133,6 +135,8 @@ def read_route(
         if (denied := names.deny(f"deny[{index}]", item)) is not None
     )
     inject = read_injectors(name, keys, context)
+    sign = read_signers(name, keys, context)
+    judge_beside(inject, sign, keys.place_of("sign"), context)
     caller = keys.choice("caller_credentials", {"replace", "reject", "keep"}, "replace")
     route = Route(
         name=name,
@@ -148,6 +152,7 @@ def read_route(
         paths=read_paths(match),
         credential=credential,
         inject=inject,
+        sign=sign,
         caller_credentials=cast("Literal['replace', 'reject', 'keep']", caller or "replace"),
         mode=cast("Literal['enforce', 'observe']", keys.choice("mode", {"enforce", "observe"}, "enforce") or "enforce"),
         egress=_egress(name, keys, context),
@@ -305,16 +310,21 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
     faults = context.faults
     own = "secret" in keys or "secrets" in keys or "credential" in keys
     specs = [spec for spec in (route.credential, *(entry.credential for entry in route.allow)) if spec is not None]
-    if route.inject and not specs:
+    uses = bool(route.inject or route.sign)
+    place = keys.place_of("inject" if route.inject else "sign")
+    if uses and not specs:
         faults.add(
-            keys.place_of("inject"),
-            f"route {route.name} injects but has no secret",
+            place,
+            f"route {route.name} {'injects' if route.inject else 'signs'} but has no secret",
             "add secret: {path: …, field: …} or credential:",
         )
-    if specs and not route.inject:
-        place = keys.place_of("secret") if own else keys.place
-        faults.add(place, f"route {route.name} has a secret and puts it nowhere", 'add inject: {bearer: "{secret}"}')
-    if route.inject and specs and route.credential is None:
+    if specs and not uses:
+        faults.add(
+            keys.place_of("secret") if own else keys.place,
+            f"route {route.name} has a secret and puts it nowhere",
+            'add inject: {bearer: "{secret}"}',
+        )
+    if uses and specs and route.credential is None:
         for entry in route.allow:
             if entry.credential is None:
                 faults.add(
@@ -322,11 +332,11 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
                     f"{entry.rule} of route {route.name} gets no credential",
                     "give it a credential or the route a secret",
                 )
-    if route.inject and route.caller_credentials == "keep":
+    if uses and route.caller_credentials == "keep":
         faults.add(
             keys.place_of("caller_credentials"),
-            "caller_credentials: keep excludes inject",
-            "an injected credential always replaces the caller's",
+            f"caller_credentials: keep excludes {'inject' if route.inject else 'sign'}",
+            "a credential of ours always replaces the caller's",
         )
     if "reply" in keys and not specs:
         faults.add(
@@ -334,50 +344,63 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             f"route {route.name} has no credential that an answer could show",
             "remove reply: answers of such a route pass as they are",
         )
-    if route.allow_cleartext and not route.inject:
+    if route.allow_cleartext and not uses:
         faults.add(
             keys.place_of("allow_cleartext"),
             f"route {route.name} allows its credential over plain http and has none",
             "remove allow_cleartext: http:// is forwarded without it",
         )
-    if route.inject and route.upstream is not None and route.upstream.cleartext and not route.allow_cleartext:
+    if uses and route.upstream is not None and route.upstream.cleartext and not route.allow_cleartext:
         faults.add(
             keys.place_of("upstream"),
             f"route {route.name} has a credential, and its upstream is plain http: it would never be put",
             "write https://, or allow_cleartext: true where the upstream is inside your network",
         )
-    if route.inject and any(host.wildcard for host in route.hosts):
-        faults.add(
-            keys.place_of("match"),
-            f"route {route.name} would reveal its credential to any host under a wildcard",
-            "name the hosts: on a shared domain anyone may register a sibling",
-        )
+    if any(host.wildcard for host in route.hosts):
+        _wildcard(route, keys, context)
     for spec in specs:
         _references(route, spec, keys, context)
 
 
+def _wildcard(route: Route, keys: Fields, context: Context) -> None:
+    """Anyone may register a sibling on a shared domain: it must learn nothing that is good elsewhere."""
+    if route.inject:
+        context.faults.add(
+            keys.place_of("match"),
+            f"route {route.name} would reveal its credential to any host under a wildcard",
+            "name the hosts: on a shared domain anyone may register a sibling",
+        )
+    if not all(signer.binds_host for signer in route.sign):
+        context.faults.add(
+            keys.place_of("sign"),
+            f"a signature of route {route.name} does not cover the host, and any host under a wildcard could use it elsewhere",
+            "sign the host (host: true, {host}, @authority), or name the hosts",
+        )
+
+
 def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Context) -> None:
     named = set[str]()
-    for reference in references_of(route.inject):
+    place = keys.place_of("inject" if route.inject else "sign")
+    for reference in (*references_of(route.inject), *references_of_signers(route.sign)):
         named.add(reference.entry)
         secret = spec.secrets.get(reference.entry)
         if secret is None:
             known = ", ".join(f"{{{entry}}}" for entry in spec.secrets)
             context.faults.add(
-                keys.place_of("inject"),
+                place,
                 f"route {route.name} refers to {{{reference.entry}}}, which {_owner(spec, route)} does not have",
                 f"it has {known}",
             )
         elif reference.field is None and secret.field is None:
             context.faults.add(
-                keys.place_of("inject"),
+                place,
                 f"{{{reference.entry}}} has no field to stand for",
                 f"write {{{reference.entry}.NAME}} or give the secret a field",
             )
     for entry in spec.secrets:
-        if route.inject and entry not in named:
+        if (route.inject or route.sign) and entry not in named:
             context.faults.add(
-                keys.place_of("inject"),
+                place,
                 f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}",
                 "use it or remove it",
             )

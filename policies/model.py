@@ -15,6 +15,7 @@ from typing import Literal
 from policies.faults import Place
 from policies.paths import PathPattern
 from policies.pointer import Pointer
+from policies.sign import Signer
 from policies.template import Template
 
 # --- who calls
@@ -263,6 +264,8 @@ class Route:
     """None: all."""
     credential: CredentialSpec | None = None
     inject: tuple[Injector, ...] = ()
+    sign: tuple[Signer, ...] = ()
+    """In the order in which they sign."""
     caller_credentials: Literal["replace", "reject", "keep"] = "replace"
     mode: Literal["enforce", "observe"] = "enforce"
     egress: EgressSpec | None = None

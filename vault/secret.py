@@ -1,7 +1,7 @@
 """The type that holds a secret, and the rules that keep it from being printed.
 
 `Secret` owns one value. It has no `repr`, `str`, format, pickle, copy, hash or equality that would show or compare the
-value; `reveal()` is the one way out, and a search for `reveal(` lists every place where a value leaves. Nothing else in
+value; `reveal()` (and `reveal_bytes()`, `derive()`) is the one way out, and a search for these lists every place where a value leaves. Nothing else in
 Ostiary may carry a secret value as plain `str` or `bytes` across a function boundary.
 
 The value lies in a buffer that is overwritten with zeros when the last reference to it goes. That is as far as Python
@@ -11,8 +11,12 @@ lets us: the text it came from and each text that `reveal()` makes are Python's 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, cast, final
+
+MAX_DERIVED: Final = 32
+"""Things that are remembered of one secret: the oldest goes first."""
 
 
 @final
@@ -23,12 +27,13 @@ class Secret:
         value: the material as the store returned it. Text that is not valid UTF-8 must be handed over as bytes.
     """
 
-    __slots__ = ("__text", "__value")
+    __slots__ = ("__made", "__text", "__value")
 
     def __init__(self, value: str | bytes) -> None:
         # A lone surrogate, which JSON can spell, is kept as it is: whoever uses the value refuses it.
         self.__value: Final = bytearray(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value)
         self.__text: Final = isinstance(value, str)
+        self.__made: dict[Hashable, object] | None = None
 
     def __del__(self) -> None:
         # Nothing was kept where the constructor failed.
@@ -59,6 +64,25 @@ class Secret:
         as long whether they differ early or late.
         """
         return hmac.compare_digest(self.__value, other.__value)
+
+    def derive[T](self, name: Hashable, make: Callable[[bytes], T]) -> T:
+        """What is computed from the value again and again, such as a key of a day or a parsed private key. It lives exactly
+        as long as this secret, and only a few such things do.
+
+        Args:
+            name: what it is, with everything it depends on beside the value.
+            make: computes it from the value's bytes; what it raises is passed on, and nothing is kept.
+        """
+        made = self.__made
+        if made is None:
+            made = self.__made = {}
+        elif name in made:
+            return cast("T", made[name])
+        found = make(self.reveal_bytes())
+        if len(made) >= MAX_DERIVED:
+            del made[next(iter(made))]
+        made[name] = found
+        return found
 
     def __repr__(self) -> str:
         return "Secret(…)"

@@ -18,6 +18,7 @@ from addons.injection.cookies import cookies
 from addons.injection.render import holds_placeholder, unpacked
 from addons.injection.segments import replaced
 from addons.refusal import Code, Refusal
+from addons.signing.taken import AWS_CREDENTIAL, taken_headers, taken_parameters
 from policies.model import (
     BasicInjector,
     BearerInjector,
@@ -77,7 +78,9 @@ OWN_PREFIX: Final = b"x-ostiary-"
 
 # What `ostiary env` gives programs that refuse to start without a key; and what is left of a header field when the
 # variable it is made of is empty.
-_DUMMY: Final = re.compile(rb"ostiary[-_]placeholder")
+_DUMMY: Final = re.compile(rb"ostiary[-_]placeholder|AKIAOSTIARYPLACEHOLD")
+AWS_PLACEHOLDER: Final = b"AKIAOSTIARYPLACEHOLD"
+"""The key id that AWS SDKs are given: what is signed with it holds no credential, and an SDK cannot but sign."""
 _EMPTY: Final = re.compile(rb"(?i:bearer|basic|token)? *")
 
 
@@ -95,6 +98,8 @@ class Plan:
     """Credential places and overrides, as `place` writes them; empty for a route that keeps what the caller sent."""
     strip_parameters: frozenset[bytes]
     credential_headers: frozenset[bytes]
+    credential_parameters: frozenset[bytes]
+    """Those of the stripped ones in which a caller's own credential may stand."""
     reject: bool
     scrubbed: bool = False
     """Whether answers are searched for the credential, and so must be readable."""
@@ -124,16 +129,20 @@ def plan_for(route: Route) -> Plan:
                 parameters.update(name.encode() for name in others)
             case _:
                 pass
-    if not route.inject or route.caller_credentials == "keep":
+    if not (route.inject or route.sign) or route.caller_credentials == "keep":
         # Without a credential of ours the caller's own may pass; overrides change what was granted, so they never do.
         swaps = tuple(injector for injector in route.inject if isinstance(injector, SwapInjector))
-        return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), reject=False, swaps=swaps)
+        return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), frozenset(), reject=False, swaps=swaps)
     places = CREDENTIAL_HEADERS | headers
+    known = CREDENTIAL_PARAMETERS | parameters
+    # What signers replace does not travel either, but is no credential: an SDK dates each request that it signs.
+    taken = taken_parameters(route.sign)
     return Plan(
         route.inject,
-        places | OVERRIDES,
-        CREDENTIAL_PARAMETERS | parameters,
+        places | OVERRIDES | {place(name) for name in taken_headers(route.sign)},
+        known | taken,
         frozenset(places),
+        known | (taken & {AWS_CREDENTIAL}),
         reject=route.caller_credentials == "reject",
         scrubbed=route.scrub != "none",
         swaps=tuple(injector for injector in route.inject if isinstance(injector, SwapInjector)),
@@ -163,15 +172,19 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
         return
     swaps = plan.swaps
     for name, value in head.fields:
-        if place(name) in plan.credential_headers and not any(
-            _swaps(swap, name.lower()) and holds_placeholder(value, swap.placeholder) for swap in swaps
+        if (
+            place(name) in plan.credential_headers
+            and AWS_PLACEHOLDER not in value
+            and not any(_swaps(swap, name.lower()) and holds_placeholder(value, swap.placeholder) for swap in swaps)
         ):
             raise Refusal(
                 Code.CALLER_CREDENTIALS,
                 f"This route wants no credential from the caller; remove the {name.decode('ascii', 'replace')} field.",
             )
     for pair in _pairs(head.target):
-        if (name := parameter_name(pair)) in plan.strip_parameters and swap_for(swaps, name, pair) is None:
+        name = parameter_name(pair)
+        own = name in plan.credential_parameters and AWS_PLACEHOLDER not in pair
+        if own and swap_for(swaps, name, pair) is None:
             raise Refusal(
                 Code.CALLER_CREDENTIALS, "This route wants no credential from the caller; remove it from the query."
             )
@@ -199,9 +212,9 @@ def brought(plan: Plan, head: RequestHead) -> str | None:
             continue
         if not any(_swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps):
             return f"header:{key.decode('ascii')}"
-    for pair in _pairs(head.target) if plan.strip_parameters else ():
+    for pair in _pairs(head.target) if plan.credential_parameters else ():
         name = parameter_name(pair)
-        own = name in plan.strip_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair)
+        own = name in plan.credential_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair)
         if own and swap_for(swaps, name, pair) is None:
             return f"query:{name.decode('utf-8', 'replace')}"
     return _in_cookie_or_path(plan, head)

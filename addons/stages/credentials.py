@@ -1,4 +1,4 @@
-"""Reads the secret, opens its audit record, and builds the head that leaves: the last stages before the wire.
+"""Reads the secret, opens its audit record, builds the head that leaves, and signs it: the last stages before the wire.
 
 Where nothing has to be waited for (the secret is in memory, the audit is a file) all of it happens at once. The
 credential lives in local variables and in the `HeadersToSend` that it becomes, which the engine
@@ -16,9 +16,9 @@ from typing import Any
 from mitmproxy import http
 
 from addons.audit import Fields, OpenRecord
-from addons.bodies import HeldBody, framed
+from addons.bodies import HeldBody, framed, rewriting
 from addons.boundary import facts_of
-from addons.credentials import Needs, Openings, SealedCredential, may_travel, seal, seal_now, unseal
+from addons.credentials import Credential, Needs, Openings, SealedCredential, may_travel, seal, seal_now, unseal
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
 from addons.head import HeadersToSend
@@ -35,6 +35,8 @@ from addons.injection.content import LARGE_BYTES
 from addons.injection.segments import judge_path
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
+from addons.signing.apply import Judged
+from addons.signing.outgoing import Outgoing, one_cookie
 from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from policies import Grant
@@ -69,7 +71,7 @@ class CredentialStage:
         exchange = self._registry.exchange(flow)
         grant = exchange.ask(Grant)
         route_plan = self._plans.of(exchange.policy, grant.route)
-        plan = route_plan.plan
+        plan, signing = route_plan.plan, route_plan.signing
         reject_caller_credentials(plan, exchange.head)
         exchange.caller_credential = brought(plan, exchange.head)
         travels = may_travel(grant.route, exchange.ask(Destination))
@@ -79,15 +81,25 @@ class CredentialStage:
                 Code.ACCESS_DENIED,
                 "This route puts its credential into the path or the body, over https alone: use https.",
             )
+        if signing is not None and not travels:
+            raise Refusal(
+                Code.ACCESS_DENIED,
+                "This route signs its requests, and does not over plain http to where this one goes: use https.",
+            )
         if plan.path is not None:
             judge_path(plan.path, exchange.head.target.partition(b"?")[0])
-        if plan.body and grant.credential is not None and reads_body(plan, exchange.head):
+        reads = bool(plan.body) and grant.credential is not None and reads_body(plan, exchange.head)
+        if signing is not None:
+            judged = signing.judge(exchange.head)
+            exchange.put(judged)
+            reads = reads or judged.reads_body
+        if reads:
             held = HeldBody(self._parts.buffered_body_bytes, self._parts.buffers)
             held.announced(exchange.head)
             exchange.put(held)
             return None
         injectors = applicable(plan, exchange.head)
-        if grant.credential is None or not injectors or not travels:
+        if signing is None and (grant.credential is None or not injectors or not travels):
             exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
             return None
         return self._begin(_Work(exchange, route_plan, injectors))
@@ -101,6 +113,10 @@ class CredentialStage:
         route_plan = self._plans.of(exchange.policy, exchange.ask(Grant).route)
         body = held.whole()
         exchange.bytes_in = len(body)
+        if not (route_plan.plan.body and reads_body(route_plan.plan, exchange.head)):
+            # Held for a signer alone: it is not looked into.
+            injectors = applicable(route_plan.plan, exchange.head)
+            return self._begin(_Work(exchange, route_plan, injectors, body))
         if len(body) > LARGE_BYTES:
             return self._read(exchange, route_plan, body)
         return self._content(exchange, route_plan, body, Content(route_plan.plan, body))
@@ -119,7 +135,7 @@ class CredentialStage:
         content.reject()
         exchange.caller_credential = exchange.caller_credential or content.brought()
         injectors = applicable(plan, head, content.found)
-        if injectors:
+        if injectors or route_plan.signing is not None:
             return self._begin(_Work(exchange, route_plan, injectors, body, content))
         ready = build_forward(plan, head, exchange.ask(Authority))
         left = content.stripped()
@@ -176,19 +192,55 @@ class CredentialStage:
                 exchange.put(Openings(tuple(records)))
         self._build(work, sealed)
 
-    @staticmethod
-    def _build(work: _Work, sealed: SealedCredential) -> None:
-        exchange, authority = work.exchange, work.exchange.ask(Authority)
+    def _build(self, work: _Work, sealed: SealedCredential) -> None:
+        exchange, body = work.exchange, work.body
         exchange.payload = hashlib.sha256()
-        credential = unseal(sealed, exchange.ask(Openings))
-        ready = build_with_credential(work.plan.plan, work.injectors, exchange.head, authority, credential)
-        if work.body is not None:
+        if body is not None:
             # What the caller sent: a digest of what leaves would let others try out values.
-            exchange.payload.update(work.body)
-            body = work.body if work.content is None else work.content.put(work.injectors, credential)
-            ready = HeadersToSend(ready.target, framed(ready.fields, len(body), http2=exchange.head.http2), body)
+            exchange.payload.update(body)
+        credential = unseal(sealed, exchange.ask(Openings))
+        if work.content is not None:
+            body = work.content.put(work.injectors, credential) if work.injectors else work.content.stripped()
+        ready = head_to_send(self._parts, exchange, work.plan, work.injectors, credential, body)
         work.plan.watch(exchange, credential, ready)
         exchange.put(ready)
+
+
+def head_to_send(
+    parts: Parts,
+    exchange: Exchange,
+    plan: RoutePlan,
+    injectors: tuple[Injector, ...],
+    credential: Credential,
+    body: bytes | None = None,
+) -> HeadersToSend:
+    """The head with its credential, signed where the route signs: the last step before the wire.
+
+    Args:
+        parts: of this process.
+        exchange: judged; what rewrites its body is noted on it.
+        plan: of its route.
+        injectors: those that apply.
+        credential: opened for it.
+        body: as it leaves, where it was held.
+
+    Raises:
+        Refusal: nothing may leave.
+    """
+    head, authority = exchange.head, exchange.ask(Authority)
+    ready = build_with_credential(plan.plan, injectors, head, authority, credential)
+    if body is not None:
+        ready = HeadersToSend(ready.target, framed(ready.fields, len(body), http2=head.http2), body)
+    if plan.signing is None:
+        return ready
+    fields = one_cookie(ready.fields) if head.http2 else ready.fields
+    scheme = "http" if authority.cleartext else "https"
+    request = Outgoing(
+        head.method, scheme, authority.host_header, ready.target, fields, ready.body, head, http2=head.http2
+    )
+    ready, chunks = plan.signing.sign(exchange.ask(Judged), request, credential, parts.clock.wall_s())
+    exchange.rewrite = None if chunks is None else rewriting(exchange, chunks, parts.buffers)
+    return ready
 
 
 def opening(facts: Fields, secret: SealedSecret) -> Fields:

@@ -11,8 +11,10 @@ from addons.head import HeadersToSend
 from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
 from addons.reply.scrub import Scrub, Scrubs, basics_of
+from addons.signing.apply import Signing
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
+from policies.sign import references_of_signers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,12 @@ class RoutePlan:
     allow: tuple[Network, ...]
     scrubs: Scrubs | None = None
     """What its answers are searched for; None where they pass as they are."""
+    signing: Signing | None = None
+    """None for a route that does not sign."""
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
     whole: dict[int, Needs] = field(default_factory=dict)
-    """What all injectors together need, by the identity of the credential, which lives as long as its policy."""
+    """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
 
     def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
         """Says what the answer to this request is searched for."""
@@ -38,7 +42,8 @@ class RoutePlan:
         """What these injectors need of a credential of this route."""
         if injectors is self.plan.injectors and (known := self.whole.get(id(spec))) is not None:
             return known
-        found = Needs.of(spec, references(injectors))
+        signers = self.signing.signers if self.signing is not None else ()
+        found = Needs.of(spec, tuple(dict.fromkeys((*references(injectors), *references_of_signers(signers)))))
         if injectors is self.plan.injectors:
             self.whole[id(spec)] = found
         return found
@@ -49,6 +54,7 @@ class Plans:
 
     def __init__(self, parts: Parts) -> None:
         self._global_allow = parts.egress.allow
+        self._chunk_bytes = parts.buffered_body_bytes
         self._policy: Policy | None = None
         self._plans: dict[str, RoutePlan] = {}
 
@@ -59,6 +65,9 @@ class Plans:
         if found is None:
             extra = networks(route.egress.allow) if route.egress is not None else ()
             found = self._plans[route.name] = RoutePlan(
-                plan_for(route), self._global_allow + extra, Scrubs(route.scrub) if route.scrub != "none" else None
+                plan_for(route),
+                self._global_allow + extra,
+                Scrubs(route.scrub) if route.scrub != "none" else None,
+                Signing(route.sign, self._chunk_bytes) if route.sign else None,
             )
         return found

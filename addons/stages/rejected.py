@@ -32,12 +32,12 @@ from addons.credentials import (
     suspect,
     unseal,
 )
-from addons.exchange import Authority, Exchange
+from addons.exchange import Exchange
 from addons.head import HeadersToSend
-from addons.injection import applicable, build_with_credential
+from addons.injection import applicable
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.stages.credentials import opening
+from addons.stages.credentials import head_to_send, opening
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
 from policies import Grant
@@ -64,7 +64,8 @@ class RejectedStage:
             return None
         injectors = applicable(self._plans.of(exchange.policy, grant.route).plan, exchange.head)
         needs = self._plans.of(exchange.policy, grant.route).needs(grant.credential, injectors)
-        if not exchange.replayable:
+        # What signed a body as it passed signed it for the head before this one.
+        if not exchange.replayable or exchange.rewrite is not None:
             suspect(needs, sealed, self._parts.secrets)
             self._parts.store_observer.secret_rejected("not_replayable")
             return None
@@ -102,10 +103,8 @@ class RejectedStage:
             _still_wanted(exchange)
             openings = Openings(tuple(records))
             route_plan = self._plans.of(exchange.policy, grant.route)
-            plan, credential = route_plan.plan, unseal(sealed, openings)
-            head = build_with_credential(
-                plan, applicable(plan, exchange.head), exchange.head, exchange.ask(Authority), credential
-            )
+            injectors, credential = applicable(route_plan.plan, exchange.head), unseal(sealed, openings)
+            head = head_to_send(self._parts, exchange, route_plan, injectors, credential)
             route_plan.watch(exchange, credential, head)
         except BaseException as error:
             release(sealed)

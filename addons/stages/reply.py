@@ -19,14 +19,28 @@ from addons.stages.registry import Registry
 from addons.websocket import UPGRADE_FIELDS
 
 
-def request_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
-    """Counts and hashes a request body as it passes."""
+def request_meter(exchange: Exchange) -> Callable[[bytes], bytes | tuple[bytes, ...]]:
+    """Counts and hashes a request body as it passes, and rewrites it where a signer has to."""
+    if exchange.rewrite is not None:
+        return _rewriting(exchange, exchange.rewrite)
 
     def pass_on(chunk: bytes) -> bytes:
         exchange.bytes_in += len(chunk)
         if exchange.payload is not None:
             exchange.payload.update(chunk)
         return chunk
+
+    return pass_on
+
+
+def _rewriting(exchange: Exchange, rewrite: Callable[[bytes], bytes]) -> Callable[[bytes], bytes | tuple[bytes, ...]]:
+    def pass_on(chunk: bytes) -> bytes | tuple[bytes, ...]:
+        made = rewrite(chunk)
+        exchange.bytes_in += len(made)
+        if exchange.payload is not None:
+            exchange.payload.update(made)
+        # No piece at all: an empty one would be the last of a chunked body.
+        return made or ()
 
     return pass_on
 

@@ -84,9 +84,12 @@ def _lines(shown: dict[str, Any]) -> list[str]:
     if "passage" in shown:
         lines.append("  unopened  passed on as it is; nothing in it is read and no credential is put")
     elif shown["allowed"]:
-        if "cleartext" in shown and not shown["inject"]:
+        if shown.get("sign") == []:
+            lines.append("  cleartext plain http is refused: what this route signs needs TLS (allow_cleartext)")
+        elif "cleartext" in shown and not shown["inject"]:
             lines.append("  cleartext plain http is forwarded without the credential (allow_cleartext)")
         lines.extend(f"  inject    {place}" for place in shown["inject"] or ["nothing"])
+        lines.extend(f"  sign      {what}" for what in shown.get("sign", ()))
         lines.append(f"  caller's  {shown['caller_credentials']}")
         if "http2" in shown:
             lines.append(f"  http2     {shown['http2']}")

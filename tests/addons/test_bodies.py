@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
-from addons.bodies import HeldBody, framed
-from addons.buffers import Buffers
+from addons.bodies import HeldBody, framed, rewriting
+from addons.buffers import Buffers, Holder
+from addons.exchange import Exchange
 from addons.head import Fields, RequestHead
 from addons.refusal import Code, Refusal
 
@@ -67,3 +68,42 @@ def test_it_leaves_framed_by_its_length(
     before: list[tuple[bytes, bytes]], size: int, http2: bool, after: Fields
 ) -> None:
     assert list(framed(tuple(before), size, http2=http2)) == list(after)
+
+
+class Doubling:
+    """Holds everything, gives it twice at the end."""
+
+    def __init__(self) -> None:
+        self.held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        self.held += data
+        return b"" if data else self.held * 2
+
+    def held_bytes(self) -> int:
+        return len(self.held)
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.full = False
+        self.holders: list[Holder] = []
+
+    def watch(self, holder: Holder) -> None:
+        self.holders.append(holder)
+
+
+def test_what_a_rewriter_holds_is_counted_until_its_exchange_is_settled() -> None:
+    exchange = cast("Exchange", SimpleNamespace(settled=False))
+    buffers = Counting()
+    rewrite = rewriting(exchange, Doubling(), cast("Buffers", buffers))
+    assert rewrite(b"abc") == b""
+    (holder,) = buffers.holders
+    assert holder.held_bytes() == 3
+    buffers.full = True
+    with pytest.raises(Refusal) as caught:
+        rewrite(b"d")
+    assert caught.value.code is Code.OVERLOADED
+    exchange.settled = True
+    assert holder.held_bytes() == 0
+    assert rewriting(exchange, Doubling(), None)(b"a") == b""

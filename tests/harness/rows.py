@@ -116,8 +116,6 @@ LEAKS: Final = {
 """Rows that do not hold although what they attack is there, and where that is told."""
 
 LATER: Final = {
-    "G15": "request signing",
-    "G16": "request signing",
     "G35": "client certificates as proof",
     "G37": "JWT as proof",
     "G38": "signed requests as proof",

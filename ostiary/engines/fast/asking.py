@@ -146,16 +146,25 @@ def receive(turn: Turn, data: bytes) -> bytes:
         return rest or b""
     if link is None:
         return data
-    if payload:
-        for piece in pieces(turn.request.stream, payload):
-            _pass(turn, link, chunk(piece) if turn.request_chunked else piece)
-    if rest is None:
+    try:
+        if payload:
+            _upload(turn, link, payload)
+        if rest is None:
+            return b""
+        _upload(turn, link, b"")
+    except Refusal as refusal:
+        # It cannot be signed as it passes: the upstream can tell the part it has from the whole.
+        ending.refuse(turn, refusal)
         return b""
     turn.receiving = False
-    for piece in pieces(turn.request.stream, b""):
-        _pass(turn, link, chunk(piece) if turn.request_chunked else piece)
     _ended(turn)
     return rest
+
+
+def _upload(turn: Turn, link: Link, payload: bytes) -> None:
+    """What the stages make of a piece of the body leaves."""
+    for piece in pieces(turn.request.stream, payload):
+        _pass(turn, link, chunk(piece) if turn.request_chunked else piece)
 
 
 def _ended(turn: Turn) -> None:

@@ -306,11 +306,9 @@ class GuardedStream(HttpStream):
     # --- a body that is held until it is whole ---
 
     def _watch_upload(self, times: Deadlines) -> None:
-        self.watch = Watch(
-            self.handler.loop,
-            Deadlines(times.connect_s, 0.0, times.idle_s, times.total_s),
-            lambda _: self.handler.post(Expired(self.http_layer, self.stream_id, "upload")),
-        )
+        times = Deadlines(times.connect_s, 0.0, times.idle_s, times.total_s)
+        late = Expired(self.http_layer, self.stream_id, "upload")
+        self.watch = Watch(self.handler.loop, times, lambda _: self.handler.post(late))
 
     def state_consume_request_body(self, event: events.Event) -> Commands:
         """As mitmproxy does it, but the body goes where the stages look for it, and leaves as they have left it."""
@@ -319,7 +317,7 @@ class GuardedStream(HttpStream):
         if exchange is None or held is None:
             yield from super().state_consume_request_body(event)
         elif isinstance(event, RequestData):
-            yield from self._gather(held, event.data)
+            yield from self._or_refused(self._gather(held, event.data))
         elif isinstance(event, RequestEndOfMessage):
             self._end_watch()
             self.client_state = self.state_done
@@ -328,13 +326,16 @@ class GuardedStream(HttpStream):
                 yield from self._send_gathered(exchange)
 
     def _gather(self, held: WholeBody, data: bytes) -> Commands:
+        held.add(data)
+        self.handler.backlog()
+        yield from ()
+
+    def _or_refused(self, steps: Commands) -> Commands:
         try:
-            held.add(data)
+            yield from steps
         except Refusal as refusal:
             self._refuse(refusal)
             yield from self.check_killed(emit_error_hook=True)
-        else:
-            self.handler.backlog()
 
     def _send_gathered(self, exchange: Exchange) -> Commands:
         ready = exchange.find(HeadersToSend)
@@ -398,8 +399,9 @@ class GuardedStream(HttpStream):
             self.watch.request_sent()
 
     def state_stream_request_body(self, event: HttpEvent) -> Commands:
+        # What cannot be signed as it passes is refused: the upstream can tell the part it has from the whole.
         passed = cast("Commands", super().state_stream_request_body(event))
-        return passed if self._held is None else self._holding(passed, self._held)
+        return self._or_refused(passed if self._held is None else self._holding(passed, self._held))
 
     def _holding(self, passed: Commands, held: HeldBody) -> Commands:
         """Keeps what leaves of a body. Trailers are not kept."""

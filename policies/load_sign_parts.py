@@ -1,0 +1,83 @@
+"""What the readers of all signers share: templates of keys, names that are sent, fields that may be signed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from policies.document import Mapping as MappingNode
+from policies.faults import Place
+from policies.fields import Fields
+from policies.keys import LATER
+from policies.load_parts import TOKEN, Context
+from policies.sign import SentName
+from policies.template import Template, TemplateError, parse_template
+
+_ENDS_HERE: Final = frozenset({
+    "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "proxy-authorization",
+    "proxy-authenticate", "proxy-connection",
+})  # fmt: skip
+"""What ends at this proxy, or is written anew by it: the upstream would never see what was signed."""
+_UNSENDABLE: Final = _ENDS_HERE | {"host", "content-length"}
+_PARAMETER: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+
+
+def template_of(keys: Fields, key: str, context: Context, *, secret: bool, alone: bool = False) -> Template | None:
+    """A template of this signer.
+
+    Args:
+        keys: of the signer.
+        key: whose value it is.
+        context: where faults go.
+        secret: whether it is key material, which must name exactly one secret.
+        alone: whether nothing may stand around that name.
+    """
+    scalar = keys.scalar(key)
+    if scalar is None:
+        return None
+    try:
+        template = parse_template(scalar.text)
+    except TemplateError as error:
+        context.faults.add(scalar.place, f"{key!r} of {keys.what}: {error}")
+        return None
+    if any(reference.entry == "token" for reference in template.references):
+        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
+        return None
+    if secret and len(template.references) != 1:
+        context.faults.add(
+            scalar.place,
+            f"{key!r} of {keys.what} must name one secret, not {'several' if template.references else 'a literal'}",
+            "store the value and write {secret}",
+        )
+        return None
+    if alone and len(template.parts) != 1:
+        context.faults.add(scalar.place, f"{key!r} of {keys.what} is a secret alone, without text around it")
+        return None
+    return template
+
+
+def later_in(node: MappingNode, table: str) -> set[str]:
+    return {entry.key for entry in node if entry.key in LATER[table]}
+
+
+def sent_name(text: str, place: Place, context: Context) -> SentName | None:
+    kind, colon, name = text.partition(":")
+    if colon:
+        if kind != "query" or not _PARAMETER.fullmatch(name):
+            context.faults.add(place, f"{text!r} is no place for a signature", "write NAME for a header, query:NAME")
+            return None
+        return SentName("query", name)
+    if not TOKEN.fullmatch(text):
+        context.faults.add(place, f"{text!r} is no header name", "letters, digits and dashes")
+        return None
+    if text.lower() in _UNSENDABLE or text.lower().startswith("x-ostiary-"):
+        context.faults.add(place, f"{text!r} cannot carry a signature", "it frames the message or ends at the proxy")
+        return None
+    return SentName("header", text)
+
+
+def judge_signed(name: str, place: Place, context: Context) -> bool:
+    if name.lower() in _ENDS_HERE or name.lower().startswith("x-ostiary-"):
+        context.faults.add(place, f"{name!r} cannot be signed", "it ends at this proxy: the upstream never sees it")
+        return False
+    return True
