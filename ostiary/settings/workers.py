@@ -29,12 +29,15 @@ def check_workers(settings: Settings, place: Place, faults: Faults) -> None:
     if count == 1:
         return
     for key in DIVIDED:
-        least = count * (MIN_BUFFERS if key == "buffers" else 1)
+        # The share of each worker must hold the largest single body.
+        least = count * (max(MIN_BUFFERS, settings.limits.buffered_body) if key == "buffers" else 1)
         if 0 < getattr(settings.limits, key) < least:
             faults.add(
                 place,
                 f"limits.{key} is too little to be divided among {count} workers",
-                f"raise it to {least // MIN_BUFFERS}MiB" if key == "buffers" else f"raise it to {least}, or run fewer",
+                f"raise it to {-(-least // MIN_BUFFERS)}MiB"
+                if key == "buffers"
+                else f"raise it to {least}, or run fewer",
             )
     for sink in settings.audit.sinks:
         if isinstance(sink, StdoutSink) or not _may_be_split(sink.path):

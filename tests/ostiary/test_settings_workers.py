@@ -80,7 +80,7 @@ def test_what_several_cannot_have(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     text = (
         'audit: {sinks: [{file: audit.jsonl}, {stdout: true}, {file: pipe}]}\nstate: {url: "memory:"}\n'
-        "limits: {connections: 3, connections_per_source: 3, connections_per_workload: 2, buffers: 3MiB}\nworkers: 4\n"
+        "limits: {connections: 3, connections_per_source: 3, connections_per_workload: 2, buffers: 3MiB, buffered_body: 512KiB}\nworkers: 4\n"
     )
     found = faults(folder, text)
     assert all(fault.startswith("ostiary.yaml:10:") for fault in found)
@@ -96,6 +96,9 @@ def test_what_several_cannot_have(folder: Path) -> None:
         assert sum(part in fault for fault in found) == 1, part
     assert len(found) == 7
     assert load(folder, text.replace("workers: 4\n", "")).workers == 1
+    # The share of each must hold the largest single body.
+    (fault,) = faults(folder, FILES + "limits: {buffers: 31MiB}\nworkers: 4\n")
+    assert "limits.buffers is too little to be divided among 4 workers (raise it to 32MiB)" in fault
 
 
 def test_the_option_wins_and_is_judged_as_the_setting_is(folder: Path) -> None:
