@@ -10,6 +10,8 @@ from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import ListenSetting
 
 _ID = "listeners.tls"
+SOON_PART = 5
+"""Of its whole life: a certificate with less left expires soon, where that is less than a month."""
 
 
 async def certificates(setup: Setup) -> list[Finding]:
@@ -52,10 +54,10 @@ def _judged(setting: ListenSetting) -> Finding | None:
 
 
 def _soon(at: str, served: ListenerCertificate, now: dt.datetime) -> Finding | None:
-    """Certificates of a day's life are renewed often: a third of what they live is soon for them."""
+    """Certificates of a day's life are renewed at two thirds of it: what is left for longer has been forgotten."""
     ends, begins = served.leaf.not_valid_after_utc, served.leaf.not_valid_before_utc
     left = ends - now
-    if left >= min(EXPIRES_SOON, (ends - begins) / 3):
+    if left >= min(EXPIRES_SOON, (ends - begins) / SOON_PART):
         return None
     shown = f"{left.days} days" if left.days else f"{left.seconds // 3600} hours"
     return Finding(

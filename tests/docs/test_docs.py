@@ -25,6 +25,7 @@ from ostiary.settings.model import Limits
 from policies import load_policy, run_tests
 from policies.document import MAX_FILE_BYTES
 from policies.keys import TABLES
+from tests.harness.pki import Pki
 from vault.cache import FRUITLESS_S, SecretCache
 from vault.hashicorp.config import VaultConfig
 from vault.sealed import READ_DEADLINE_S
@@ -48,13 +49,17 @@ def blocks(language: str) -> list[tuple[str, str, str]]:
     blocks("yaml"),
     ids=lambda value: value if isinstance(value, str) and "#" in value and "\n" not in value else "",
 )
-def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path) -> None:
+def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path, pki: Pki) -> None:
     """Blocks are marked `policy`, `settings`, `manifest` of another program, or `fragment` for what is none of them."""
     assert kind in {"policy", "settings", "fragment", "manifest"}, f"{where} says not what it is"
     path = tmp_path / "example.yaml"
     path.write_text(text)
     for name in ("corp-roots.pem", "corp-ca.pem", "role-id"):
         (tmp_path / name).write_text("x")
+    if "tls.crt" in text:
+        made = pki.certificate("localhost")
+        for name in ("tls.crt", "tls.key"):
+            (tmp_path / name).write_bytes(made.read_bytes())
     if kind == "policy":
         policy = load_policy([path], variables={"env": "prod"})
         assert policy.routes or policy.default == "observe"  # a migration begins without one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from tests.harness.ostiary_process import command
 from tests.harness.pki import Pki
 from tests.harness.ports import free_port
 from tests.harness.upstream import Seen, Upstream, Wire
+from tests.harness.vendors import openai
 
 
 def slow_report(seen: Seen, wire: Wire) -> None:
@@ -138,3 +140,24 @@ def test_the_unit(tmp_path: Path) -> None:
     )
     told = [line for line in done.stderr.splitlines() if "ostiary.service" in line]
     assert not told, told
+
+
+def test_base_url(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api, key = upstream(openai, names=("api.openai.com",)), canary()
+    one = reader(
+        upstreams={"api.openai.com:443": api.port},
+        secrets=(key,),
+        written=("tls.key",),
+        typed=key + "\n",
+        replaced={":9001": f":{free_port()}", ":8443": f":{free_port()}"},
+    )
+    one.follow(blocks("base-url"))
+    assert [seen.target for seen in api.requests] == ["/v1/chat/completions"] * 4
+    assert {seen.get("Authorization") for seen in api.requests} == {f"Bearer {key}"}
+    assert {seen.get("Host") for seen in api.requests} == {"api.openai.com"}
+    listeners = [
+        record["listener"]
+        for record in map(json.loads, (one.folder / "audit.jsonl").read_text().splitlines())
+        if record["event"] == "credential.opened"
+    ]
+    assert listeners == ["openai", "openai", "socket", "gateway"]

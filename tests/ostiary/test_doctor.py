@@ -627,3 +627,49 @@ def test_the_troubleshooting_table_names_every_check() -> None:
     told = re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE)
     known = [name for check in CHAIN for name in (*PARTS_OF.get(check.id, ()), check.id)]
     assert told == known
+
+
+# --- listeners ---
+
+
+def secured(patient: Patient, certificate: Path, more: str = "") -> None:
+    """The listener speaks TLS with a certificate of its own."""
+    (patient.folder / "tls.pem").write_bytes(certificate.read_bytes())
+    (patient.folder / "tls.pem").chmod(0o600)
+    patient.rewrite(
+        listen=f'[{{name: sidecar, bind: "127.0.0.1:{patient.port}", workload: billing, tls: {{cert: tls.pem, key: tls.pem}}}}{more}]'
+    )
+    patient.environ["HTTPS_PROXY"] = patient.environ["https_proxy"] = f"https://127.0.0.1:{patient.port}"
+
+
+def test_a_listeners_certificate(patient: Patient, pki: Pki) -> None:
+    secured(patient, pki.certificate("localhost", "127.0.0.1"))
+    healthy = patient.examine()
+    assert (healthy["listeners.tls"][0].state, healthy["env.proxy"][0].state) == ("ok", "ok")
+    (patient.folder / "tls.pem").chmod(0o644)
+    patient.fails("files.modes", "the key of listener sidecar", "chmod 600")
+    patient.environ["HTTPS_PROXY"] = patient.environ["https_proxy"] = f"http://127.0.0.1:{patient.port}"
+    patient.fails("env.proxy", "speaks TLS", f"https:// before 127.0.0.1:{patient.port}")
+    secured(patient, pki.certificate("localhost", expired=True))
+    patient.fails("listeners.tls", "expired on", "renew")
+    other = ', {name: local, bind: "127.0.0.1:0", mode: reverse, workload: billing, hosts: gw.test, tls: {cert: tls.pem, key: tls.pem}}'
+    secured(patient, pki.certificate("localhost", "*.test"), other)
+    assert patient.examine()["listeners.tls"][0].state == "ok"
+    secured(patient, pki.certificate("localhost"), other)
+    patient.fails("listeners.tls", "does not name gw.test", "hosts of local", state="warn")
+    (patient.folder / "tls.pem").write_text("nothing")
+    patient.fails("settings.load", "listener 'sidecar':", "leaf first")
+
+
+def test_another_certificate_than_the_listeners_is_given_no_key(patient: Patient, pki: Pki) -> None:
+    secured(patient, pki.certificate("localhost", "127.0.0.1"))
+    patient.environ["OSTIARY_KEY"] = "ost_key"
+    patient.ostiary.run()
+    try:
+        assert patient.examine()["proxy.reachable"][0].state == "ok"
+        assert patient.examine()["proxy.caller"][0].state == "fail"  # it is reached, and the key is not known
+        (patient.folder / "tls.pem").write_bytes(pki.certificate("127.0.0.1").read_bytes())
+        found = patient.fails("proxy.reachable", "another certificate", "SIGHUP")
+        assert found["proxy.caller"][0].state == "skip"
+    finally:
+        patient.ostiary.stop()

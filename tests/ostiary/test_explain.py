@@ -177,3 +177,30 @@ def test_every_key_is_documented(folder: Path) -> None:
     refused = ask(folder, "GET", "https://api.strip.com/", code=1)
     for key in {*granted, *refused, *granted["secrets"][0], *granted["timeouts"], *granted["near_misses"][0]}:
         assert f"`{key}`" in text, key
+
+
+def test_a_reverse_listener(tmp_path: Path) -> None:
+    """By the URL that the client uses, or by its name."""
+    listen = 'listen: [{name: sidecar, bind: "127.0.0.1:8080", workload: billing}, {name: local, bind: "127.0.0.1:9001", mode: reverse, workload: billing, hosts: gw.test}]'
+    (tmp_path / "ostiary.yaml").write_text(listen + "\n" + SETTINGS.partition("\n")[2].partition("\n")[2])
+    (tmp_path / "policy.yaml").write_text(
+        'workloads: {billing: {proofs: {any: true}}}\nroutes:\n  inside: {match: {paths: "/v1/**"}, listener: local, upstream: "http://in.test:8080", allow: billing}\n'
+        "  other: {match: {host: a.test}, allow: billing}\n"
+    )
+    for url in ("http://127.0.0.1:9001/v1/x", "http://localhost:9001/v1/x", "http://gw.test/v1/x"):
+        done = command("explain", "--json", "GET", url, cwd=tmp_path)
+        shown = json.loads(done.stdout)
+        assert (done.returncode, shown["route"], shown["listener"], shown["upstream"]) == (
+            0,
+            "inside",
+            "local",
+            "in.test:8080",
+        )
+        assert shown["cleartext"] is True
+    named = command("explain", "--listener", "local", "GET", "https://whatever.test/v2", cwd=tmp_path)
+    assert named.returncode == 1
+    assert b"path_denied" in named.stdout
+    assert b"near miss inside" in named.stdout
+    assert b"other" not in named.stdout
+    assert command("explain", "GET", "http://in.test:8080/v1/x", cwd=tmp_path).returncode == 1
+    assert b"there are local" in command("explain", "--listener", "x", "GET", "https://a.test/", cwd=tmp_path).stderr

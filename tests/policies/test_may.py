@@ -55,6 +55,15 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         "default: tunnel\n" + ROUTE,
         ("1:1: this file may not write 'default' (add 'default' to define",),
     ),
+    # --- reverse listeners ---
+    "an upstream of others": (
+        'routes:\n  pay:\n    match: {paths: /v1/charges}\n    listener: l\n    upstream: "https://api.other.test"\n    allow: pay-web\n',
+        ("5:15: no route of this file may lead to api.other.test (add 'api.other.test' to hosts",),
+    ),
+    "another port of an upstream": (
+        'routes:\n  pay:\n    match: {paths: /v1/charges}\n    listener: l\n    upstream: "http://api.stripe.com"\n    allow: pay-web\n',
+        ("5:15: no route of this file may lead to api.stripe.com:80 (add 'api.stripe.com:80' to hosts",),
+    ),
     # --- hosts ---
     "a host of others": (
         ROUTE.replace("api.stripe.com", "api.other.test"),
@@ -718,3 +727,17 @@ def test_patterns_that_match_one_path_overlap(one: list[str], other: list[str], 
 def test_overlap(one: str, other: str, answer: bool) -> None:
     assert may_overlap(parse_pattern(one), parse_pattern(other)) is answer
     assert may_overlap(parse_pattern(other), parse_pattern(one)) is answer
+
+
+def test_requests_of_a_listener_that_another_file_serves(folder: Path) -> None:
+    """The hosts differ, and the listener is one: the more specific route of the other file would be chosen."""
+    platform = PLATFORM + '  local: {match: {host: api.ads.test, paths: ["/v1/**"]}, listener: l, allow: pay-web}\n'
+    (folder / "platform.yaml").write_text(platform)
+    (folder / "pay.yaml").write_text(ROUTE + "    listener: LISTENER\n".replace("LISTENER", "l"))
+    files = [folder / "platform.yaml", folder / "pay.yaml"]
+    with pytest.raises(FaultError) as error:
+        load_policy(files, rights={files[1]: MAY})
+    (fault,) = error.value.faults
+    assert "route 'pay' could take requests of workload 'pay-web' from route 'local'" in str(fault)
+    (folder / "pay.yaml").write_text(ROUTE + "    listener: other\n")
+    assert load_policy(files, rights={files[1]: MAY}).routes["pay"].listeners == ("other",)
