@@ -150,7 +150,7 @@ TABLES: Final[Mapping[str, Keys]] = {
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "file": {"presets": "own presets come with provider presets"},
     "proof": {
-        "mtls": "client certificates come with TLS listeners",
+        "mtls": "client certificates as proof come later",
         "jwt": "tokens of an issuer come with JWT identity",
         "spiffe": "JWT-SVIDs come with JWT identity",
         "kubernetes": "service-account tokens come with JWT identity",

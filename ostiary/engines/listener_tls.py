@@ -47,7 +47,10 @@ class ListenerTls:
         self._files = files
         self._now_s = now_s
         self._stamp = self._stamped()
-        self._certificate = read_certificate(files.cert, files.key)
+        try:
+            self._certificate = read_certificate(files.cert, files.key)
+        except CertificateFault as fault:
+            raise CertificateFault(fault.about, f"listener {name}: {fault.message}", fault.mend) from None
         self._contexts: dict[tuple[bytes, ...], tuple[float, ssl.SSLContext]] = {}
         self._tell(self._certificate)
 

@@ -42,14 +42,10 @@ routes:
     allow: app
     secret: {{path: secret/egress/other, field: key}}
     inject: {{header: X-Api-Key, value: "{{secret}}"}}
-  inside:
-    match: {{paths: "/inside/**"}}
-    listener: local
-    upstream: "http://inside.test:8080"
-    allow: app
+  two: {{listener: two, upstream: "https://two.test", http2: prefer, allow: app}}
 """
 LISTEN = """[{name: sidecar, bind: "127.0.0.1:0", workload: app}, {name: local, bind: "127.0.0.1:0", mode: reverse, workload: app, hosts: [ostiary.test]},
-  {name: keyed, bind: "127.0.0.1:0", mode: reverse}, {name: socket, bind: "unix:reverse.sock", mode: reverse, workload: app},
+  {name: keyed, bind: "127.0.0.1:0", mode: reverse}, {name: two, bind: "127.0.0.1:0", mode: reverse, workload: app}, {name: socket, bind: "unix:reverse.sock", mode: reverse, workload: app},
   {name: secure, bind: "127.0.0.1:0", mode: reverse, workload: app, hosts: [gateway.test], tls: {cert: CERT, key: CERT}},
   {name: gateway, bind: "127.0.0.1:0", tls: {cert: CERT, key: CERT}}]"""
 
@@ -91,6 +87,7 @@ class Set:
     proxy: Ostiary
     api: Upstream
     other: Upstream
+    two: Upstream
     key: str
     other_key: str
     pki: Pki
@@ -100,22 +97,23 @@ class Set:
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Set]:
     """One process for all: each test asks something else of it."""
     api, other = Upstream(pki.context("api.test"), api_script), Upstream(pki.context("other.test"), plain())
+    two = Upstream(pki.context("two.test", alpn=("h2", "http/1.1")))
     key, other_key = canary("api"), canary("other")
     certificate = pki.certificate("gateway.test", "localhost", "127.0.0.1")
     proxy = Ostiary(
         tmp_path_factory.mktemp("reverse") / "o",
         POLICY,
-        {"api.test:443": api.port, "other.test:443": other.port},
+        {"api.test:443": api.port, "other.test:443": other.port, "two.test:443": two.port},
         {"secret/egress/api": {"key": key}, "secret/egress/other": {"key": other_key}},
         pki.ca_file,
         listen=LISTEN.replace("CERT", str(certificate)),
         engine=request.param,
     ).start()
-    yield Set(proxy, api, other, key, other_key, pki)
+    yield Set(proxy, api, other, two, key, other_key, pki)
     leaks = proxy.leaks()
     assert proxy.stop() == 0, proxy.stderr.decode()
-    api.stop()
-    other.stop()
+    for upstream in (api, other, two):
+        upstream.stop()
     assert not leaks, leaks
 
 
@@ -245,6 +243,19 @@ def test_http2_with_prior_knowledge(one: Set) -> None:
     with Raw(one.proxy.address("sidecar")) as raw:
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert raw.answer().code == "bad_request"  # a forward listener speaks HTTP/1.1
+
+
+def test_a_route_that_prefers_http2(one: Set) -> None:
+    address = one.proxy.address("two")
+    with Raw(address) as raw:
+        for number in range(2):
+            answer = raw.request(f"POST /{number} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 4\r\n\r\nping")
+            assert (answer.status, answer.json()["body_bytes"]) == (200, 4)
+    assert [(seen.http2, dict(seen.headers)[":authority"]) for seen in one.two.requests[-2:]] == [
+        (True, "two.test")
+    ] * 2
+    refused = ask(address, "/x", host="two.test")
+    assert (refused.status, refused.code) == (421, "authority_mismatch")
 
 
 def test_a_unix_socket(one: Set) -> None:
