@@ -191,7 +191,8 @@ def test_g21_what_two_parsers_read_differently(one: Set) -> None:
         if str(found) != wanted:
             wrong[entry["note"]] = (wanted, str(found))
         assert targets[-1:] == ["/probe"] if len(found.answers) == 2 else "/probe" not in targets, entry["note"]
-        assert len(targets) <= 2, entry["note"]
+        # The head of an entry before, whose body was refused half-way, may arrive only now.
+        assert targets.count("/probe") <= 1, entry["note"]
     assert not wrong
 
 
