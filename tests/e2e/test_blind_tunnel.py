@@ -4,7 +4,9 @@ does.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -79,6 +81,37 @@ def test_any_bytes_and_half_closed_ends(ostiary: Callable[..., Ostiary]) -> None
             assert raw.closed()
     (closed,) = proxy.wait_audit("tunnel.closed")
     assert (closed["bytes_in"], closed["bytes_out"], closed["outcome"]) == (100_000, 14, "ok")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_peer_that_speaks_the_moment_it_is_reached(ostiary: Callable[..., Ostiary], *, ends: bool) -> None:
+    """Its words may be there before anybody here is ready for them, and so may its end."""
+    banner = b"SSH-2.0-x\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept: list[socket.socket] = []
+
+        def speaks() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    peer.sendall(banner)
+                    if ends:
+                        peer.close()
+                    else:
+                        kept.append(peer)
+
+        threading.Thread(target=speaks, daemon=True).start()
+        proxy = start(ostiary, listener.getsockname()[1])
+        for _ in range(100):
+            with Raw(proxy.address("sidecar")) as raw:
+                assert raw.connect("free.test:22").status == 200
+                assert raw.read_exactly(len(banner)) == banner
+                if ends:
+                    assert raw.closed()
+        listener.shutdown(socket.SHUT_RDWR)
+    for peer in kept:
+        peer.close()
+    assert {one["bytes_out"] for one in proxy.wait_audit("tunnel.closed", 100)} == {len(banner)}
 
 
 def test_what_a_route_names_is_inspected_or_refused(

@@ -284,6 +284,7 @@ class Caller(Accepted):
         if self.paused:
             self.resume_reading()
         self.flush()
+        link.hand_on()
 
     def opened(self) -> None:
         """The tunnel is open, and what opened it has done with it."""

@@ -16,12 +16,28 @@ if TYPE_CHECKING:
 
 
 class _Unattached(asyncio.Protocol):
-    """Holds a TCP connection until TLS or a link takes it over. It is not read until then: what an upstream says before
-    TLS is TLS's to refuse.
+    """Holds a TCP connection until TLS or a link takes it over. uvloop reads it at once, whatever it is told while the
+    connection is made: what comes this early is kept, and not read on.
     """
 
+    def __init__(self) -> None:
+        self.said = b""
+        """What the upstream has said already."""
+        self.ended = False
+        """Whether it has said its last."""
+        self._transport: asyncio.Transport | None = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).pause_reading()
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.said += data
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return True  # it may still be written to
 
 
 async def connect(host: str, port: int) -> asyncio.Transport:
@@ -42,7 +58,7 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
         Refusal: `overloaded`, `upstream_unreachable`, `upstream_timeout` or `upstream_tls`.
     """
     engine.take_socket()
-    link = Link(engine, bound)
+    link = Link(engine, bound, blind=not tls)
     authority = bound.destination.authority
     tls = tls and not authority.cleartext
     resumable = engine.sessions.take(bound.pool_key, asyncio.get_running_loop().time()) if tls else None
@@ -54,7 +70,9 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
                 if tls:
                     transport = await _secure(engine, bound, transport, link, resumable)
                 else:
+                    early = _early(transport)
                     transport.set_protocol(link)
+                    link.catch_up(early.said, ended=early.ended)
                     transport.resume_reading()
             except BaseException:
                 transport.abort()
@@ -71,6 +89,10 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
     return link
 
 
+def _early(transport: asyncio.Transport) -> _Unattached:
+    return cast("_Unattached", transport.get_protocol())
+
+
 async def _reach(bound: Bound) -> asyncio.Transport:
     for host, port in bound.destination.addresses:
         try:
@@ -84,6 +106,8 @@ async def _secure(
     engine: FastEngine, bound: Bound, transport: asyncio.Transport, link: Link, resumable: Resumable | None
 ) -> asyncio.Transport:
     """TLS with the upstream, verified against the bound authority, never against what the caller sent."""
+    if _early(transport).said:
+        raise Refusal(Code.UPSTREAM_TLS, "The upstream spoke before TLS began.")
     loop = asyncio.get_running_loop()
     try:
         context = engine.upstream_contexts.of(bound.pool_key.ca_file)

@@ -45,9 +45,10 @@ class Link(asyncio.Protocol):
     Args:
         engine: told of its end.
         bound: what it was dialled for.
+        blind: for a tunnel that is passed on unopened, where the upstream may speak first.
     """
 
-    def __init__(self, engine: FastEngine, bound: Bound) -> None:
+    def __init__(self, engine: FastEngine, bound: Bound, *, blind: bool = False) -> None:
         self.engine = engine
         self.bound = bound
         self.server = Server(
@@ -58,6 +59,10 @@ class Link(asyncio.Protocol):
         self._paused = False
         self.turn: Turn | None = None
         self.relay: Relay | None = None
+        self._early: list[bytes] | None = [] if blind else None
+        """What has come before the relay that passes it on; None where nothing may."""
+        self._said_all = False
+        """Whether the upstream's end has come before it as well."""
         self.pooled = False
         self.idle_since_s = 0.0
         self.proven_s = 0.0
@@ -99,6 +104,28 @@ class Link(asyncio.Protocol):
         self.server.sockname = transport.get_extra_info("sockname")
         self.engine.parts.metrics.upstream_connection(self.bound.destination.authority.host, "open", 1)
         self._counted = True
+
+    def catch_up(self, said: bytes, *, ended: bool) -> None:
+        """Takes what came before this was the connection's protocol."""
+        if said:
+            self.data_received(said)
+        if ended and not self.eof_received():
+            self.close()
+
+    def hand_on(self) -> None:
+        """The relay is ready: it gets what has waited for it."""
+        early, self._early = self._early, None
+        if early is None or self.relay is None:
+            return
+        for data in early:
+            self.relay.from_upstream(data)
+        if self._closed:
+            self.relay.lost(from_caller=False)
+            return
+        if self._paused:
+            self.resume_reading()
+        if self._said_all and self.relay is not None:
+            self.relay.upstream_ended()
 
     @property
     def alive(self) -> bool:
@@ -164,6 +191,10 @@ class Link(asyncio.Protocol):
             self.relay.from_upstream(data)
             return
         turn = self.turn
+        if turn is None and self._early is not None:
+            self._early.append(data)
+            self.pause_reading()
+            return
         if turn is None:
             if not self._closed:
                 _log.warning("an upstream connection was closed: it sent what no request waited for")
@@ -184,7 +215,8 @@ class Link(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.relay is not None:
             return self.relay.upstream_ended()
-        return False
+        self._said_all = self._early is not None
+        return self._said_all
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._counted:

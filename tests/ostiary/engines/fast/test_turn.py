@@ -38,6 +38,9 @@ class Exchange:
         self.settled = self.streaming = self.switched = self.upgrade = self.rejected = self.replayable = False
         self.dialled_s: float | None = None
         self.retries = 0
+        self.reframed = False
+        self.redactions = 0
+        self.rewrite: Any = None
         self.head = SimpleNamespace(method="POST", fields=())
         none = SimpleNamespace(connect_s=None, first_byte_s=None, idle_s=None, total_s=None)
         self._facts: dict[type[Any], Any] = {
