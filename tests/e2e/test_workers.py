@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,11 +92,11 @@ def refused(address: str) -> bool:
 
 
 def gone(pid: int) -> bool:
+    """Whether it has ended; perhaps nobody has asked yet how."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return False
 
 
 @pytest.fixture
@@ -271,6 +272,7 @@ def test_f5_the_supervisor_is_killed(crew: Callable[..., Crew], hold: threading.
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         proxy.stop(signal.SIGKILL)
+        until(lambda: all(gone(pid) for pid in pids), "both have ended")
     settings = proxy.folder / "ostiary.yaml"
     settings.write_text(settings.read_text().replace("workers: 2\n", ""))
     proxy.run()
