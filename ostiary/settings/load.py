@@ -446,8 +446,10 @@ def _buffers(keys: Fields, default: Limits) -> int:
 
 
 def _buffered_body(keys: Fields, default: Limits) -> int:
-    found = keys.size("buffered_body", default.buffered_body) or default.buffered_body
     most = keys.size("buffers", default.buffers) or default.buffers
+    if keys.scalar("buffered_body") is None:
+        return min(default.buffered_body, most)
+    found = keys.size("buffered_body", default.buffered_body) or default.buffered_body
     if found > most:
         keys.faults.add(
             keys.place_of("buffered_body"),

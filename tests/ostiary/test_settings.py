@@ -322,3 +322,9 @@ def test_a_server_needs_the_redis_package(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "redis", None)
     (found,) = faults(folder, BASE + 'state: {url: "rediss://c.test"}\n')
     assert "install ostiary[redis]" in found
+
+
+def test_a_single_body_fits_into_all_of_them(folder: Path) -> None:
+    """Whoever bounds all bodies has not to think of the one, unless it is written."""
+    assert load(folder, BASE + "limits: {buffers: 2MiB}\n").limits.buffered_body == 2 << 20
+    assert load(folder, BASE + "limits: {buffers: 2GiB}\n").limits.buffered_body == 8 << 20
