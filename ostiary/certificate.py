@@ -74,14 +74,21 @@ def read_certificate(cert: Path, key: Path) -> ListenerCertificate:
     except Exception:  # noqa: BLE001 - whatever a parser says of a key is not repeated
         raise CertificateFault("key", f"{key} holds no private key in PEM", "write an EC or RSA key, PKCS #8") from None
     leaf = chain[0]
-    if _public(leaf.public_key()) != _public(private.public_key()):
+    try:
+        same = _public(leaf.public_key()) == _public(private.public_key())
+        names = _names(leaf)
+    except Exception:  # noqa: BLE001 - parts of a certificate are read when they are asked for, and fail in many ways
+        raise CertificateFault(
+            "cert", f"{cert} cannot be used: its key or its names are of a kind that is not known", "use an EC or RSA key"
+        ) from None
+    if not same:
         raise CertificateFault(
             "key", f"{key} is not the key of {cert}", "the first certificate of cert must be the one of this key"
         )
     pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain) + private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return ListenerCertificate(leaf, _names(leaf), pem)
+    return ListenerCertificate(leaf, names, pem)
 
 
 def _read(about: str, path: Path) -> bytes:

@@ -15,6 +15,7 @@ import datetime as dt
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from ostiary.certificate import CertificateFault, ListenerCertificate, read_certificate
@@ -28,6 +29,14 @@ LOOK_S: Final = 10.0
 """How often the files are looked at: a change is in use this long after it was made, without a signal."""
 
 type _Stamp = tuple[tuple[int, int, int], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """A certificate, and the contexts made of it, by what they offer."""
+
+    certificate: ListenerCertificate
+    contexts: dict[tuple[bytes, ...], tuple[float, ssl.SSLContext]] = field(default_factory=dict)
 
 
 class ListenerTls:
@@ -48,11 +57,11 @@ class ListenerTls:
         self._now_s = now_s
         self._stamp = self._stamped()
         try:
-            self._certificate = read_certificate(files.cert, files.key)
+            found = _read(files)
         except CertificateFault as fault:
             raise CertificateFault(fault.about, f"listener {name}: {fault.message}", fault.mend) from None
-        self._contexts: dict[tuple[bytes, ...], tuple[float, ssl.SSLContext]] = {}
-        self._tell(self._certificate)
+        self._serving = _Serving(found)
+        self._tell(found)
 
     def context(self, protocols: Sequence[bytes]) -> ssl.SSLContext:
         """The context of now.
@@ -60,37 +69,31 @@ class ListenerTls:
         Args:
             protocols: what is offered, most wanted first.
         """
+        # Another thread may read the files meanwhile: what is made here belongs to the certificate it was made of.
+        serving = self._serving
         offered, now_s = tuple(protocols), self._now_s()
-        known = self._contexts.get(offered)
+        known = serving.contexts.get(offered)
         if known is not None and now_s - known[0] < CONTEXT_LIFE_S:
             return known[1]
         context = hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        load_pem(context, self._certificate.pem)
+        load_pem(context, serving.certificate.pem)
         context.set_alpn_protocols([one.decode() for one in offered])
-        self._contexts[offered] = (now_s, context)
+        serving.contexts[offered] = (now_s, context)
         return context
 
     def read_again(self) -> None:
         """Reads the files. Blocks for as long as the disk takes: for a thread. Never raises."""
         stamp = self._stamped()
         try:
-            found = read_certificate(self._files.cert, self._files.key)
+            found = _read(self._files)
         except CertificateFault as fault:
             self._stamp = stamp  # told once for each change
             _log.error("listener %s keeps the certificate it has: %s (%s)", self.name, fault.message, fault.mend)
             return
         self._stamp = stamp
-        if found.pem == self._certificate.pem:
+        if found.pem == self._serving.certificate.pem:
             return
-        # Made here, so that a chain that OpenSSL refuses does not become the one in use.
-        try:
-            load_pem(hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), found.pem)
-        except ssl.SSLError as error:
-            _log.error(
-                "listener %s keeps the certificate it has: OpenSSL refuses the new one (%s)", self.name, error.reason
-            )
-            return
-        self._certificate, self._contexts = found, {}
+        self._serving = _Serving(found)
         _log.info("listener %s has a new certificate, good until %s", self.name, found.leaf.not_valid_after_utc)
         self._tell(found)
 
@@ -113,6 +116,24 @@ class ListenerTls:
                 self.name,
                 "expired" if found.expired(now) else "not valid yet",
             )
+
+
+def _read(files: TlsSetting) -> ListenerCertificate:
+    """Reads the files and has OpenSSL judge them too, so that what it refuses never serves.
+
+    Raises:
+        CertificateFault: they cannot serve.
+    """
+    found = read_certificate(files.cert, files.key)
+    try:
+        load_pem(hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), found.pem)
+    except ssl.SSLError as error:
+        raise CertificateFault(
+            "cert", f"OpenSSL refuses {files.cert} ({error.reason or 'no reason'})", "use an EC key, or RSA of 2048 bits"
+        ) from None
+    except OSError as error:
+        raise CertificateFault("cert", f"{files.cert} cannot be used now: {error.strerror}", "send SIGHUP") from None
+    return found
 
 
 class Certificates:

@@ -166,6 +166,9 @@ class Crew:
         answers = {"built": on_built, "draining": on_draining, "ended": on_ended}
         body = await asyncio.to_thread(beginning.body)
         running, code = await start(place, answers, body, self._descriptors)
+        if self._stopping.is_set() and place.process is not None:
+            # The end came while it was being started, and found nobody to tell.
+            place.process.send_signal(signal.SIGTERM)
         watch = asyncio.get_running_loop().create_task(self._watch(place, built))
         try:
             return await code

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -71,7 +71,7 @@ async def start(
     ours, theirs = socket.socketpair()
     with contextlib.ExitStack() as undo:
         undo.callback(ours.close)
-        with theirs:
+        with theirs, _kept_off(signal.SIGINT, signal.SIGHUP):
             process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own interpreter and module; a fork takes a moment
                 [*interpreter(), "-m", "ostiary", "run", "--worker-fd", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -87,6 +87,18 @@ async def start(
     running = asyncio.get_running_loop().create_task(channel.run())
     channel.tell("begin", **beginning)
     return running, code
+
+
+@contextlib.contextmanager
+def _kept_off(*numbers: signal.Signals) -> Iterator[None]:
+    """Whoever is started meanwhile begins with these signals blocked, until it says what becomes of them: keys of a
+    terminal, and its hang-up, reach every process there, and would end one that has just begun.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def interpreter() -> list[str]:

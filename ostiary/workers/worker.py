@@ -72,8 +72,10 @@ async def _run(
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     # Of a terminal's keys, and a hang-up, the supervisor makes what is to be made.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    terminal = (signal.SIGINT, signal.SIGHUP)
+    for number in terminal:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)  # blocked so far: nothing that it starts is to inherit that
     async with contextlib.AsyncExitStack() as ending:
         begun = await begin(settings, environ, ending)
         proxy = await build(begun, policy, beginning.own, ending, extra_keys={}, addons=addons)
@@ -166,12 +168,18 @@ class Worker:
     async def _listen(self, number: int) -> None:
         if not self._groups:
             return  # it has let go of them
-        servers = self._covered.setdefault(number, [])
-        for listen, descriptor in zip(self._settings.listen, self._groups[number], strict=True):
-            if number != self._number and listen.bind.path is not None:
-                continue  # one socket for all of them
-            bound = socket.socket(fileno=os.dup(descriptor))
-            servers.append(await self._proxy.listen(listener_of(listen, bound), bound))
+        with contextlib.ExitStack() as undo:
+            servers: list[asyncio.Server] = []
+            for listen, descriptor in zip(self._settings.listen, self._groups[number], strict=True):
+                if number != self._number and listen.bind.path is not None:
+                    continue  # one socket for all of them
+                bound = socket.socket(fileno=os.dup(descriptor))
+                undo.callback(bound.close)
+                servers.append(await self._proxy.listen(listener_of(listen, bound), bound))
+                undo.callback(self._proxy.engine.unlisten, servers[-1])
+            # Half of them would count as all, and whoever is sent to the rest would wait.
+            undo.pop_all()
+        self._covered[number] = servers
 
     # --- the policy ---
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -60,3 +62,19 @@ def test_what_does_not(
     assert fault.value.about == about
     assert fault.value.mend
     assert "passphrase" not in str(fault.value) or "nobody is there" in str(fault.value)
+
+
+def test_a_key_of_a_kind_that_nobody_knows(pki: Pki, tmp_path: Path) -> None:
+    """The parser has taken the certificate by then; its key is read when it is asked for."""
+    good = pki.certificate("gw.test")
+    der = x509.load_pem_x509_certificate(good.read_bytes()[good.read_bytes().index(b"-----BEGIN CERT") :]).public_bytes(
+        serialization.Encoding.DER
+    )
+    curve = bytes.fromhex("06082a8648ce3d030107")  # prime256v1
+    assert der.count(curve) == 1
+    odd = base64.encodebytes(der.replace(curve, curve[:-1] + b"\x63"))
+    cert = tmp_path / "odd.pem"
+    cert.write_bytes(b"-----BEGIN CERTIFICATE-----\n" + odd + b"-----END CERTIFICATE-----\n")
+    with pytest.raises(CertificateFault, match="cannot be used") as fault:
+        read_certificate(cert, good)
+    assert fault.value.about == "cert"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import os
 import ssl
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ostiary.certificate import CertificateFault
 from ostiary.engines import listener_tls
@@ -94,6 +97,47 @@ def test_what_changes_and_what_does_not(case: Case, caplog: pytest.LogCaptureFix
     case.put("gw.test", expired=True)
     case.tls.read_again()
     assert "its certificate is expired" in caplog.text, "the operator's to judge: callers that do not verify go on"
+
+
+def test_a_change_while_a_context_is_made(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are read in a thread: what was made of the certificate before must not be kept for that of now."""
+    load = listener_tls.load_pem
+
+    def slow(context: ssl.SSLContext, pem: bytes) -> None:
+        monkeypatch.setattr(listener_tls, "load_pem", load)
+        case.put("gw.test", "more.test")
+        case.tls.read_again()
+        load(context, pem)
+
+    monkeypatch.setattr(listener_tls, "load_pem", slow)
+    case.tls.context((b"http/1.1",))
+    (wanted,) = x509.load_pem_x509_certificates(case.files.cert.read_bytes())
+    assert case.shown()[0] == wanted
+
+
+def test_a_certificate_that_only_openssl_refuses(tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a fault of the start, not of every handshake; later it changes nothing."""
+    key = rsa.generate_private_key(65537, 1024)
+    name, now = x509.Name([]), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    weak = (
+        x509.CertificateBuilder(name, name, key.public_key(), 7, now, now.replace(year=2090))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("gw.test")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "weak.pem"
+    file.write_bytes(
+        weak.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    with pytest.raises(CertificateFault, match="listener gateway: OpenSSL refuses"):
+        ListenerTls("gateway", TlsSetting(file, file), lambda: 0.0)
+    first, _ = case.shown()
+    file.replace(case.files.cert)
+    case.tls.read_again()
+    assert "OpenSSL refuses" in caplog.text
+    assert case.shown()[0] == first
 
 
 def test_files_that_never_served(tmp_path: Path) -> None:

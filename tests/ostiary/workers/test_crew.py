@@ -5,6 +5,7 @@ hangs, or begins while the policy is swapped.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,9 @@ class Case:
         self.started: list[Process] = []
         self.hold: dict[int, asyncio.Event] = {}
         """A start that is not to be done yet, by number."""
+        self.starting: asyncio.Event | None = None
+        """Processes are made once it is set."""
+        self.waiting = 0
         self.no_room = 0
         """Starts for which the machine has no room."""
         self.fail: dict[int, int] = {}
@@ -116,6 +120,9 @@ class Case:
         if self.no_room:
             self.no_room -= 1
             raise OSError(11, "Resource temporarily unavailable")
+        if self.starting is not None:
+            self.waiting += 1
+            await self.starting.wait()
         version = VERSIONS[beginning["policy"][0][1]]
         process = Process(place.number, version)
         self.started.append(process)
@@ -180,6 +187,19 @@ async def test_one_that_does_not_start_ends_the_start_with_its_code(case: Case) 
     assert failed.value.code == 74
     assert all(one.code.done() for one in case.started)
     assert len(case.started) == 3
+
+
+async def test_an_end_that_comes_while_processes_are_made(case: Case) -> None:
+    """They are told to end as soon as they are there, and nobody waits for them to serve."""
+    case.starting = asyncio.Event()
+    beginning = asyncio.ensure_future(case.crew.begin())
+    await until(lambda: case.waiting == 3)
+    ending = asyncio.ensure_future(case.crew.end())
+    await asyncio.sleep(0)
+    case.starting.set()
+    await ending
+    assert [one.code.result() for one in case.started] == [-signal.SIGTERM] * 3
+    beginning.cancel()
 
 
 async def test_f5_the_fallen_is_covered_until_the_next_one_serves(case: Case) -> None:

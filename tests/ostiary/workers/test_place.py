@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ostiary.workers.place import exit_code, interpreter, told
+from ostiary.workers import place as module
+from ostiary.workers.place import Place, exit_code, interpreter, told
 
 
 def test_the_working_folder_is_no_place_for_modules_unless_it_was(
@@ -39,3 +41,13 @@ async def test_the_end_of_a_process_is_noticed() -> None:
     ended = exit_code(killed)
     killed.kill()
     assert await ended == -9
+
+
+async def test_keys_of_a_terminal_do_not_reach_one_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it says itself what becomes of them: a hang-up is a reload, and must not end the start."""
+    code = "import signal, sys; sys.exit(40 + len({2, 1} & signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+    monkeypatch.setattr(module, "interpreter", lambda: [sys.executable, "-c", code])
+    running, ended = await module.start(Place(0), {}, {}, ())
+    assert await ended == 42
+    await running
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
