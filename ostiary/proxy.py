@@ -117,8 +117,9 @@ async def build(
     """
     settings, limits = begun.settings, begun.settings.limits
     await begun.audit.start()
-    await log_in(begun.store)
     guard = StoreAddresses(settings, peers=getattr(begun.store, "peers", tuple), own=own)
+    await guard.refuse_own()
+    await log_in(begun.store)
     await guard.start()
     ending.push_async_callback(guard.stop)
     rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, guard.forbidden)

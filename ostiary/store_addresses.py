@@ -63,15 +63,21 @@ class StoreAddresses:
         hosts = frozenset((host, port) for _, host, port in self._stores)
         self.forbidden = Forbidden(self._own, hosts, local_addresses())
 
-    async def start(self) -> None:
-        """Looks the names up, and goes on doing so.
+    async def refuse_own(self) -> None:
+        """To be asked before anything is sent to a store: a login must not come in where callers do.
 
         Raises:
-            OwnListener: a store's address is a listener of ours.
+            OwnListener: a store's address is a listener of ours, or a name of one.
         """
-        for what, host, port in self._stores:
-            if (host, port) in self._own or ((None, port) in self._own and host in {"127.0.0.1", "::1", "localhost"}):
-                raise OwnListener(f"the {what} address {host}:{port} is one of our own listeners")
+        ours = Forbidden(self._own, local=self.forbidden.local)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_DEADLINE_S):
+                for what, host, port in self._stores:
+                    if any(ours.covers(ipaddress.ip_address(text), port) for text in await _addresses(host, port)):
+                        raise OwnListener(f"the {what} address {host}:{port} is one of our own listeners")
+
+    async def start(self) -> None:
+        """Looks the names up, and goes on doing so."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_DEADLINE_S):
                 await self.look_up()

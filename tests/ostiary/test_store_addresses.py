@@ -100,12 +100,19 @@ async def test_it_goes_on_looking_and_ends(settings: Settings, monkeypatch: pyte
     await guard.stop()
 
 
-async def test_a_store_that_is_a_listener_of_ours(settings: Settings) -> None:
+async def test_a_store_that_is_a_listener_of_ours(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as ours:
         assert settings.vault is not None
-        address = f"http://127.0.0.1:{ours.getsockname()[1]}"
-        own = replace(settings, vault=replace(settings.vault, addresses=(address,)))
-        with pytest.raises(OwnListener, match="one of our own listeners"):
-            await StoreAddresses(own, (ours,)).start()
+        port = ours.getsockname()[1]
+        for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "moved.test"):
+            if host == "moved.test":
+                Names(monkeypatch).answers = ["10.0.0.1", "127.0.0.1"]
+            own = replace(settings, vault=replace(settings.vault, addresses=(f"http://{host}:{port}",)))
+            with pytest.raises(OwnListener, match="one of our own listeners"):
+                await StoreAddresses(own, (ours,)).refuse_own()
+        # Another address or port of this machine is another service.
+        for address in (f"http://127.0.0.2:{port}", f"http://127.0.0.1:{port - 1}", "http://[::1]:1"):
+            other = replace(settings, vault=replace(settings.vault, addresses=(address,)))
+            await StoreAddresses(other, (ours,)).refuse_own()
