@@ -19,15 +19,20 @@ _PER_CALLER: Final = 2
 """A caller's connection and the one to its upstream."""
 
 
-def raise_limit() -> int:
-    """Raises the soft limit to the hard one; returns what it is now."""
+def raise_limit(held: int = 0) -> int:
+    """Raises the soft limit to the hard one; returns what it is now, less what is held already: -1 for no limit.
+
+    Args:
+        held: descriptors that are neither free nor of the reserve.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = hard
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
-            return soft
-    return hard
+            found = soft
+    return found if found < 0 else max(found - held, 0)
 
 
 def carried(wanted: int, limit: int, *, asked: bool = True) -> int:

@@ -31,7 +31,8 @@ from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.fast.engine import FastEngine
 from ostiary.engines.listener_tls import Certificates, ListenerTls
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
-from ostiary.settings.model import EngineName, Limits, Settings
+from ostiary.settings.model import EngineName, Settings
+from ostiary.settings.workers import says_connections
 from ostiary.store_addresses import Own, StoreAddresses
 from ostiary.stores import log_in, open_state_of, open_store
 from policies import Policy
@@ -101,6 +102,7 @@ async def build(
     *,
     extra_keys: Mapping[str, str],
     addons: tuple[UserAddon, ...],
+    held: int = 0,
 ) -> Proxy:
     """Everything else. It accepts nothing yet.
 
@@ -111,6 +113,7 @@ async def build(
         ending: ends what is built.
         extra_keys: SHA-256 hex of keys of this process alone, to workloads.
         addons: of the user.
+        held: descriptors of listeners, beyond what any process keeps in reserve for them.
 
     Raises:
         SinkError, OwnListener, AddonFailed, CertificateFault: with what to do.
@@ -131,13 +134,13 @@ async def build(
         ending.callback(looking.cancel)
     await user_addons.running(addons, begun.clock)
     ending.push_async_callback(user_addons.done, addons, begun.clock)
-    descriptors = raise_limit()
+    descriptors = raise_limit(held)
     engine = ENGINES[settings.engine](
         parts,
         begun.leaves,
         settings.egress.ca_file,
         ConnectionLimits(
-            carried(limits.connections, descriptors, asked=limits.connections != Limits().connections),
+            carried(limits.connections, descriptors, asked=says_connections(settings)),
             limits.connections_per_source,
             sockets(descriptors),
             limits.header_timeout,

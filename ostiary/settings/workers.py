@@ -85,6 +85,11 @@ def share_of(settings: Settings, number: int) -> Settings:
     return replace(settings, limits=limits, audit=audit)
 
 
+def says_connections(settings: Settings) -> bool:
+    """Whether `limits.connections`, whole or a share of it, is another than the default that nobody wrote."""
+    return settings.limits.connections != _share(Limits().connections, settings.workers)
+
+
 def _share(whole: int, count: int) -> int:
     """0 means none, whole and share alike; a share is never 0."""
     return max(whole // count, 1) if whole else 0

@@ -19,6 +19,7 @@ from addons.telemetry import Metrics
 from ostiary import __version__
 from ostiary.admin import start_listeners
 from ostiary.ca import load_or_create
+from ostiary.descriptors import raise_limit
 from ostiary.life import EXIT_OK, run_to_the_end, settle, tell_ready
 from ostiary.listening import open_sockets
 from ostiary.settings.listen import judge_routes
@@ -48,6 +49,7 @@ async def _run(settings: Settings, policy: Policy, texts: Texts, environ: Mappin
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    raise_limit()  # a socket for each worker and listener
     with contextlib.closing(open_sockets(settings, settings.workers)) as opened:
         descriptors = tuple(
             tuple(group[number].fileno() for _, group in opened.listeners) for number in range(settings.workers)

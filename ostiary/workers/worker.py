@@ -78,7 +78,9 @@ async def _run(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)  # blocked so far: nothing that it starts is to inherit that
     async with contextlib.AsyncExitStack() as ending:
         begun = await begin(settings, environ, ending)
-        proxy = await build(begun, policy, beginning.own, ending, extra_keys={}, addons=addons)
+        # Its own sockets, and those of every sibling, to be served when that one falls.
+        held = len({number for group in beginning.sockets for number in group})
+        proxy = await build(begun, policy, beginning.own, ending, extra_keys={}, addons=addons, held=held)
         worker = Worker(beginning, settings, proxy, ended)
         channel = Channel(worker.answers())
         await channel.open(end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostiary.descriptors import RESERVE, carried, sockets
+from ostiary.descriptors import RESERVE, carried, raise_limit, sockets
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ def test_the_reserve_stays(wanted: int, limit: int, callers: int, together: int)
     assert (carried(wanted, limit), sockets(limit)) == (callers, together)
     if together:
         assert callers <= together
+
+
+def test_what_is_held_already_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sockets of every worker are in each of them."""
+    for limit, left in ((1024, 824), (100, 0), (-1, -1)):
+        monkeypatch.setattr("resource.getrlimit", lambda _, limit=limit: (limit, limit))
+        assert raise_limit(200) == left
 
 
 def test_a_cap_that_the_limit_cannot_carry_is_told(caplog: pytest.LogCaptureFixture) -> None:

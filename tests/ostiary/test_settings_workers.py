@@ -12,7 +12,7 @@ from addons.audit import FileSink
 from ostiary.cli.run import _workers
 from ostiary.settings import Settings, Texts, load_settings, load_to_run
 from ostiary.settings.load import load_texts_to_run
-from ostiary.settings.workers import DIVIDED, share_of
+from ostiary.settings.workers import DIVIDED, says_connections, share_of
 from ostiary.workers.beginning import Beginning
 from policies import FaultError
 
@@ -132,6 +132,16 @@ def test_shares_stay_below_the_whole(folder: Path) -> None:
     assert [share.audit.workers for share in shares] == [3, None, None]
     # None stays none.
     assert share_of(load(folder, FILES + "workers: 3\n"), 1).limits.connections_per_workload == 0
+
+
+def test_a_share_of_what_was_written_was_written(folder: Path) -> None:
+    """A default that the descriptors do not carry is no warning, divided or not; half of twice the default is one."""
+    for text, says in (("", False), ("limits: {connections: 20000}\n", True), ("limits: {connections: 10000}\n", False)):
+        settings = load(folder, FILES + text + "workers: 2\n")
+        assert says_connections(share_of(settings, 1)) is says
+    alone = load(folder, FILES + "limits: {connections: 9999}\n")
+    assert says_connections(alone)
+    assert says_connections(share_of(alone, 0))
 
 
 def test_another_process_makes_the_same_of_what_was_read(folder: Path) -> None:
