@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from h2.exceptions import ProtocolError
 
 from ostiary.cli.key import key_hash, new_key
 from tests.attacks.test_differential import DIFFERENCES, ENTRIES, PROBE, Verdict, raw_of
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, Raw, tunnel
+from tests.harness.http2 import Http2, Stream
 from tests.harness.ostiary_process import ENGINES, Ostiary
 from tests.harness.pki import Pki
 from tests.harness.ports import free_port
@@ -194,6 +196,85 @@ def test_g21_what_two_parsers_read_differently(one: Set) -> None:
         # The head of an entry before, whose body was refused half-way, may arrive only now.
         assert targets.count("/probe") <= 1, entry["note"]
     assert not wrong
+
+
+REFUSED = {"bad_request", "authority_mismatch", "cut", "400"}
+"""What may become of a head that the HTTP/2 layer judges before we do."""
+
+
+def http2(address: str, *fields: tuple[str, str], trailers: tuple[tuple[str, str], ...] = ()) -> str:
+    """What becomes of an HTTP/2 head that is sent as it is: the code of its refusal, its status, or `cut`."""
+    with Raw(address) as raw:
+        client = Http2(raw)
+        client.conn.config.validate_outbound_headers = client.conn.config.normalize_outbound_headers = False
+        stream = client.conn.get_next_available_stream_id()
+        client.streams[stream] = found = Stream()
+        client.conn.send_headers(stream, fields, end_stream=not trailers)
+        if trailers:
+            client.conn.send_headers(stream, trailers, end_stream=True)
+        raw.send(client.conn.data_to_send())
+        try:
+            while not found.ended:
+                client.receive()
+        except (AssertionError, OSError, ProtocolError):
+            return "cut"
+        return found.headers.get("x-ostiary-error") or found.headers.get(":status") or "cut"
+
+
+def test_g53_http2_heads(one: Set) -> None:
+    own, keyed, before = one.local, one.proxy.address("keyed"), len(one.api.requests)
+    get = ((":method", "GET"), (":scheme", "http"), (":path", "/a"))
+    site = "sec-fetch-site"
+    key = ("x-ostiary-authorization", f"Bearer {KEY}")
+    for fields in (
+        (*get, (":authority", own)),
+        (*get, (":authority", f"LOCALHOST.:{one.port}")),
+        (*get, (":authority", own), ("host", own)),
+        (*get, (":authority", own), ("origin", f"http://{own}"), (site, "same-origin")),
+    ):
+        assert http2(own, *fields) == "200", fields
+    assert http2(keyed, *get, (":authority", keyed), key) == "200"
+    before += 5
+    for wanted, address, fields in (
+        ("authority_mismatch", own, (*get, (":authority", "evil.test"))),
+        (None, own, (*get, (":authority", own), ("host", "evil.test"))),
+        (None, own, (*get, (":authority", "evil.test"), ("host", own))),
+        ("authority_mismatch", own, (*get, ("host", "evil.test"))),
+        (None, own, (*get, (":authority", ""), ("host", "evil.test"))),
+        (None, own, (*get, (":authority", f"{own}, evil.test"))),
+        (None, own, (*get, (":authority", f"a@{own}"))),
+        (None, own, (*get, (":authority", f"{own}/"))),
+        (None, own, get),
+        (None, own, (*get, (":authority", own), ("host", own), ("host", own))),
+        (None, own, (*get, (":authority", own), (":authority", "evil.test"))),
+        (None, own, (*get[:2], (":path", f"http://{own}/a"), (":authority", own))),
+        (None, own, (*get[:2], (":path", "a"), (":authority", own))),
+        (None, own, (*get[:2], (":path", ""), (":authority", own))),
+        (None, own, ((":method", "CONNECT"), (":authority", own))),
+        (None, own, ((":method", "CONNECT"), (":authority", "api.test:443"))),
+        (None, own, ((":method", "CONNECT"), (":protocol", "websocket"), *get[1:], (":authority", own))),
+        (None, own, (get[0], (":scheme", "ftp"), get[2], (":authority", own))),
+        (None, own, (*get, (":authority", own), ("transfer-encoding", "chunked"))),
+        (None, own, (*get, (":authority", own), ("connection", "x-ostiary-authorization"))),
+        (None, own, (*get, (":authority", own), ("content-length", "5"))),
+        ("access_denied", own, (*get, (":authority", own), ("origin", "null"))),
+        ("access_denied", own, (*get, (":authority", own), ("origin", f"https://{own}"))),
+        ("access_denied", own, (*get, (":authority", own), ("origin", f"http://{own}"), ("origin", "null"))),
+        ("access_denied", own, (*get, (":authority", own), ("origin", f"http://{own}, null"))),
+        ("access_denied", own, (*get, (":authority", own), (site, "same-site"))),
+        ("access_denied", own, (*get, (":authority", own), (site, "none, cross-site"))),
+        ("access_denied", own, (*get, (":authority", own), (site, ""))),
+        ("proof_required", keyed, (*get, (":authority", keyed))),
+        ("proof_required", keyed, (*get, (":authority", keyed), ("proxy-authorization", f"Bearer {KEY}"))),
+        ("proof_required", keyed, (*get, (":authority", keyed), ("authorization", f"Bearer {KEY}"))),
+        ("proof_required", keyed, (*get, (":authority", keyed), ("x_ostiary_authorization", f"Bearer {KEY}"))),
+        ("proof_invalid", keyed, (*get, (":authority", keyed), key, key)),
+        ("proof_invalid", keyed, (*get, (":authority", keyed), (key[0], KEY))),
+    ):
+        found = http2(address, *fields)
+        assert found == wanted or (wanted is None and found in REFUSED), (found, fields)
+    assert http2(keyed, *get, (":authority", keyed), trailers=(key,)) == "proof_required"
+    assert len(one.api.requests) == before
 
 
 def asked(address: str, raw: bytes, wait_s: float) -> Verdict:
