@@ -79,7 +79,9 @@ def read_certificate(cert: Path, key: Path) -> ListenerCertificate:
         names = _names(leaf)
     except Exception:  # noqa: BLE001 - parts of a certificate are read when they are asked for, and fail in many ways
         raise CertificateFault(
-            "cert", f"{cert} cannot be used: its key or its names are of a kind that is not known", "use an EC or RSA key"
+            "cert",
+            f"{cert} cannot be used: its key or its names are of a kind that is not known",
+            "use an EC or RSA key",
         ) from None
     if not same:
         raise CertificateFault(

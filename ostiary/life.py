@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -40,6 +41,12 @@ def run_to_the_end(run: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except SinkError as error:
         sys.stderr.write(f"ostiary: {error.strerror}\n")
         return EXIT_AUDIT
+
+
+def on_hang_up(loop: asyncio.AbstractEventLoop, reload: Callable[[], None]) -> None:
+    """From now on a hang-up is a reload; so is one that came during the start."""
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
 
 
 def tell_ready(opened: Opened, **more: object) -> None:

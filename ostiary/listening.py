@@ -10,7 +10,7 @@ from addons.exchange import Listener
 from ostiary.listeners import listener_of
 from ostiary.settings.admin import is_loopback
 from ostiary.settings.model import AdminSetting, Settings
-from ostiary.sockets import BindFailed, address_of, forbidden_of, open_group, open_socket
+from ostiary.sockets import BindFailed, address_of, forbidden_of, open_group, open_socket, own_of
 from ostiary.store_addresses import Own
 
 
@@ -65,6 +65,25 @@ class Opened:
             opened.close()
         for path in self.paths:
             path.unlink(missing_ok=True)
+
+
+def written(settings: Settings) -> frozenset[Own]:
+    """Addresses that a process of these settings listens on, as far as they say so: what a private proxy of `exec` must
+    not dial either, though another process has opened it. Resolves names, and blocks for as long as that takes.
+    """
+    binds = [listen.bind for listen in settings.listen]
+    if settings.admin is not None:
+        binds += [bind for bind in (settings.admin.bind, settings.admin.probes) if bind is not None]
+    found: set[Own] = set()
+    for bind in binds:
+        if bind.path is not None or not bind.port:
+            continue
+        try:
+            answer = socket.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError:
+            continue  # nobody can be listening there
+        found |= {own_of(str(entry[4][0]), bind.port) for entry in answer}
+    return frozenset(found)
 
 
 def open_sockets(settings: Settings, workers: int = 1) -> Opened:

@@ -22,8 +22,8 @@ from addons.audit import AuditConfig, FileSink, SinkError
 from addons.user_addon import UserAddon
 from ostiary.admin import start_listeners
 from ostiary.control import control_of
-from ostiary.life import EXIT_OK, run_to_the_end, settle, tell_ready
-from ostiary.listening import Opened, open_sockets
+from ostiary.life import EXIT_OK, on_hang_up, run_to_the_end, settle, tell_ready
+from ostiary.listening import Opened, open_sockets, written
 from ostiary.proxy import Proxy, begin, build
 from ostiary.reload import Judge, Reloader
 from ostiary.settings.listen import judge_routes
@@ -83,7 +83,8 @@ async def _run(
         opened = open_sockets(settings)
         ending.callback(opened.close)
         extra_keys = {private.key_sha256: private.workload} if private else {}
-        proxy = await build(begun, policy, opened.own(), ending, extra_keys=extra_keys, addons=addons)
+        own = opened.own() | (await asyncio.to_thread(written, given) if private else frozenset())
+        proxy = await build(begun, policy, own, ending, extra_keys=extra_keys, addons=addons)
         # The one listener of a private proxy is not among those of the settings, which routes may name.
         judge = functools.partial(judge_routes, settings.listen) if private is None else None
         await _serve(settings, proxy, opened, judge)
@@ -97,7 +98,6 @@ async def _serve(settings: Settings, proxy: Proxy, opened: Opened, judge: Judge 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     reloader = Reloader(settings.policies, settings.variables, parts, judge=judge, before=proxy.looked_after.read_again)
-    loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
     for listener, (bound,) in opened.listeners:
         await proxy.listen(listener, bound)
     tokens = settings.admin.tokens if settings.admin is not None else ()
@@ -105,6 +105,7 @@ async def _serve(settings: Settings, proxy: Proxy, opened: Opened, judge: Judge 
     listeners = start_listeners(opened.admin, opened.probes, tokens, control, parts.clock)
     tell_ready(opened)
     reloader.loaded(parts.in_force.policy)
+    on_hang_up(loop, reloader.signalled)
     settle()
     await ended.wait()
     proxy.health.draining = True

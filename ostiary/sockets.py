@@ -130,7 +130,11 @@ def forbidden_of(opened: socket.socket) -> tuple[str | None, int] | None:
     """
     if opened.family == socket.AF_UNIX:
         return None
-    host, port = opened.getsockname()[:2]
+    return own_of(*opened.getsockname()[:2])
+
+
+def own_of(host: str, port: int) -> tuple[str | None, int]:
+    """The same for an address; None stands for every one of this machine."""
     return (None if host in {"0.0.0.0", "::"} else host, port)  # noqa: S104 - compared, not bound
 
 

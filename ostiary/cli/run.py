@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,23 @@ def _workers(text: str) -> int:
 
 
 def command(options: argparse.Namespace) -> int:
+    if options.worker_fd is not None:
+        return _worker(options.worker_fd)
+    # A hang-up asks for a reload. One that comes before there is anything to reload waits (`life.on_hang_up`), where it
+    # would end the process.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+    try:
+        return _run(options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(options: argparse.Namespace) -> int:
     import logging
 
     from ostiary.logs import set_up
     from ostiary.settings import Texts, load_to_run
 
-    if options.worker_fd is not None:
-        return _worker(options.worker_fd)
     private: Private | None = None
     if options.private_fd is not None:
         private = _private(options.private_fd)

@@ -129,7 +129,9 @@ def _read(files: TlsSetting) -> ListenerCertificate:
         load_pem(hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), found.pem)
     except ssl.SSLError as error:
         raise CertificateFault(
-            "cert", f"OpenSSL refuses {files.cert} ({error.reason or 'no reason'})", "use an EC key, or RSA of 2048 bits"
+            "cert",
+            f"OpenSSL refuses {files.cert} ({error.reason or 'no reason'})",
+            "use an EC key, or RSA of 2048 bits",
         ) from None
     except OSError as error:
         raise CertificateFault("cert", f"{files.cert} cannot be used now: {error.strerror}", "send SIGHUP") from None

@@ -20,7 +20,7 @@ from ostiary import __version__
 from ostiary.admin import start_listeners
 from ostiary.ca import load_or_create
 from ostiary.descriptors import raise_limit
-from ostiary.life import EXIT_OK, run_to_the_end, settle, tell_ready
+from ostiary.life import EXIT_OK, on_hang_up, run_to_the_end, settle, tell_ready
 from ostiary.listening import open_sockets
 from ostiary.settings.listen import judge_routes
 from ostiary.settings.load import Texts
@@ -59,7 +59,7 @@ async def _run(settings: Settings, policy: Policy, texts: Texts, environ: Mappin
         control = CrewControl(
             crew, settings.policies, settings.variables, policy, functools.partial(judge_routes, settings.listen)
         )
-        loop.add_signal_handler(signal.SIGHUP, control.turns.signalled)
+        on_hang_up(loop, control.turns.signalled)
         starting = loop.create_task(crew.begin())
         stopped = loop.create_task(ended.wait())
         await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)

@@ -226,16 +226,17 @@ def test_g53_http2_heads(one: Set) -> None:
     get = ((":method", "GET"), (":scheme", "http"), (":path", "/a"))
     site = "sec-fetch-site"
     key = ("x-ostiary-authorization", f"Bearer {KEY}")
-    for fields in (
+    good: tuple[tuple[tuple[str, str], ...], ...] = (
         (*get, (":authority", own)),
         (*get, (":authority", f"LOCALHOST.:{one.port}")),
         (*get, (":authority", own), ("host", own)),
         (*get, (":authority", own), ("origin", f"http://{own}"), (site, "same-origin")),
-    ):
+    )
+    for fields in good:
         assert http2(own, *fields) == "200", fields
     assert http2(keyed, *get, (":authority", keyed), key) == "200"
     before += 5
-    for wanted, address, fields in (
+    wrong: tuple[tuple[str | None, str, tuple[tuple[str, str], ...]], ...] = (
         ("authority_mismatch", own, (*get, (":authority", "evil.test"))),
         (None, own, (*get, (":authority", own), ("host", "evil.test"))),
         (None, own, (*get, (":authority", "evil.test"), ("host", own))),
@@ -270,7 +271,8 @@ def test_g53_http2_heads(one: Set) -> None:
         ("proof_required", keyed, (*get, (":authority", keyed), ("x_ostiary_authorization", f"Bearer {KEY}"))),
         ("proof_invalid", keyed, (*get, (":authority", keyed), key, key)),
         ("proof_invalid", keyed, (*get, (":authority", keyed), (key[0], KEY))),
-    ):
+    )
+    for wanted, address, fields in wrong:
         found = http2(address, *fields)
         assert found == wanted or (wanted is None and found in REFUSED), (found, fields)
     assert http2(keyed, *get, (":authority", keyed), trailers=(key,)) == "proof_required"

@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness.canaries import canary
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
+from tests.harness.ports import free_port
 from tests.harness.upstream import Script, Upstream
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,27 @@ def python(text: str) -> tuple[str, ...]:
 
 
 CURL = ("curl", "-sS", "https://api.test/v1")
+
+
+def test_g41_exec_leads_to_no_listener_of_the_running_one(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """Its own listener is another; those of the settings are refused all the same."""
+    ports = [free_port(), free_port()]
+    proxy = ostiary(
+        f"""
+workloads: {{billing: {{proofs: {{any: true}}}}}}
+routes:
+  one: {{match: {{host: [127.0.0.1, localhost], port: {ports[0]}}}, allow: billing}}
+  two: {{match: {{host: [127.0.0.1, localhost], port: {ports[1]}}}, allow: billing}}
+""",
+        listen=f'[{{name: sidecar, bind: "127.0.0.1:{ports[0]}", workload: billing}}]',
+        admin=f'{{bind: "localhost:{ports[1]}"}}',
+        start=False,
+    )
+    urls = [f"https://{host}:{port}/" for host in ("127.0.0.1", "localhost") for port in ports]
+    done = Set(proxy, upstream(), "", "").exec("curl", "-sS", "--noproxy", "", *urls)
+    assert done.stdout.count(b'"egress_denied"') == len(urls), done
 
 
 def test_exec_passes_status_and_signals(served: Callable[..., Set]) -> None:

@@ -142,15 +142,19 @@ def test_p2_all_listeners_of_all_workers(
         text = proxy.get("/metrics")[1].decode()
         return sum(float(found) for found in re.findall(rf"^{name} (\S+)$", text, re.MULTILINE))
 
-    until(lambda: counted(r'ostiary_requests_total\{outcome="ok",route="api",workload="(?:app|keyed)"\}') == asked, "all")
+    until(
+        lambda: counted(r'ostiary_requests_total\{outcome="ok",route="api",workload="(?:app|keyed)"\}') == asked, "all"
+    )
     with contextlib.ExitStack() as held:
         # Handshakes that do not go on are connections of whichever worker has them, and none for ever.
+        for number in range(6):
+            raw = held.enter_context(way.open("secure"))
+            assert raw.request(f"GET /v1/kept/{number} HTTP/1.1\r\nHost: gateway.test\r\n\r\n").status == 200
+            asked += 1
         silent = [held.enter_context(Raw(proxy.address("secure"))) for _ in range(8)]
-        gauge = r'ostiary_connections\{[^}]*downstream[^}]*\}'
-        until(lambda: counted(gauge) == 8, "counted while they last")
-        assert way.ask("secure").status == 200
         assert all(raw.closed() for raw in silent)
-    asked += 1
+        gauge = r"ostiary_connections\{[^}]*downstream[^}]*\}"
+        until(lambda: counted(gauge) == 6, "those that are open, of both workers")
     until(lambda: counted(gauge) == 0, "no slot is kept")
 
     # A certificate is changed in all of them by one signal, and by none where it cannot serve.
@@ -162,6 +166,11 @@ def test_p2_all_listeners_of_all_workers(
     proxy.reload()
     assert way.serials("secure") == {serial_of(after)}
 
+    # Nothing that a worker was told on its way is there to be read.
+    for number in (0, 1):
+        for name in ("cmdline", "environ"):
+            shown = Path(f"/proc/{both.pids(number)[-1]}/{name}").read_bytes()
+            assert not [value for value in proxy.canaries if value.encode() in shown]
     # Keys of a terminal reach every process there; of a worker they make nothing.
     pids = [both.pids(0)[-1], both.pids(1)[-1]]
     for pid in pids:

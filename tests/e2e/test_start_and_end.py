@@ -80,6 +80,25 @@ def test_two_processes_never_share_an_audit_file(ostiary: Callable[..., Ostiary]
     assert "another process" in text
 
 
+def test_f4_a_hang_up_during_the_start_is_a_reload(ostiary: Callable[..., Ostiary]) -> None:
+    """Whoever rotates logs must not end a process that has just been started."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        proxy = ostiary(
+            start=False,
+            store=f'vault: {{addresses: ["http://127.0.0.1:{silent.getsockname()[1]}"], auth: {{method: token_file, file: token}}}}',
+        )
+        (proxy.folder / "token").write_text("hvs.nobody\n")
+        began = threading.Thread(target=proxy.run)
+        began.start()
+        with silent.accept()[0]:  # it logs in, and is not served yet
+            assert proxy.process is not None
+            proxy.process.send_signal(signal.SIGHUP)
+    began.join(30)
+    assert proxy.ready
+    assert [record.get("by") for record in proxy.wait_audit("policy.loaded", 2)] == [None, "SIGHUP"]
+
+
 def test_a_vault_address_that_is_our_own_listener(ostiary: Callable[..., Ostiary]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ostiary.listening import open_sockets
+from ostiary.listening import open_sockets, written
 from ostiary.settings import Settings, load_settings
 from ostiary.settings.model import AdminSetting, Bound
 from ostiary.sockets import BindFailed, open_group
@@ -37,6 +37,14 @@ def test_everything_is_opened_and_closed(tmp_path: Path) -> None:
     opened.close()
     assert not any(path.exists() for path in paths)
     assert all(one.fileno() == -1 for one in opened.all())
+
+
+def test_g41_what_another_process_of_the_settings_listens_on(tmp_path: Path) -> None:
+    """A private proxy of `exec` opens none of it, and must dial none of it."""
+    found = settings(tmp_path, bind=Bound("localhost", 9901), probes=Bound("0.0.0.0", 9902))
+    listen = [dataclasses.replace(found.listen[0], bind=Bound("127.0.0.1", 9903)), *found.listen]
+    own = written(dataclasses.replace(found, listen=tuple(listen)))
+    assert own - {("::1", 9901)} == {("127.0.0.1", 9901), (None, 9902), ("127.0.0.1", 9903)}
 
 
 def test_a_failure_leaves_no_socket_behind(tmp_path: Path) -> None:

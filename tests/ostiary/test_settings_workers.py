@@ -136,7 +136,11 @@ def test_shares_stay_below_the_whole(folder: Path) -> None:
 
 def test_a_share_of_what_was_written_was_written(folder: Path) -> None:
     """A default that the descriptors do not carry is no warning, divided or not; half of twice the default is one."""
-    for text, says in (("", False), ("limits: {connections: 20000}\n", True), ("limits: {connections: 10000}\n", False)):
+    for text, says in (
+        ("", False),
+        ("limits: {connections: 20000}\n", True),
+        ("limits: {connections: 10000}\n", False),
+    ):
         settings = load(folder, FILES + text + "workers: 2\n")
         assert says_connections(share_of(settings, 1)) is says
     alone = load(folder, FILES + "limits: {connections: 9999}\n")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ostiary.certificate import CertificateFault
 from ostiary.engines import listener_tls
-from ostiary.engines.fast.tls import CONTEXT_LIFE_S
+from ostiary.engines.fast.tls import CONTEXT_LIFE_S, load_pem
 from ostiary.engines.listener_tls import Certificates, ListenerTls, protocols
 from ostiary.settings.model import TlsSetting
 from tests.harness.pki import Pki
@@ -101,7 +101,7 @@ def test_what_changes_and_what_does_not(case: Case, caplog: pytest.LogCaptureFix
 
 def test_a_change_while_a_context_is_made(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are read in a thread: what was made of the certificate before must not be kept for that of now."""
-    load = listener_tls.load_pem
+    load = load_pem
 
     def slow(context: ssl.SSLContext, pem: bytes) -> None:
         monkeypatch.setattr(listener_tls, "load_pem", load)
@@ -117,7 +117,7 @@ def test_a_change_while_a_context_is_made(case: Case, monkeypatch: pytest.Monkey
 
 def test_a_certificate_that_only_openssl_refuses(tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture) -> None:
     """It is a fault of the start, not of every handshake; later it changes nothing."""
-    key = rsa.generate_private_key(65537, 1024)
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is what is wrong with it
     name, now = x509.Name([]), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     weak = (
         x509.CertificateBuilder(name, name, key.public_key(), 7, now, now.replace(year=2090))
@@ -127,9 +127,7 @@ def test_a_certificate_that_only_openssl_refuses(tmp_path: Path, case: Case, cap
     file = tmp_path / "weak.pem"
     file.write_bytes(
         weak.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     with pytest.raises(CertificateFault, match="listener gateway: OpenSSL refuses"):
         ListenerTls("gateway", TlsSetting(file, file), lambda: 0.0)

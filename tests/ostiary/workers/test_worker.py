@@ -53,9 +53,7 @@ async def test_f5_a_sibling_is_covered_wholly_or_not_at_all(sockets: list[socket
     beginning = Beginning("1", 0, 2, Path("o.yaml"), Texts(b""), frozenset(), ((one, two), (three, four)))
     listen = [ListenSetting(name, Bound("127.0.0.1", 0), None, Place("o.yaml")) for name in ("a", "b")]
     proxy = Listening()
-    worker = Worker(
-        beginning, cast("Any", SimpleNamespace(listen=listen)), cast("Any", proxy), asyncio.Event()
-    )
+    worker = Worker(beginning, cast("Any", SimpleNamespace(listen=listen)), cast("Any", proxy), asyncio.Event())
     cover = worker.answers()["cover"]
     with pytest.raises(OSError, match="Too many"):
         await cover({"of": 1})
