@@ -56,6 +56,7 @@ class ListenerTls:
         self._files = files
         self._now_s = now_s
         self._stamp = self._stamped()
+        self._told: tuple[_Stamp, str] | None = None
         try:
             found = _read(files)
         except CertificateFault as fault:
@@ -81,14 +82,19 @@ class ListenerTls:
         serving.contexts[offered] = (now_s, context)
         return context
 
-    def read_again(self) -> None:
-        """Reads the files. Blocks for as long as the disk takes: for a thread. Never raises."""
+    def read_again(self, *, quietly: bool = False) -> None:
+        """Reads the files. Blocks for as long as the disk takes: for a thread. Never raises.
+
+        Args:
+            quietly: what is wrong is not told again where it was told of these very files.
+        """
         stamp = self._stamped()
         try:
             found = _read(self._files)
         except CertificateFault as fault:
-            self._stamp = stamp  # told once for each change
-            _log.error("listener %s keeps the certificate it has: %s (%s)", self.name, fault.message, fault.mend)
+            if not quietly or (stamp, fault.message) != self._told:
+                _log.error("listener %s keeps the certificate it has: %s (%s)", self.name, fault.message, fault.mend)
+            self._told = stamp, fault.message
             return
         self._stamp = stamp
         if found.pem == self._serving.certificate.pem:
@@ -98,7 +104,9 @@ class ListenerTls:
         self._tell(found)
 
     def changed(self) -> bool:
-        """Whether the files are others than those that were read last. Blocks, as above."""
+        """Whether the files are others than those that serve: what failed may have been no fault of theirs, such as
+        descriptors that had run out. Blocks, as above.
+        """
         return self._stamped() != self._stamp
 
     def _stamped(self) -> _Stamp:
@@ -164,7 +172,7 @@ class Certificates:
             await asyncio.sleep(LOOK_S)
             for one in self._listeners:
                 if await asyncio.to_thread(one.changed):
-                    await asyncio.to_thread(one.read_again)
+                    await asyncio.to_thread(one.read_again, quietly=True)
 
 
 def protocols(*, reverse: bool, http2_first: bool) -> tuple[bytes, ...]:

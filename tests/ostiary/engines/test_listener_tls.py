@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ostiary.certificate import CertificateFault
+from ostiary.certificate import CertificateFault, ListenerCertificate
 from ostiary.engines import listener_tls
 from ostiary.engines.fast.tls import CONTEXT_LIFE_S, load_pem
 from ostiary.engines.listener_tls import Certificates, ListenerTls, protocols
@@ -88,7 +88,11 @@ def test_what_changes_and_what_does_not(case: Case, caplog: pytest.LogCaptureFix
         caplog.clear()
         case.tls.read_again()
         assert "keeps the certificate it has" in caplog.text
-        assert not case.tls.changed(), "told once"
+        caplog.clear()
+        case.tls.read_again(quietly=True)
+        assert not caplog.text, "told once, but at every reload"
+        case.tls.read_again()
+        assert "keeps the certificate it has" in caplog.text
         assert case.shown()[0] == second
     case.files.cert.unlink()
     case.tls.read_again()
@@ -136,6 +140,30 @@ def test_a_certificate_that_only_openssl_refuses(tmp_path: Path, case: Case, cap
     case.tls.read_again()
     assert "OpenSSL refuses" in caplog.text
     assert case.shown()[0] == first
+
+
+def test_what_passes_is_tried_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no descriptor was free just when the files had changed, they are read at the next look."""
+    read, fault = (
+        listener_tls.read_certificate,
+        CertificateFault("cert", "tls.pem cannot be read: Too many open files", ""),
+    )
+
+    def full(*_: Path) -> ListenerCertificate:
+        raise fault
+
+    first, _ = case.shown()
+    case.put("gw.test", "more.test")
+    monkeypatch.setattr(listener_tls, "read_certificate", full)
+    case.tls.read_again(quietly=True)
+    assert "Too many open files" in caplog.text
+    monkeypatch.setattr(listener_tls, "read_certificate", read)
+    assert case.tls.changed()
+    case.tls.read_again(quietly=True)
+    assert case.shown()[0] != first
+    assert not case.tls.changed()
 
 
 def test_files_that_never_served(tmp_path: Path) -> None:
