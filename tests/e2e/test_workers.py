@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from tests.harness.admin import Token, block, call, kind
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, get, tunnel
 from tests.harness.ostiary_process import ENGINES, Ostiary, command
+from tests.harness.scripted_vault import scripted, send
 from tests.harness.upstream import Seen, Upstream, Wire
 
 REQUEST = "GET {} HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -280,6 +282,49 @@ def test_f5_the_supervisor_is_killed(crew: Callable[..., Crew], hold: threading.
     assert (closed["outcome"], closed["path"]) == ("interrupted", "/held/1")
     assert "workers" not in proxy.ready
     assert get(proxy.address("sidecar"), proxy.ca).status == 200
+
+
+def test_v2_each_logs_in_by_itself_and_its_token_ends_with_it(ostiary: Callable[..., Ostiary]) -> None:
+    """A Vault that sends a login elsewhere is not followed; what it gave is given back by each, and by one that is asked
+    to end while it begins too."""
+    tokens: list[str] = []
+    revoked: list[str] = []
+    strangers: list[Any] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        if handler.path.endswith("/login"):
+            if not strangers:
+                strangers.append(handler.path)
+                send(handler, 307, b"", Location=f"{elsewhere}{handler.path}")
+                return
+            tokens.append(canary())
+            send(handler, 200, {"auth": {"client_token": tokens[-1], "lease_duration": 3600, "renewable": True}})
+        elif handler.path.endswith("/revoke-self"):
+            revoked.append(handler.headers["X-Vault-Token"])
+            send(handler, 200, {})
+        else:
+            send(handler, 404, {"errors": []})
+
+    with scripted(lambda handler: send(handler, 200, {})) as (elsewhere, gone_there), scripted(answer) as (address, _):
+        auth = "{method: approle, role_id: role, secret_id_file: secret-id}"
+        proxy = ostiary(
+            start=False, store=f'vault: {{addresses: ["{address}"], auth: {auth}}}', settings="workers: 2\n"
+        )
+        (proxy.folder / "secret-id").write_text(f"{canary()}\n")
+        proxy.run()
+        until(lambda: len(tokens) == 2, "both have logged in")
+        both = Crew(proxy)
+        until(lambda: both.pids(0) and both.pids(1), "the log has come")
+        # One more begins, and may not get as far as to serve.
+        os.kill(both.pids(0)[-1], signal.SIGTERM)
+        until(lambda: len(revoked) == 1, "the one that ends gives its own back")
+        assert proxy.process is not None
+        proxy.process.send_signal(signal.SIGTERM)
+        assert proxy.process.wait(30) == 0
+        proxy.canaries += tokens
+        assert sorted(revoked) == sorted(tokens)
+        assert not gone_there
 
 
 def test_a_port_that_somebody_has(ostiary: Callable[..., Ostiary]) -> None:
