@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ostiary.certificate import CertificateFault, ListenerCertificate
+from ostiary.certificate import CertificateFault, ListenerCertificate, read_certificate
 from ostiary.engines import listener_tls
 from ostiary.engines.fast.tls import CONTEXT_LIFE_S, load_pem
 from ostiary.engines.listener_tls import Certificates, ListenerTls, protocols
@@ -147,7 +147,7 @@ def test_what_passes_is_tried_again(
 ) -> None:
     """Where no descriptor was free just when the files had changed, they are read at the next look."""
     read, fault = (
-        listener_tls.read_certificate,
+        read_certificate,
         CertificateFault("cert", "tls.pem cannot be read: Too many open files", ""),
     )
 
