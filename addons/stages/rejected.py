@@ -37,7 +37,7 @@ from addons.head import HeadersToSend
 from addons.injection import applicable
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.stages.credentials import head_to_send, opening
+from addons.stages.credentials import head_to_send, opening, still_wanted
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
 from policies import Grant
@@ -100,7 +100,7 @@ class RejectedStage:
         try:
             for secret in sealed.secrets:
                 records.append(await self._parts.audit.open(opening(facts, secret)))  # noqa: PERF401 - where the second fails, the first must be known
-            _still_wanted(exchange)
+            still_wanted(exchange)
             openings = Openings(tuple(records))
             route_plan = self._plans.of(exchange.policy, grant.route)
             injectors, credential = applicable(route_plan.plan, exchange.head), unseal(sealed, openings)
@@ -118,12 +118,6 @@ class RejectedStage:
         exchange.put(openings)
         exchange.put(head)
         exchange.retries += 1
-
-
-def _still_wanted(exchange: Exchange) -> None:
-    """Ends the work here where the caller has gone, or has lost its right, while a sink was waited for."""
-    if exchange.settled:
-        raise asyncio.CancelledError
 
 
 def _unused(error: BaseException) -> Fields:

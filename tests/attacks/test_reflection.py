@@ -226,7 +226,14 @@ def test_g17_g55_u9_no_part_of_an_answer_shows_the_credential(
         assert not shows(Answer(204, [], raw.read_until(b"\r\n\r\n")))
 
         # What the caller asks for is narrowed, never widened; ranges and differences are not asked for.
-        ask(raw, "/v1/clean", "Accept-Encoding: gzip;q=0.5, sdch, *;q=0", "Range: bytes=0-4", 'If-Range: "v1"', "A-IM: gzip")
+        ask(
+            raw,
+            "/v1/clean",
+            "Accept-Encoding: gzip;q=0.5, sdch, *;q=0",
+            "Range: bytes=0-4",
+            'If-Range: "v1"',
+            "A-IM: gzip",
+        )
         seen = api.requests[-1]
         assert (seen.get("Accept-Encoding"), seen.get("Range"), seen.get("If-Range")) == ("gzip;q=0.5", None, None)
         assert seen.get("A-IM") is None

@@ -450,7 +450,7 @@ class GuardedStream(HttpStream):
             yield from super().state_wait_for_response_headers(event)
 
     def _send_again(self, exchange: Exchange) -> Commands:
-        pieces = self._held.take() if self._held is not None else ()
+        held, self._held = self._held, None  # counted until it leaves
         self._end_watch()
         self.left = self.http_layer.connections.get(self.context.server)
         yield from self._abandon_upstream()
@@ -470,9 +470,10 @@ class GuardedStream(HttpStream):
         if connection is None:
             return
         self._reached(connection, times)
-        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not pieces), connection)
-        for piece in pieces:
-            yield SendHttp(RequestData(self.stream_id, piece), connection)
+        body = held.take() if held is not None else b""
+        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not body), connection)
+        if body:
+            yield SendHttp(RequestData(self.stream_id, body), connection)
         yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
 
     def state_stream_response_body(self, event: events.Event) -> Commands:

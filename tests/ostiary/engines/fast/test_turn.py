@@ -36,6 +36,7 @@ class Exchange:
     def __init__(self) -> None:
         self.refused: Any = None
         self.settled = self.streaming = self.switched = self.upgrade = self.rejected = self.replayable = False
+        self.reframed, self.redactions = False, 0
         self.dialled_s: float | None = None
         self.retries = 0
         self.reframed = False
