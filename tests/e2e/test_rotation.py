@@ -403,6 +403,50 @@ def test_u5_no_mixture_of_two_answers(
     assert {record["outcome"] for record in proxy.audit("credential.closed")} == {"ok", "upstream_error"}
 
 
+def test_u5_a_401_without_end_is_not_kept_while_the_store_is_asked(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    taken = 0
+    reads: list[str] = []
+    begun, looked = threading.Event(), threading.Event()
+
+    def endless(seen: Seen, wire: Wire) -> None:
+        nonlocal taken
+        if seen.get("Authorization") != "Bearer cnry-1":
+            wire.answer(200, b"ok")
+            return
+        wire.send(b"HTTP/1.1 401 X\r\nTransfer-Encoding: chunked\r\n\r\n")
+        begun.wait(10)
+        while not looked.is_set():
+            wire.chunk(b"endless" * 9000)
+            taken += 63_000
+        wire.send(b"0\r\n\r\n")
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("lookup-self"):
+            send(handler, 200, {"data": {"ttl": 0}})
+        elif "mounts" in handler.path:
+            send(handler, 200, {"data": {"options": {"version": "2"}}})
+        else:
+            reads.append(handler.path)
+            if len(reads) > 1:
+                begun.set()
+                time.sleep(0.8)  # a store that is slow, and not too slow to be waited for
+                looked.set()
+            data = {"data": {"key": f"cnry-{len(reads)}"}, "metadata": {"version": len(reads)}}
+            send(handler, 200, {"data": data})
+
+    api = upstream(endless)
+    with scripted(answer) as (address, _):
+        store = f'vault:\n  addresses: ["{address}"]\n  auth: {{method: token_file, file: vault-token}}'
+        proxy = ostiary(POLICY, start=False, upstreams={"api.test:443": api.port}, store=store)
+        (proxy.folder / "vault-token").write_text("cnry-token")
+        proxy.run()
+        assert get(proxy.address("sidecar"), proxy.ca).status in {200, 401}
+    # What stands in the buffers of the sockets, and a little.
+    assert taken < 24 << 20
+
+
 def test_u5_a_caller_that_goes_while_the_store_is_asked(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
