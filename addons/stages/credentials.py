@@ -178,8 +178,7 @@ class CredentialStage:
             # Also when the second of two records could not be written: the first one is open and must be closed.
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(work, sealed)
-        return None
+        return self._build(work, sealed)
 
     async def _open(self, work: _Work, sealed: SealedCredential, facts: Fields) -> None:
         """A sink has to be waited for: it does, for each secret that has no record yet. Whoever settles the exchange
@@ -196,18 +195,36 @@ class CredentialStage:
             records = (*records, record)
             exchange.forget(Openings)
             exchange.put(Openings(records))
-        self._build(work, sealed)
+        rest = self._build(work, sealed)
+        if rest is not None:
+            await rest
 
-    def _build(self, work: _Work, sealed: SealedCredential) -> None:
-        exchange, body = work.exchange, work.body
-        exchange.payload = hashlib.sha256()
-        if body is not None:
-            # What the caller sent: a digest of what leaves would let others try out values.
-            exchange.payload.update(body)
-        credential = unseal(sealed, exchange.ask(Openings))
+    def _build(self, work: _Work, sealed: SealedCredential) -> Coroutine[Any, Any, None] | None:
+        credential = unseal(sealed, work.exchange.ask(Openings))
+        if work.body is not None and len(work.body) > LARGE_BYTES:
+            return self._build_large(work, credential)
+        self._built(work, credential, self._made(work, credential))
+        return None
+
+    async def _build_large(self, work: _Work, credential: Credential) -> None:
+        """A large body is hashed, written anew and signed beside the loop: its records are open, whoever settles them."""
+        made = await asyncio.to_thread(self._made, work, credential)
+        still_wanted(work.exchange)
+        self._built(work, credential, made)
+
+    def _made(self, work: _Work, credential: Credential) -> tuple[Any, HeadersToSend]:
+        """The digest of the body, and what leaves."""
+        # Of what the caller sent: a digest of what leaves would let others try out values.
+        payload = hashlib.sha256(work.body or b"")
+        body = work.body
         if work.content is not None:
             body = work.content.put(work.injectors, credential) if work.injectors else work.content.stripped()
-        ready = head_to_send(self._parts, exchange, work.plan, work.injectors, credential, body)
+        return payload, head_to_send(self._parts, work.exchange, work.plan, work.injectors, credential, body)
+
+    @staticmethod
+    def _built(work: _Work, credential: Credential, made: tuple[Any, HeadersToSend]) -> None:
+        exchange = work.exchange
+        exchange.payload, ready = made
         work.plan.watch(exchange, credential, ready)
         _hand_on(exchange, ready)
 

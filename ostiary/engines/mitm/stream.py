@@ -66,6 +66,10 @@ from ostiary.engines.mitm.versions import lower_case
 
 type Commands = layer.CommandGenerator[None]
 
+_OF_AN_ATTEMPT: Final = (
+    ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError, Expired,
+)  # fmt: skip
+
 MAX_DISCARDED_BYTES: Final = 64 * 1024
 """What a refused caller may still send before its connection is closed."""
 LINGER_S: Final = 2.0
@@ -454,14 +458,7 @@ class GuardedStream(HttpStream):
         self._end_watch()
         self.left = self.http_layer.connections.get(self.context.server)
         yield from self._abandon_upstream()
-        kept = [
-            waiting
-            for waiting in self._paused_event_queue
-            if not isinstance(
-                waiting,
-                ResponseHeaders | ResponseData | ResponseTrailers | ResponseEndOfMessage | ResponseProtocolError,
-            )
-        ]
+        kept = [waiting for waiting in self._paused_event_queue if not isinstance(waiting, _OF_AN_ATTEMPT)]
         self._paused_event_queue.clear()
         self._paused_event_queue.extend(kept)
         times = self.handler.times_of(exchange)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +16,7 @@ from addons.bodies import HeldBody
 from addons.credentials import Openings
 from addons.exchange import Authority, Connection, Exchange, Listener
 from addons.head import HeadersToSend, RequestHead
+from addons.injection.content import LARGE_BYTES
 from addons.stages import credentials
 from addons.stages.credentials import CredentialStage
 from policies import Grant
@@ -63,7 +66,10 @@ class Stage:
             self.opened += 1
             return SimpleNamespace()
 
+        self.threads: list[int] = []
+
         def ready(*arguments: Any) -> HeadersToSend:
+            self.threads.append(threading.get_ident())
             return HeadersToSend(b"/", (), arguments[-1])
 
         monkeypatch.setattr(credentials, "seal", seal)
@@ -158,6 +164,39 @@ async def test_no_record_stays_open_of_a_request_that_ended_while_one_was_writte
     assert stage.opened == 0
     assert stage.exchange.find(HeadersToSend) is None
     assert len(stage.audit.gates) == ready + 1, "no further record is begun"
+
+
+@pytest.mark.parametrize(("size", "beside"), [(LARGE_BYTES, False), (LARGE_BYTES + 1, True)])
+async def test_a_large_body_is_hashed_and_signed_beside_the_loop(make: Make, size: int, beside: bool) -> None:
+    stage = make(waits=False)
+    stage.read.set()
+    stage.exchange.forget(HeldBody)
+    held = HeldBody(size)
+    held.add(b"x" * size)
+    stage.exchange.put(held)
+    await stage.run()
+    assert (stage.threads != [threading.get_ident()]) is beside
+    assert stage.exchange.payload.hexdigest() == hashlib.sha256(b"x" * size).hexdigest()
+    ready = stage.exchange.find(HeadersToSend)
+    assert ready is not None
+    assert ready.body == b"x" * size
+
+
+async def test_a_request_that_ended_while_a_large_body_was_signed_hands_on_nothing(make: Make) -> None:
+    stage = make(waits=False)
+    stage.read.set()
+    stage.exchange.forget(HeldBody)
+    held = HeldBody(LARGE_BYTES * 2)
+    held.add(b"x" * LARGE_BYTES * 2)
+    stage.exchange.put(held)
+    task = stage.run()
+    while not stage.audit.open_ones:
+        await asyncio.sleep(0)
+    stage.settle()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stage.exchange.find(HeadersToSend) is None
+    assert stage.audit.left_open == []
 
 
 async def test_a_held_body_is_counted_until_the_engine_takes_it(make: Make) -> None:
