@@ -62,13 +62,13 @@ class RejectedStage:
         grant = exchange.ask(Grant)
         if sealed is None or openings is None or grant.credential is None:
             return None
-        injectors = applicable(self._plans.of(exchange.policy, grant.route).plan, exchange.head)
-        needs = self._plans.of(exchange.policy, grant.route).needs(grant.credential, injectors)
+        route_plan = self._plans.of(exchange.policy, grant.route)
         # What signed a body as it passed signed it for the head before this one.
         if not exchange.replayable or exchange.rewrite is not None:
-            suspect(needs, sealed, self._parts.secrets)
+            suspect(route_plan.needs(grant.credential, route_plan.plan.injectors), sealed, self._parts.secrets)
             self._parts.store_observer.secret_rejected("not_replayable")
             return None
+        needs = route_plan.needs(grant.credential, applicable(route_plan.plan, exchange.head))
         return self._look(exchange, grant, needs, sealed, openings)
 
     async def _look(
