@@ -56,8 +56,12 @@ class Keys:
     def __call__(self, seen: Seen, wire: Wire) -> None:
         given = [value for name, value in seen.headers if name.lower() in {"authorization", "x-api-key"}]
         good = len(given) == 1 and given[0] in self.good
-        if good:
+        if good and seen.get("Upgrade") is not None:
+            head = "HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+            wire.send(f"{head}\r\nX-Shown: {self.shown}\r\n\r\n".encode() + b"\x81\x05hello")
+        elif good:
             wire.answer(200, b"ok " + seen.method.encode() + self.shown.encode(), head_only=seen.method == "HEAD")
+        if good:
             return
         fields = (("WWW-Authenticate", 'Bearer error="invalid_token"'), ("X-First", "yes"))
         if self.closing:
@@ -162,6 +166,17 @@ def test_u5_a_rotated_key_is_found_by_the_first_401(
     assert ask().status == 200
     keys.good = {f"Bearer {put()}"}
     assert ask("POST", b"abc").body == b"ok POST" + b"*" * len(keys.shown)
+    # The handshake of a WebSocket.
+    keys.shown = next(iter(keys.good)).removeprefix("Bearer ")
+    keys.good = {f"Bearer {put()}"}
+    with tunnel(address, proxy.ca) as raw:
+        upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        raw.send(f"GET /ws HTTP/1.1\r\nHost: api.test\r\n{upgrade}\r\n\r\n".encode())
+        switched = raw.read_until(b"hello")
+    assert switched.startswith(b"HTTP/1.1 101 ")
+    assert b"X-Shown: ****" in switched
+    assert b"first" not in switched
+    assert keys.shown.encode() not in switched
     keys.shown = ""
     # A server that closes behind its 401, whose body ends with the connection.
     keys.closing = True
@@ -180,7 +195,7 @@ def test_u5_a_rotated_key_is_found_by_the_first_401(
     keys.good = {two}
     assert get(address, proxy.ca, authority="kv1.test:443").status == 200
     metrics = proxy.get("/metrics")[1].decode()
-    assert 'ostiary_secret_rejected_total{result="retried"} 10.0' in metrics
+    assert 'ostiary_secret_rejected_total{result="retried"} 11.0' in metrics
     assert 'ostiary_secret_rejected_total{result="unchanged"} 2.0' in metrics
 
 
