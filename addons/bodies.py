@@ -19,7 +19,7 @@ from typing import Final, Protocol, final
 from addons.buffers import Buffers
 from addons.edge import content_length
 from addons.exchange import Connection, Exchange
-from addons.head import Fields, RequestHead
+from addons.head import Fields, HeadersToSend, RequestHead
 from addons.refusal import Code, Refusal
 
 DEFAULT_CAP_BYTES: Final = 8 * 1024 * 1024
@@ -35,13 +35,14 @@ class HeldBody:
         buffers: what the process holds altogether, where it is counted.
     """
 
-    __slots__ = ("_buffers", "_cap_bytes", "_pieces", "size")
+    __slots__ = ("_body", "_buffers", "_cap_bytes", "size")
 
     def __init__(self, cap_bytes: int, buffers: Buffers | None = None) -> None:
         self._cap_bytes = cap_bytes
         self._buffers = buffers
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
         self.size = 0
+        """Bytes that are counted."""
 
     def announced(self, head: RequestHead) -> None:
         """Judges the size that the head gives, before any of the body is read.
@@ -66,17 +67,16 @@ class HeldBody:
         if self._buffers is not None and self._buffers.full:
             self._drop()
             raise Refusal(Code.OVERLOADED, "The proxy holds too much right now.", retry_after_s=1.0, close=True)
-        if piece:
-            self._pieces.append(piece)
+        # Not a list of pieces: of a body that comes two bytes at a time it would take many times what is counted.
+        self._body += piece
 
     def whole(self) -> bytes:
-        """All of it, once it has ended. It is not kept here any longer."""
-        pieces, self._pieces = self._pieces, []
-        self.size = 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        """All of it, once it has ended. It is not kept here any longer, but counted until what leaves is ready."""
+        body, self._body = bytes(self._body), bytearray()
+        return body
 
     def _drop(self) -> None:
-        self._pieces, self.size = [], 0
+        self._body, self.size = bytearray(), 0
 
     def _too_large(self) -> Refusal:
         return Refusal(
@@ -134,12 +134,16 @@ def rewriting(exchange: Exchange, rewriter: Rewriter, buffers: Buffers | None) -
 
 
 def held_bytes(connection: Connection) -> int:
-    """What is held of the bodies of one connection's requests."""
+    """What is held of the bodies of one connection's requests: as far as they have come, while a secret is read, and until an
+    upstream is reached.
+    """
     found = 0
     for exchange in connection.exchanges:
-        body = exchange.find(HeldBody)
+        body, ready = exchange.find(HeldBody), exchange.find(HeadersToSend)
         if body is not None:
             found += body.size
+        if ready is not None and ready.body is not None:
+            found += len(ready.body)
     return found
 
 

@@ -232,9 +232,14 @@ async def seal_before(
 
 
 def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource) -> None:
-    """Has the store asked behind the back of a request that cannot be sent again."""
+    """Has the store asked behind the back of a request that cannot be sent again.
+
+    Args:
+        needs: of all injectors: which of them a body called for is no longer known.
+    """
     for name, ref, *_ in needs.reads:
-        source.suspect(ref, rejected.entries[name])
+        if (used := rejected.entries.get(name)) is not None:
+            source.suspect(ref, used)
 
 
 def _exchanged(needs: Needs, found: Mapping[SecretRef, SealedSecret]) -> SealedCredential:

@@ -80,7 +80,7 @@ class Secret:
             return cast("T", made[name])
         found = make(self.reveal_bytes())
         if len(made) >= MAX_DERIVED:
-            del made[next(iter(made))]
+            made.pop(next(iter(tuple(made))), None)  # another thread may do the same
         made[name] = found
         return found
 

@@ -42,6 +42,10 @@ class Matcher:
         self._anchors = tuple({spelling.anchor for spelling in self._spellings})
         self._begin: re.Pattern[bytes] | None = None
 
+    def with_those_of(self, other: Matcher) -> Matcher:
+        """What looks for the spellings of both."""
+        return Matcher((*self._spellings, *other._spellings))
+
     def may_find(self, data: bytes) -> bool:
         """Whether it is worth looking closely: false for nearly everything, and then no spelling stands in `data`."""
         for anchor in self._anchors:  # noqa: SIM110 - a generator would cost as much as the search

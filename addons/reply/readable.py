@@ -1,7 +1,7 @@
 """Asks for an answer that can be read here.
 
 `Accept-Encoding` is narrowed to the codings of `codings.py`, gRPC's messages come uncompressed, and no range is asked for,
-since two halves of a value are no value (G55).
+since two halves of a value are no value (G55); nor what was made of an answer in some way of RFC 3229 (`A-IM`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from addons.head import Fields
 from addons.reply.codings import narrowed
 
-_ASKS_FOR_PARTS: Final = frozenset({b"range", b"if-range"})
+_ASKS_FOR_PARTS: Final = frozenset({b"range", b"if-range", b"a-im"})
 _NARROWED: Final = frozenset({b"accept-encoding", b"grpc-accept-encoding"})
 
 

@@ -42,7 +42,8 @@ _OF_CODED_BYTES: Final = frozenset(
     }
 )
 """RFC 9110 section 8, RFC 9530: they tell of the bytes as they were coded."""
-_PARTIAL: Final = 206
+_PARTS: Final = frozenset({206, 226})
+"""A part, and what was made of the whole in a way that `IM` names (RFC 3229): compressed, or only what has changed."""
 _UNCHANGED: Final = 304
 _MATCHERS: Final = 8
 """Of one route: callers' own user names inside Basic make several."""
@@ -56,6 +57,10 @@ class Scrub:
 
     matcher: Matcher
     block: bool
+
+    def also(self, before: Scrub) -> Scrub:
+        """For a request that is sent again with another credential: its upstream has seen both."""
+        return self if before is self else Scrub(self.matcher.with_those_of(before.matcher), self.block)
 
 
 @final
@@ -193,7 +198,7 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     Raises:
         Refusal: `reply_blocked`; the answer may not pass.
     """
-    if status == _PARTIAL:
+    if status in _PARTS:
         raise _blocked("The upstream answered with a part that nobody asked for.")
     codings: tuple[str, ...] = ()
     if True in [_matters(name) for name, _ in fields]:

@@ -44,7 +44,7 @@ _NEVER: Final = frozenset({
 })  # fmt: skip
 """Changed on the way, or no part of what a client means to sign. `host` is signed apart."""
 _SHA256: Final = re.compile(rb"[0-9a-f]{64}")
-_CANONICAL_QUERY: Final = re.compile(rb"[A-Za-z0-9\-._~=&]*")
+_CANONICAL_QUERY: Final = re.compile(rb"(?:[A-Za-z0-9\-._~]*+(?:=[A-Za-z0-9\-._~]*+)?+(?:&|\Z))*+")
 _CANONICAL_PATH: Final = re.compile(rb"[A-Za-z0-9\-._~/]*")
 
 type PayloadWay = Literal["held", "given", "unsigned", "chunks"]

@@ -107,7 +107,7 @@ class CredentialStage:
     def request(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         """The body is whole, or has passed."""
         exchange = self._registry.exchange(flow)
-        held = exchange.forget(HeldBody)
+        held = exchange.find(HeldBody)
         if held is None:
             return None
         route_plan = self._plans.of(exchange.policy, exchange.ask(Grant).route)
@@ -139,10 +139,11 @@ class CredentialStage:
             return self._begin(_Work(exchange, route_plan, injectors, body, content))
         ready = build_forward(plan, head, exchange.ask(Authority))
         left = content.stripped()
-        exchange.put(HeadersToSend(ready.target, framed(ready.fields, len(left), http2=head.http2), left))
+        _hand_on(exchange, HeadersToSend(ready.target, framed(ready.fields, len(left), http2=head.http2), left))
         return None
 
     def _begin(self, work: _Work) -> Coroutine[Any, Any, None] | None:
+        still_wanted(work.exchange)
         spec = work.exchange.ask(Grant).credential
         if spec is None:
             raise Refusal(Code.INTERNAL, "A request was about to get a credential without having one.")
@@ -156,6 +157,7 @@ class CredentialStage:
     async def _seal(self, work: _Work, needs: Needs, before_s: float) -> None:
         """The secret is not in memory, or too old: the store is asked."""
         sealed = await seal(needs, self._parts.secrets)
+        still_wanted(work.exchange)
         rest = self._sealed(work, sealed, before_s)
         if rest is not None:
             await rest
@@ -176,34 +178,71 @@ class CredentialStage:
             # Also when the second of two records could not be written: the first one is open and must be closed.
             if records:
                 exchange.put(Openings(tuple(records)))
-        self._build(work, sealed)
-        return None
+        return self._build(work, sealed)
 
     async def _open(self, work: _Work, sealed: SealedCredential, facts: Fields) -> None:
-        """A sink has to be waited for: it does, for each secret that has no record yet."""
+        """A sink has to be waited for: it does, for each secret that has no record yet. Whoever settles the exchange
+        meanwhile finds every record that is open by then.
+        """
         exchange = work.exchange
-        before = exchange.forget(Openings)
-        records = list(before.records) if before is not None else []
-        try:
-            for secret in sealed.secrets[len(records) :]:
-                records.append(await self._parts.audit.open(opening(facts, secret)))
-        finally:
-            if records:
-                exchange.put(Openings(tuple(records)))
-        self._build(work, sealed)
+        before = exchange.find(Openings)
+        records = before.records if before is not None else ()
+        for secret in sealed.secrets[len(records) :]:
+            record = await self._parts.audit.open(opening(facts, secret))
+            if exchange.settled:
+                self._parts.audit.close(record, {"outcome": "client_gone" if exchange.refused is None else "refused"})
+            still_wanted(exchange)
+            records = (*records, record)
+            exchange.forget(Openings)
+            exchange.put(Openings(records))
+        rest = self._build(work, sealed)
+        if rest is not None:
+            await rest
 
-    def _build(self, work: _Work, sealed: SealedCredential) -> None:
-        exchange, body = work.exchange, work.body
-        exchange.payload = hashlib.sha256()
-        if body is not None:
-            # What the caller sent: a digest of what leaves would let others try out values.
-            exchange.payload.update(body)
-        credential = unseal(sealed, exchange.ask(Openings))
+    def _build(self, work: _Work, sealed: SealedCredential) -> Coroutine[Any, Any, None] | None:
+        credential = unseal(sealed, work.exchange.ask(Openings))
+        if work.body is not None and len(work.body) > LARGE_BYTES:
+            return self._build_large(work, credential)
+        self._built(work, credential, self._made(work, credential))
+        return None
+
+    async def _build_large(self, work: _Work, credential: Credential) -> None:
+        """A large body is hashed, written anew and signed beside the loop: its records are open, whoever settles them."""
+        made = await asyncio.to_thread(self._made, work, credential)
+        still_wanted(work.exchange)
+        self._built(work, credential, made)
+
+    def _made(self, work: _Work, credential: Credential) -> tuple[Any, HeadersToSend]:
+        """The digest of the body, and what leaves."""
+        # Of what the caller sent: a digest of what leaves would let others try out values.
+        payload = hashlib.sha256(work.body or b"")
+        body = work.body
         if work.content is not None:
             body = work.content.put(work.injectors, credential) if work.injectors else work.content.stripped()
-        ready = head_to_send(self._parts, exchange, work.plan, work.injectors, credential, body)
+        return payload, head_to_send(self._parts, work.exchange, work.plan, work.injectors, credential, body)
+
+    @staticmethod
+    def _built(work: _Work, credential: Credential, made: tuple[Any, HeadersToSend]) -> None:
+        exchange = work.exchange
+        exchange.payload, ready = made
         work.plan.watch(exchange, credential, ready)
-        exchange.put(ready)
+        _hand_on(exchange, ready)
+
+
+def _hand_on(exchange: Exchange, ready: HeadersToSend) -> None:
+    """What leaves is ready, and a body that was held is now counted there."""
+    exchange.forget(HeldBody)
+    exchange.put(ready)
+
+
+def still_wanted(exchange: Exchange) -> None:
+    """Ends the work here where the caller has gone, or time is up, while something was waited for.
+
+    Raises:
+        CancelledError: the exchange is settled: no record of it would be closed any more.
+    """
+    if exchange.settled:
+        raise asyncio.CancelledError
 
 
 def head_to_send(

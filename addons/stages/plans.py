@@ -33,10 +33,11 @@ class RoutePlan:
     """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
 
     def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
-        """Says what the answer to this request is searched for."""
+        """Says what the answer to this request is searched for: what it carries, and what it carried when it was sent before."""
         if self.scrubs is not None:
-            exchange.forget(Scrub)
-            exchange.put(self.scrubs.of(credential.name, credential.confidential(), basics_of(ready.fields)))
+            scrub = self.scrubs.of(credential.name, credential.confidential(), basics_of(ready.fields))
+            before = exchange.forget(Scrub)
+            exchange.put(scrub if before is None else scrub.also(before))
 
     def needs(self, spec: CredentialSpec, injectors: tuple[Injector, ...]) -> Needs:
         """What these injectors need of a credential of this route."""

@@ -37,7 +37,7 @@ from addons.head import HeadersToSend
 from addons.injection import applicable
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.stages.credentials import head_to_send, opening
+from addons.stages.credentials import head_to_send, opening, still_wanted
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
 from policies import Grant
@@ -62,13 +62,13 @@ class RejectedStage:
         grant = exchange.ask(Grant)
         if sealed is None or openings is None or grant.credential is None:
             return None
-        injectors = applicable(self._plans.of(exchange.policy, grant.route).plan, exchange.head)
-        needs = self._plans.of(exchange.policy, grant.route).needs(grant.credential, injectors)
+        route_plan = self._plans.of(exchange.policy, grant.route)
         # What signed a body as it passed signed it for the head before this one.
         if not exchange.replayable or exchange.rewrite is not None:
-            suspect(needs, sealed, self._parts.secrets)
+            suspect(route_plan.needs(grant.credential, route_plan.plan.injectors), sealed, self._parts.secrets)
             self._parts.store_observer.secret_rejected("not_replayable")
             return None
+        needs = route_plan.needs(grant.credential, applicable(route_plan.plan, exchange.head))
         return self._look(exchange, grant, needs, sealed, openings)
 
     async def _look(
@@ -100,7 +100,7 @@ class RejectedStage:
         try:
             for secret in sealed.secrets:
                 records.append(await self._parts.audit.open(opening(facts, secret)))  # noqa: PERF401 - where the second fails, the first must be known
-            _still_wanted(exchange)
+            still_wanted(exchange)
             openings = Openings(tuple(records))
             route_plan = self._plans.of(exchange.policy, grant.route)
             injectors, credential = applicable(route_plan.plan, exchange.head), unseal(sealed, openings)
@@ -118,12 +118,6 @@ class RejectedStage:
         exchange.put(openings)
         exchange.put(head)
         exchange.retries += 1
-
-
-def _still_wanted(exchange: Exchange) -> None:
-    """Ends the work here where the caller has gone, or has lost its right, while a sink was waited for."""
-    if exchange.settled:
-        raise asyncio.CancelledError
 
 
 def _unused(error: BaseException) -> Fields:

@@ -34,9 +34,7 @@ class ScrubStage:
             if flow.request.data.http_version == b"HTTP/1.1" and data.http_version != b"HTTP/2.0":
                 fields = (*fields, _CHUNKED)
                 data.http_version = b"HTTP/1.1"  # HTTP/1.0 knows no chunks
-        if head.reason is not data.reason:
-            data.reason = head.reason
-            fields = (*fields,)  # another head than the one that came
+        data.reason = head.reason
         if fields is not before:
             response.headers.fields = fields
         exchange.put(head.body)

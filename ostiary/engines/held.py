@@ -27,12 +27,12 @@ class HeldBodies:
 class HeldBody:
     """One body. Gives its room back when it is released, or when the last reference to it goes."""
 
-    __slots__ = ("_held", "_pieces", "_size_bytes", "whole")
+    __slots__ = ("_body", "_held", "whole")
 
     def __init__(self, held: HeldBodies) -> None:
         self._held = held
-        self._pieces: list[bytes] = []
-        self._size_bytes = 0
+        # Not a list of pieces, which would take many times what is counted where they are small.
+        self._body = bytearray()
         self.whole = True
         """Whether everything that has left is kept."""
 
@@ -40,25 +40,23 @@ class HeldBody:
         """These bytes leave."""
         if not self.whole:
             return
-        size_bytes = self._size_bytes + len(piece)
+        size_bytes = len(self._body) + len(piece)
         if size_bytes > MAX_BODY_BYTES or self._held.held_bytes + len(piece) > self._held.most_bytes:
             self.release()
             return
-        self._pieces.append(piece)
-        self._size_bytes = size_bytes
+        self._body += piece
         self._held.held_bytes += len(piece)
 
-    def take(self) -> tuple[bytes, ...]:
+    def take(self) -> bytes:
         """What has left; kept no more."""
-        pieces = tuple(self._pieces)
+        body = bytes(self._body)
         self.release()
-        return pieces
+        return body
 
     def release(self) -> None:
         """It will not be asked for."""
-        self._held.held_bytes -= self._size_bytes
-        self._size_bytes, self.whole = 0, False
-        self._pieces.clear()
+        self._held.held_bytes -= len(self._body)
+        self._body, self.whole = bytearray(), False
 
     def __del__(self) -> None:
         self.release()

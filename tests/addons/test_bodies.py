@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import cast
 
@@ -25,7 +26,20 @@ def test_a_body_is_handed_over_once_and_whole() -> None:
     body.add(b"world")
     assert body.size == 10
     assert body.whole() == b"helloworld"
-    assert (body.size, body.whole()) == (0, b"")
+    assert (body.size, body.whole()) == (10, b""), "counted until what leaves of it is ready"
+
+
+def test_a_body_that_comes_in_tiny_pieces_takes_what_is_counted() -> None:
+    body = HeldBody(1 << 20)
+    tracemalloc.start()
+    try:
+        for number in range(1 << 17):
+            body.add(number.to_bytes(2, "big", signed=False) if number < 1 << 16 else b"ab")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert body.size == 1 << 18
+    assert taken < 2 << 18
 
 
 @pytest.mark.parametrize("pieces", [(b"12345678901",), (b"1234567890", b"1"), (b"1",) * 11])

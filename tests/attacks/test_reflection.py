@@ -98,6 +98,10 @@ def reflect(seen: Seen, wire: Wire) -> None:
             wire.send(
                 b'HTTP/1.1 %d X\r\nX-Echo: %b\r\nETag: "v1"\r\n\r\n' % (204 if kind == "none" else 304, KEY.encode())
             )
+        case "bare":
+            wire.send(f"HTTP/1.1 204 It is {KEY}\r\n\r\n".encode())
+        case "delta":
+            wire.answer(226, gzip.compress(text), (("IM", "gzip"),))
         case "part":
             wire.send(b"HTTP/1.1 206 X\r\nContent-Range: bytes 0-4/9\r\nContent-Length: 5\r\n\r\n" + KEY.encode()[:5])
         case "foreign":
@@ -217,17 +221,29 @@ def test_g17_g55_u9_no_part_of_an_answer_shows_the_credential(
             answer = ask(raw, path)
             assert (answer.status, answer.get("X-Echo")) == (status, "*" * len(KEY))
 
-        # What the caller asks for is narrowed, never widened; ranges are not asked for.
-        ask(raw, "/v1/clean", "Accept-Encoding: gzip;q=0.5, sdch, *;q=0", "Range: bytes=0-4", 'If-Range: "v1"')
+        # A head of a status line alone.
+        raw.send(b"GET /v1/bare HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        assert not shows(Answer(204, [], raw.read_until(b"\r\n\r\n")))
+
+        # What the caller asks for is narrowed, never widened; ranges and differences are not asked for.
+        ask(
+            raw,
+            "/v1/clean",
+            "Accept-Encoding: gzip;q=0.5, sdch, *;q=0",
+            "Range: bytes=0-4",
+            'If-Range: "v1"',
+            "A-IM: gzip",
+        )
         seen = api.requests[-1]
         assert (seen.get("Accept-Encoding"), seen.get("Range"), seen.get("If-Range")) == ("gzip;q=0.5", None, None)
+        assert seen.get("A-IM") is None
         ask(raw, "/v1/clean")
         assert api.requests[-1].get("Accept-Encoding") is None
         ask(raw, "/open/clean", "Accept-Encoding: sdch", "Range: bytes=0-4")
         assert (api.requests[-1].get("Accept-Encoding"), api.requests[-1].get("Range")) == ("sdch", "bytes=0-4")
 
         # What cannot be read does not pass.
-        for path in ("/v1/part", "/v1/foreign", "/block/head"):
+        for path in ("/v1/part", "/v1/delta", "/v1/foreign", "/block/head"):
             answer = ask(raw, path)
             assert (answer.status, answer.code) == (502, "reply_blocked"), path
         # Where the policy says so, everything passes as it is.

@@ -68,13 +68,18 @@ routes:
     match: {host: api.test, paths: "/objects/**"}
     allow: billing
     secret: {path: secret/egress/aws}
-    sign: {aws_sigv4: {access_key_id: "{secret.id}", secret_access_key: "{secret.key}", regions: eu-west-1, services: s3}}
+    sign: {aws_sigv4: {access_key_id: "{secret.id}", secret_access_key: "{secret.key}", session_token: "{secret.token}", regions: eu-west-1, services: s3}}
   plain:
     match: {host: api.test, port: 80}
     allow: billing
     secret: {path: secret/egress/api, field: key}
     sign: {hmac: {key: "{secret.id}"}}
 """
+
+
+def shown(seen: Seen, wire: Wire) -> None:
+    """Like an API that answers an error with what it got."""
+    wire.answer(200, b"hello" if seen.get("X-Show") is None else json.dumps(seen.headers).encode())
 
 
 class Signed:
@@ -84,8 +89,8 @@ class Signed:
         self.key, self.id = canary(), "key-id-1"
         self.private = Ed25519PrivateKey.generate()
         pem = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        self.aws = canary()
-        self.api = upstream(alpn=("http/1.1",))
+        self.aws, self.token = canary(), f"{canary()}/+=="
+        self.api = upstream(shown, alpn=("http/1.1",))
         self.proxy = ostiary(
             POLICY,
             upstreams={"api.test:443": self.api.port, "api.test:80": self.api.port},
@@ -93,7 +98,7 @@ class Signed:
                 "secret/egress/api": {"key": self.key, "id": self.id},
                 "secret/egress/broken": {"key": "ends in a line end\n"},
                 "secret/egress/message": {"pem": pem},
-                "secret/egress/aws": {"id": "AKIAEXAMPLE", "key": self.aws},
+                "secret/egress/aws": {"id": "AKIAEXAMPLE", "key": self.aws, "token": self.token},
             },
             settings=f"limits: {{buffered_body: {CAP // 1024}KiB, buffers: 32MiB, idle_timeout: 3s}}\n",
         )
@@ -266,6 +271,12 @@ def test_signers_sign_what_leaves(ostiary: Callable[..., Ostiary], upstream: Cal
     body = b"".join(
         b"%x;chunk-signature=%b\r\n%b\r\n" % (len(part), b"0" * 64, part) for part in (b"a" * 9000, b"b", b"")
     )
+    # What the caller calls a session token does not travel; ours does, and does not come back.
+    echoed = one.get("/objects/k", "X_Amz_Security_Token: mine", "X-Show: yes")
+    assert one.last().get("x-amz-security-token") == one.token
+    assert one.last().get("x_amz_security_token") is None
+    assert one.token[:-4].encode() not in echoed.body
+    assert b"x-amz-security-token" in echoed.body.lower()
     assert one.get("/objects/k", *head, "x-amz-decoded-content-length: 9001", method="PUT", body=body).status == 200
     seen = one.last()
     assert seen.body_bytes == len(body)

@@ -70,10 +70,12 @@ def _accepted(turn: Turn, response: http.Response, size: int | None, raw: bytes)
     turn.let_go()
     turn.flow.response = response
     turn.caller.deadline.expect(Wait.BODY, turn.times.idle_s)
-    before = response.data.headers.fields
+    data = response.data
+    fields, reason = data.headers.fields, data.reason
 
     def judged() -> None:
-        _judged(turn, size, raw if response.data.headers.fields is before else None)
+        # Both: a head without fields has the one empty tuple, whatever became of its phrase.
+        _judged(turn, size, raw if data.headers.fields is fields and data.reason is reason else None)
 
     turn.caller.hook("responseheaders", turn.flow, judged)
 

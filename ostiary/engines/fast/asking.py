@@ -208,13 +208,13 @@ def send_again(turn: Turn) -> None:
     if rejected is not None:
         # With what has come of its answer: nothing of it can reach this request any more.
         rejected.close()
-    body = turn.held.take() if turn.held is not None else ()
-    turn.held = None
 
     def again(turn: Turn, link: Link) -> None:
         _put(turn, link, _head(turn, link)[0])
-        for piece in body:
-            link.write(piece)
+        if turn.held is not None:
+            link.write(turn.held.take())
+            turn.held = None
+            turn.caller.backlog()
         turn.caller.deadline.expect(Wait.ANSWER, turn.times.first_byte_s)
 
     engine = turn.caller.engine

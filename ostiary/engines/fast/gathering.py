@@ -64,7 +64,9 @@ def take(turn: Turn, body: HeldBody, payload: bytes, *, ends: bool) -> None:
 
 def _whole(turn: Turn, then: Callable[[Turn], None]) -> None:
     """The body is there: the stages read it, and build what leaves."""
+    # A store has deadlines of its own; the time of the whole runs again once an upstream is reached.
     turn.caller.deadline.expect(Wait.NOTHING, 0)
+    turn.caller.deadline.begin_total(0)
     turn.caller.hook("request", turn.flow, partial(_built, turn, then))
 
 

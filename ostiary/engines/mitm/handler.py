@@ -259,7 +259,10 @@ class ClientHandler(server.ConnectionHandler):
             await self._progress.wait()
 
     def _download_waits(self) -> bool:
-        return self.http2_waiting is not None and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES
+        if self.http2_waiting is not None and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES:
+            return True
+        # Answers whose heads a hook still judges: a store is asked, or an addon, and both have deadlines.
+        return self.http_layer is not None and self.http_layer.answers_paused()
 
     def _upload_waits(self) -> bool:
         uploads = sum(waiting() for waiting in self.http2_uploads.values())

@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
     RequestProtocolError,
+    ResponseData,
 )
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
@@ -157,6 +158,14 @@ class GuardedHttpLayer(HttpLayer):
     def paused(self) -> bool:
         """Whether more than a little of what callers have sent waits for hooks and dials."""
         waiting = sum(len(stream._paused_event_queue) for stream in self.streams.values())  # noqa: SLF001 - mitmproxy has no other way to ask
+        return waiting > MAX_PAUSED_EVENTS
+
+    def answers_paused(self) -> bool:
+        """Whether more than a little of what upstreams have answered waits for hooks that judge its head."""
+        waiting = 0
+        for stream in self.streams.values():
+            if queue := stream._paused_event_queue:  # noqa: SLF001 - as above
+                waiting += sum(isinstance(event, ResponseData) for event in queue)
         return waiting > MAX_PAUSED_EVENTS
 
     def _head_due(self, event: HeadDue) -> Commands:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from mitmproxy import http
 from mitmproxy.connection import Server
-from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
@@ -61,10 +60,14 @@ if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
     from ostiary.engines.mitm.layers import GuardedHttpLayer
 
-from ostiary.engines.mitm.answers import response_of
+from ostiary.engines.mitm.answers import invalid_answer, response_of
 from ostiary.engines.mitm.versions import lower_case
 
 type Commands = layer.CommandGenerator[None]
+
+_OF_AN_ATTEMPT: Final = (
+    ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError, Expired,
+)  # fmt: skip
 
 MAX_DISCARDED_BYTES: Final = 64 * 1024
 """What a refused caller may still send before its connection is closed."""
@@ -208,7 +211,7 @@ class GuardedStream(HttpStream):
                 return False  # the edge has judged it, and more strictly; an HTTP/2 head is judged by the first stage
             return (yield from super().check_invalid(request=True))
         response = self.flow.response
-        if response is not None and (response.data.http_version != b"HTTP/2.0" or _invalid_answer(self.flow) is None):
+        if response is not None and (response.data.http_version != b"HTTP/2.0" or invalid_answer(self.flow) is None):
             return False  # an HTTP/1 answer has been read strictly
         self._refuse(Refusal(Code.UPSTREAM_PROTOCOL, "The upstream's answer is not valid HTTP."))
         return (yield from self.check_killed(emit_error_hook=False))
@@ -221,6 +224,13 @@ class GuardedStream(HttpStream):
         if exchange is None or exchange.refused is None or exchange.connect or exchange.streaming:
             if exchange is not None and exchange.refused is not None and exchange.streaming:
                 yield from self._cut()
+                return True
+            if exchange is not None and any(isinstance(one, RequestProtocolError) for one in self._paused_event_queue):
+                # A stream that was reset while a hook waited: nobody hears what its upstream still says.
+                self.handler.boundary.settle(exchange, "client_gone")
+                yield from super().check_killed(emit_error_hook)
+                yield from self._abandon_upstream()
+                yield from self._drop()
                 return True
             return (yield from super().check_killed(emit_error_hook))
         yield from self._answer(exchange.refused)
@@ -450,18 +460,11 @@ class GuardedStream(HttpStream):
             yield from super().state_wait_for_response_headers(event)
 
     def _send_again(self, exchange: Exchange) -> Commands:
-        pieces = self._held.take() if self._held is not None else ()
+        held, self._held = self._held, None  # counted until it leaves
         self._end_watch()
         self.left = self.http_layer.connections.get(self.context.server)
         yield from self._abandon_upstream()
-        kept = [
-            waiting
-            for waiting in self._paused_event_queue
-            if not isinstance(
-                waiting,
-                ResponseHeaders | ResponseData | ResponseTrailers | ResponseEndOfMessage | ResponseProtocolError,
-            )
-        ]
+        kept = [waiting for waiting in self._paused_event_queue if not isinstance(waiting, _OF_AN_ATTEMPT)]
         self._paused_event_queue.clear()
         self._paused_event_queue.extend(kept)
         times = self.handler.times_of(exchange)
@@ -470,9 +473,10 @@ class GuardedStream(HttpStream):
         if connection is None:
             return
         self._reached(connection, times)
-        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not pieces), connection)
-        for piece in pieces:
-            yield SendHttp(RequestData(self.stream_id, piece), connection)
+        body = held.take() if held is not None else b""
+        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=not body), connection)
+        if body:
+            yield SendHttp(RequestData(self.stream_id, body), connection)
         yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
 
     def state_stream_response_body(self, event: events.Event) -> Commands:
@@ -585,15 +589,3 @@ def _nothing() -> Commands:
 
 def _broken() -> Refusal:
     return Refusal(Code.UPSTREAM_PROTOCOL, "The upstream broke off before it answered.")
-
-
-def _invalid_answer(flow: http.HTTPFlow) -> str | None:
-    if flow.response is None:
-        return "no answer"
-    if not 200 <= flow.response.data.status_code <= 999:
-        return "no status of a final answer"
-    try:
-        validate_headers(flow.response)
-    except ValueError as error:
-        return str(error)
-    return None

@@ -252,6 +252,9 @@ def test_a_key_that_is_none_is_malformed(key: str) -> None:
         (b"x=a+b&y=%2f&z=%7E", b"x=a%20b&y=%2F&z=~"),
         (b"x=a/b:c*", b"x=a%2Fb%3Ac%2A"),
         (b"&&a=1&", b"a=1"),
+        # A further equals sign belongs to the value, and is encoded as any other byte of it.
+        (b"t=YQ==&a=b=c", b"a=b%3Dc&t=YQ%3D%3D"),
+        (b"t=YQ==&x=%20", b"t=YQ%3D%3D&x=%20"),
     ],
 )
 def test_queries_are_read_as_aws_reads_them(raw: bytes, canonical: bytes) -> None:

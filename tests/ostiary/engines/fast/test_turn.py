@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from addons.bodies import HeldBody as WholeBody
+from addons.credentials import Openings
 from addons.edge import HeadLimits
 from addons.egress import Destination
 from addons.exchange import Authority, Listener, Tunnel, WorkloadIdentity
@@ -36,6 +39,7 @@ class Exchange:
     def __init__(self) -> None:
         self.refused: Any = None
         self.settled = self.streaming = self.switched = self.upgrade = self.rejected = self.replayable = False
+        self.reframed, self.redactions = False, 0
         self.dialled_s: float | None = None
         self.retries = 0
         self.reframed = False
@@ -43,19 +47,19 @@ class Exchange:
         self.rewrite: Any = None
         self.head = SimpleNamespace(method="POST", fields=())
         none = SimpleNamespace(connect_s=None, first_byte_s=None, idle_s=None, total_s=None)
-        self._facts: dict[type[Any], Any] = {
+        self.facts: dict[type[Any], Any] = {
             HeadersToSend: HeadersToSend(b"/v1", ((b"Host", b"api.test"),)),
             Grant: SimpleNamespace(route=SimpleNamespace(timeouts=none)),
         }
 
     def ask(self, kind: type[Any]) -> Any:
-        return self._facts[kind]
+        return self.facts[kind]
 
     def find(self, kind: type[Any]) -> Any:
-        return self._facts.get(kind)
+        return self.facts.get(kind)
 
     def forget(self, kind: type[Any]) -> Any:
-        return self._facts.pop(kind, None)
+        return self.facts.pop(kind, None)
 
 
 class Engine:
@@ -70,6 +74,8 @@ class Engine:
         self.refusals: dict[str, Refusal] = {}
         self.exchanges: dict[int, Exchange] = {}
         self.outcomes: list[str] = []
+        self.facts: dict[type[Any], Any] = {}
+        """Of each exchange, beside those that all have."""
         self.pool = Pool()
         self.held = HeldBodies()
         self.links: list[Link] = []
@@ -84,7 +90,8 @@ class Engine:
     def start(self, name: str, subject: Any) -> Coroutine[Any, Any, None] | None:
         self.hooks.append(name)
         if name == "requestheaders":
-            self.exchanges[id(subject)] = Exchange()
+            exchange = self.exchanges[id(subject)] = Exchange()
+            exchange.facts.update(self.facts)
         gate = self.gates.get(name)
         if gate is not None:
             return self._later(gate, name, subject)
@@ -278,6 +285,64 @@ async def test_a_caller_that_goes_while_a_hook_waits(stage: Stage) -> None:
     assert cast("Wire", stage.link.transport).done[-1] == "abort"
     assert stage.hooks[-1] != "response ended"
     assert len(stage.engine.pool) == 0
+
+
+async def test_the_time_of_a_request_does_not_run_while_its_stages_read_a_held_body(stage: Stage) -> None:
+    """A store has deadlines of its own, and an upstream that was not reached is not to blame."""
+    stage.engine.parts.deadlines = replace(Deadlines(), total_s=0.05)
+    stage.engine.facts = {WholeBody: WholeBody(100), HeadersToSend: HeadersToSend(b"/v1", (), b"HELLO")}
+    gate = stage.hold("request")
+    await stage.ask(b"hello")
+    await asyncio.sleep(0.2)
+    assert stage.wire.sent == b""
+    gate.set()
+    await settle()
+    assert stage.sent.endswith(b"\r\n\r\nHELLO")
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+async def test_a_rejected_request_is_sent_again_and_nothing_is_left_of_the_first_answer(
+    stage: Stage, body: bytes
+) -> None:
+    stage.engine.facts = {Openings: Openings(())}
+    gate = stage.hold("rejected")
+    await stage.ask(body)
+    first = stage.link
+    first.data_received(b"HTTP/1.1 401 X\r\nX: first\r\nContent-Length: 100\r\n\r\nfirst")
+    stage.caller.data_received(b"GET /next HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    (exchange,) = stage.engine.exchanges.values()
+    exchange.facts[HeadersToSend] = HeadersToSend(b"/v2", ())
+    gate.set()
+    await settle()
+    assert stage.link is not first
+    assert stage.sent == b"POST /v2 HTTP/1.1\r\n\r\n" + body
+    assert stage.engine.held.held_bytes == 0
+    first.data_received(b"first" * 19 + OK)  # what still comes of it
+    first.connection_lost(None)
+    assert stage.wire.sent == b""
+    # Once: a second 401 is the answer.
+    stage.link.data_received(OK.replace(b"200", b"401"))
+    await settle()
+    assert stage.hooks.count("rejected") == 1
+    assert stage.wire.sent == OK.replace(b"200", b"401")
+    assert len(stage.engine.links) == 2
+    assert stage.hooks[-2:] == ["requestheaders", "request"], "the request that was sent ahead"
+
+
+async def test_a_caller_that_goes_while_a_credential_is_looked_for(stage: Stage) -> None:
+    stage.engine.facts = {Openings: Openings(())}
+    gate = stage.hold("rejected")
+    await stage.ask(b"hello")
+    stage.link.data_received(b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n")
+    assert stage.engine.held.held_bytes == 5
+    (exchange,) = stage.engine.exchanges.values()
+    exchange.facts[HeadersToSend] = HeadersToSend(b"/v2", ())
+    stage.caller.connection_lost(None)
+    gate.set()
+    await settle()
+    assert stage.engine.held.held_bytes == 0
+    assert len(stage.engine.links) == 1
+    assert stage.engine.outcomes == ["client_gone"]
 
 
 async def test_what_follows_a_close_is_nothing(stage: Stage) -> None:
