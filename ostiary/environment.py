@@ -126,7 +126,12 @@ def write_public(path: Path, content: bytes) -> Path:
 
 
 def client_environment(
-    proxy: str, ca_file: Path, bundle: Path, inherited: Mapping[str, str], routed: Iterable[str]
+    proxy: str,
+    ca_file: Path,
+    bundle: Path,
+    inherited: Mapping[str, str],
+    routed: Iterable[str],
+    presets: Mapping[str, str] | None = None,
 ) -> ClientEnvironment:
     """What to set for a client.
 
@@ -136,6 +141,7 @@ def client_environment(
         bundle: all roots and ours; the Java trust store lies beside it.
         inherited: what the client has already.
         routed: hosts that routes name; a NO_PROXY that passes one by is told.
+        presets: placeholders of the presets that routes use; they stand before ours.
     """
     variables: dict[str, str] = {}
     for name in ("HTTPS_PROXY", "HTTP_PROXY"):
@@ -158,8 +164,10 @@ def client_environment(
     )
     # Node reads the proxy variables only when told to (22.21 and later).
     variables["NODE_USE_ENV_PROXY"] = "1"
-    variables.update({name: value for name, value in PLACEHOLDERS.items() if not inherited.get(name)})
-    kept = [name for name in PLACEHOLDERS if inherited.get(name) and inherited[name] != PLACEHOLDERS[name]]
+    # A preset may be a policy author's: it says what an SDK wants to see, never how the client reaches the proxy.
+    placeholders = {**PLACEHOLDERS, **{name: value for name, value in (presets or {}).items() if name not in variables}}
+    variables.update({name: value for name, value in placeholders.items() if not inherited.get(name)})
+    kept = [name for name, value in placeholders.items() if inherited.get(name) and inherited[name] != value]
     if kept:
         warnings.append(
             f"{', '.join(kept)} hold keys already; on a routed host the proxy replaces them, so they can go"

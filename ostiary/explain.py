@@ -280,6 +280,11 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         shown |= {"route": found.route.name, "place": str(found.route.place)}
     if found.rule is not None:
         shown["rule"] = found.rule
+    presets = found.route.presets if found.route is not None else None
+    if presets is not None:
+        shown["presets"] = {
+            name: [key for key, origin in presets.keys.items() if origin == name] for name in presets.names
+        }
     if found.passage is not None:
         shown["passage"] = found.passage
     if found.cleartext:

@@ -4,7 +4,7 @@ The only room that reads YAML. It knows nothing of proxies, stores or secrets' v
 """
 
 from policies.examples import run_tests
-from policies.faults import Fault, FaultError, Place
+from policies.faults import Fault, FaultError, Place, nearest
 from policies.grant import DefaultAction, Denial, Grant, Passage, Question
 from policies.load import load_policy
 from policies.matcher import Policy
@@ -28,6 +28,7 @@ __all__ = [
     "load_policy",
     "load_sources",
     "load_texts",
+    "nearest",
     "policy_schema",
     "run_tests",
 ]

@@ -43,6 +43,7 @@ FILE: Final[Keys] = {
     "groups": _map(_NAMES),
     "credentials": _map(_ref("credential")),
     "routes": _map(_ref("route")),
+    "presets": _map(_ref("preset")),
     "tests": _one_or_list(_ref("test")),
 }
 WORKLOAD: Final[Keys] = {"proofs": _one_or_list(_ref("proof")), "labels": _map(_SCALAR)}
@@ -66,6 +67,7 @@ SECRET: Final[Keys] = {
     "public": _BOOLEAN,
 }
 ROUTE: Final[Keys] = {
+    "use": _one_or_list({"anyOf": [_TEXT, _ref("use")]}),
     "match": _ref("match"),
     "allow": _one_or_list({"anyOf": [_TEXT, _ref("grant")]}),
     "deny": _one_or_list(_ref("deny")),
@@ -85,6 +87,20 @@ ROUTE: Final[Keys] = {
     "upstream": {"type": "string", "pattern": "^https?://[^/?#@]+/?$"},
     "reply": _ref("reply"),
 }
+_ROUTE_OF_PRESET: Final = (
+    "match", "deny", "secret", "secrets", "inject", "sign", "caller_credentials", "http2", "timeouts", "reply",
+)  # fmt: skip
+PRESET: Final[Keys] = {
+    "docs": {"type": "string", "pattern": "^https://"},
+    "checked": _TEXT,
+    "parameters": _map(_TEXT),
+    "placeholder": _map(_TEXT),
+    "sdk": _map(_TEXT),
+    "example": _ref("example"),
+    **{key: ROUTE[key] for key in _ROUTE_OF_PRESET},
+}
+"""What an API needs of a route. Who may call it, networks and what weakens a rule are the route's alone."""
+EXAMPLE: Final[Keys] = {"method": _TEXT, "url": _TEXT, "put": _map({"type": "string"}), "fields": _map(_TEXT)}
 MATCH: Final[Keys] = {
     "host": _NAMES,
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -171,6 +187,8 @@ TABLES: Final[Mapping[str, Keys]] = {
     "credential": CREDENTIAL,
     "secret": SECRET,
     "route": ROUTE,
+    "preset": PRESET,
+    "example": EXAMPLE,
     "match": MATCH,
     "grant": GRANT,
     "deny": DENY,
@@ -190,7 +208,6 @@ TABLES: Final[Mapping[str, Keys]] = {
 }
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
-    "file": {"presets": "own presets come with provider presets"},
     "proof": {
         "mtls": "client certificates as proof come later",
         "jwt": "tokens of an issuer come with JWT identity",
@@ -201,7 +218,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "credential": {"derive": "derived credentials come later; store the final credential for now"},
     "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
     "route": {
-        "use": "provider presets come later; write match, secret and inject",
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "derive": "derived credentials come later; store the final credential for now",

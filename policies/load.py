@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Final, cast
@@ -20,14 +20,15 @@ from policies.examples import PolicyTest, read_test
 from policies.faults import FaultError, Faults, Place, nearest
 from policies.fields import Fields
 from policies.grant import DefaultAction
-from policies.keys import FILE, LATER
+from policies.keys import FILE
 from policies.load_boundaries import Boundaries
 from policies.load_parts import NAME, Context
+from policies.load_presets import Presets
 from policies.load_rights import Limits
 from policies.load_routes import read_credential, read_route
 from policies.load_workloads import read_group, read_workload
 from policies.matcher import Policy
-from policies.model import CredentialSpec, KeyHashProof, Route, Workload
+from policies.model import CredentialSpec, KeyHashProof, PresetUse, Route, Workload
 from policies.paths import can_meet, parse_pattern
 from policies.rights import Rights
 
@@ -97,6 +98,7 @@ def load_policy(
     limits = Limits(rights or {}, context)
     digest = hashlib.sha256()
     workloads, groups, credentials, routes = _Named("workload"), _Named("group"), _Named("credential"), _Named("route")
+    own = _Named("preset")
     tests: list[tuple[Node, Path]] = []
     default: _Default | None = None
 
@@ -112,18 +114,23 @@ def load_policy(
             faults.found.extend(error.faults)
             continue
         limits.kinds(root, path)
-        keys = Fields(root, faults, "the policy", known=FILE, later=LATER["file"])
+        keys = Fields(root, faults, "the policy", known=FILE)
         keys.choice("version", {"1"})
         default = _default(keys, default)
         workloads.collect(keys.node("workloads"), path, faults)
         groups.collect(keys.node("groups"), path, faults)
         credentials.collect(keys.node("credentials"), path, faults)
         routes.collect(keys.node("routes"), path, faults)
+        own.collect(keys.node("presets"), path, faults)
         tests.extend((node, path) for node in keys.nodes("tests"))
     for name, entry in ((name, entry) for name, (entry, _) in groups.entries.items() if name in workloads.entries):
         faults.add(entry.key_place, f"{name!r} names both a group and a workload", "rename one of them")
     known = {name: read_workload(name, entry.value, context) for name, (entry, _) in workloads.entries.items()}
     members = {name: read_group(name, entry.value, known, context) for name, (entry, _) in groups.entries.items()}
+    presets = Presets(context, own.entries)
+    uses = _put_presets(presets, routes, limits)
+    for preset in presets.used:
+        digest.update(preset.raw + b"\x00")
     _limited(limits, workloads, groups, credentials, routes, tests, members)
     shared: dict[str, CredentialSpec] = {}
     for name, (entry, path) in credentials.entries.items():
@@ -144,7 +151,7 @@ def load_policy(
             used=used,
         )
         if route is not None:
-            loaded[name] = route
+            loaded[name] = replace(route, presets=uses[name]) if name in uses else route
     for name, (entry, _) in credentials.entries.items():
         if name not in used and not faults:
             faults.add(entry.key_place, f"no route uses credential {name!r}", "name it in a route or remove it")
@@ -157,6 +164,32 @@ def load_policy(
     faults.raise_any()
     action = cast("DefaultAction", default.text) if default is not None else "deny"
     return Policy(digest.hexdigest()[:12], known, loaded, examples, default=action)
+
+
+def _put_presets(presets: Presets, routes: _Named, limits: Limits) -> dict[str, PresetUse]:
+    """Puts presets into the routes that use them, and holds each own preset to the rights of the file it stands in: what
+    a route of another file makes of its parameters, too. What each route has from presets.
+    """
+    presets.define()
+    for name, (_, path) in presets.own.items():
+        preset = presets.of(name)
+        if preset is not None:
+            limits.preset(Entry(name, preset.place, preset.written), path)
+    uses: dict[str, PresetUse] = {}
+    for name, (entry, path) in list(routes.entries.items()):
+        if not isinstance(entry.value, MappingNode) or entry.value.get("use") is None:
+            continue
+        expanded = presets.expand(name, entry)
+        if expanded is None:
+            del routes.entries[name]  # what it lacks is not its own fault
+            continue
+        routes.entries[name] = (expanded.entry, path)
+        uses[name] = expanded.use
+        for used in expanded.used:
+            home = used.preset.home
+            if home is not None and limits.of(home) is not limits.of(path):
+                limits.preset(Entry(name, used.preset.place, used.written), home)
+    return uses
 
 
 def _limited(

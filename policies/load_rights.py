@@ -34,7 +34,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "sign", "caller_credentials", "mode",
-        "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply",
+        "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),
@@ -120,6 +120,10 @@ class Limits:
         self._guarded(_at(entry.value, "tls"), "ca_file", "tls.ca_file", rights)
         self._walked("reply", _at(entry.value, "reply"), rights)
         self._guarded(_at(entry.value, "reply"), "scrub", "scrub: none", rights)
+
+    def preset(self, entry: Entry, path: Path) -> None:
+        """What a preset of this file says, alone or with the parameters of a route: hosts, secrets, guarded keys."""
+        self.route(entry, path, {}, {})
 
     def test(self, node: Node, path: Path) -> None:
         """An example: the workload it speaks as."""

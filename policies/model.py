@@ -251,6 +251,17 @@ class UpstreamSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PresetUse:
+    """What a route has from presets: their names in order, which of its keys (`match.host`, `deny[1]`) come from which,
+    and the variables that satisfy their SDKs, with placeholders.
+    """
+
+    names: tuple[str, ...]
+    keys: Mapping[str, str]
+    placeholders: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: str
     place: Place
@@ -282,3 +293,5 @@ class Route:
     """Where they lead; there where `listeners` is."""
     forward: bool = True
     """Whether forward listeners serve it: not where `match` names no host. `hosts` and `port` are then the upstream's."""
+    presets: PresetUse | None = None
+    """None: all of it stands in the route itself."""

@@ -18,6 +18,8 @@ REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "peer": ("uid",),
     "secret": ("path",),
     "route": ("allow",),
+    "preset": ("match",),
+    "example": ("method", "url", "put"),
     "basic": ("username", "password"),
     "test": ("as", "request", "expect"),
     "expect": ("route",),
@@ -31,9 +33,15 @@ def policy_schema() -> dict[str, Any]:
     tables["proof"] |= {"minProperties": 1, "maxProperties": 1}
     tables["inject"] |= {"minProperties": 1}
     tables["route"] |= {
-        # A reverse listener's caller names no host, so neither need the route.
-        "if": {"required": ["listener"]},
+        # A reverse listener's caller names no host, so neither need the route; a preset brings its own.
+        "if": {"anyOf": [{"required": ["listener"]}, {"required": ["use"]}]},
         "else": {"required": ["match"], "properties": {"match": {"required": ["host"]}}},
+    }
+    tables["use"] = {
+        "type": "object",
+        "properties": {"preset": {"type": "string", "minLength": 1}},
+        "additionalProperties": {"type": "string"},
+        "required": ["preset"],
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

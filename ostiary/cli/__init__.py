@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ostiary import __version__
-from ostiary.cli import ca, check, doctor, env, execute, explain, key, policy, reload, run, secret, vault
+from ostiary.cli import ca, check, doctor, env, execute, explain, key, policy, preset, reload, run, secret, vault
 from ostiary.cli.common import CommandFailed
 from policies.faults import FaultError
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ostiary {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, reload, check, explain, doctor, secret, key, execute, env, policy, ca, vault):
+    for module in (run, reload, check, explain, doctor, secret, key, execute, env, policy, preset, ca, vault):
         module.add(commands)
     return top
 

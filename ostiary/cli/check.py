@@ -45,11 +45,13 @@ def command(options: argparse.Namespace) -> int:
         return 78
     notes: list[str] = []
     problems, waiting = asyncio.run(_live(settings, policy, notes)) if options.live else ([], "")
+    presets = {name: route.presets.keys for name, route in policy.routes.items() if route.presets is not None}
     summary = {
         "routes": len(policy.routes),
         "workloads": len(policy.workloads),
         "policy": policy.version,
         "store": settings.store,
+        **({"presets": presets} if presets else {}),
         **({"notes": notes} if notes else {}),
     }
     if options.json:
@@ -67,6 +69,9 @@ def command(options: argparse.Namespace) -> int:
     print(
         f"{path}: {_counted(len(policy.routes), 'route')} for {_counted(len(policy.workloads), 'workload')}, secrets from {settings.store}{live}"
     )
+    for name, keys in presets.items():
+        origins = ", ".join(f"{key} of {preset}" for key, preset in keys.items())
+        print(f"{policy.routes[name].place}: route {name} has {origins}")
     return 0
 
 

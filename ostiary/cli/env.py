@@ -89,7 +89,12 @@ def for_client(
             f"the CA bundle cannot be written into {certs or settings.ca_dir}: {error.strerror}"
         ) from None
     hosts = dict.fromkeys(host.text for route in policy.routes.values() for host in route.hosts)
-    return client_environment(proxy_url(address, key), ca_file.resolve(), bundle.resolve(), inherited, hosts)
+    placeholders: dict[str, str] = {}
+    for route in policy.routes.values():
+        placeholders |= route.presets.placeholders if route.presets is not None else {}
+    return client_environment(
+        proxy_url(address, key), ca_file.resolve(), bundle.resolve(), inherited, hosts, placeholders
+    )
 
 
 def render(variables: Mapping[str, str], shell: str) -> str:

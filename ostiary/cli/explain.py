@@ -70,7 +70,9 @@ def _lines(shown: dict[str, Any]) -> list[str]:
     if "route" in shown:
         lines.append(f"  route     {shown['route']} ({shown['place']})")
     if "rule" in shown:
-        lines.append(f"  rule      {shown['rule']}")
+        origin = next((name for name, keys in shown.get("presets", {}).items() if shown["rule"] in keys), None)
+        lines.append(f"  rule      {shown['rule']}{f' of preset {origin}' if origin else ''}")
+    lines.extend(f"  preset    {name}: {', '.join(keys)}" for name, keys in shown.get("presets", {}).items())
     if "listener" in shown:
         lines.append(
             f"  listener  {shown['listener']}{' leads to ' + shown['upstream'] if 'upstream' in shown else ''}"

@@ -49,5 +49,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     modules = {name for name in names if name.endswith(".py")}
     assert modules == {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     others = {name for name in names if not name.endswith(".py")}
-    assert all(".dist-info/" in name for name in others), others
+    presets = {str(path.relative_to(ROOT)) for path in (ROOT / "policies" / "presets").glob("*.yaml")}
+    assert presets <= others
+    assert all(".dist-info/" in name for name in others - presets), others
     assert any(name.endswith("LICENSE") for name in names)
