@@ -26,7 +26,8 @@ UNTESTED: Final = "untested"
 DEFAULT_FIELD: Final = "api_key"
 
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_VARIABLE: Final = re.compile(r"(?!OSTIARY_)[A-Z][A-Z0-9_]{0,63}_(?:KEY|TOKEN|SECRET|PASSWORD|USERNAME|SID|ID)")
+"""Names that can only be credentials: `exec` sets them, and LD_PRELOAD or PATH would be somebody else's program."""
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,256}")
 _DATE: Final = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]")
 _URL: Final = re.compile(r"https://[!-~]+")
@@ -115,7 +116,7 @@ def read_preset(
     parameters = _texts(keys, "parameters", _PARAMETER, "letters, digits and underscores, such as tenant")
     for taken in {"secret", "token", "preset"} & set(parameters):
         faults.add(keys.place_of("parameters"), f"a parameter cannot be called {taken!r}", "the word has a meaning")
-    placeholder = _texts(keys, "placeholder", _VARIABLE, "name the variable that the SDK reads, such as OPENAI_API_KEY")
+    placeholder = _texts(keys, "placeholder", _VARIABLE, "a variable of a credential, such as OPENAI_API_KEY")
     for variable, value in placeholder.items():
         if not _VISIBLE.fullmatch(value):
             faults.add(keys.place_of("placeholder"), f"{variable} holds spaces or controls", "write visible ASCII")

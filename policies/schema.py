@@ -37,6 +37,13 @@ def policy_schema() -> dict[str, Any]:
         "if": {"anyOf": [{"required": ["listener"]}, {"required": ["use"]}]},
         "else": {"required": ["match"], "properties": {"match": {"required": ["host"]}}},
     }
+    # Beside a preset, a secret may be a part of one: the preset has the rest.
+    tables["part_of_secret"] = {key: value for key, value in tables["secret"].items() if key != "required"}
+    for name in ("route", "preset"):
+        tables[name]["properties"]["secret"]["$ref"] = "#/$defs/part_of_secret"
+    tables["route"]["allOf"] = [
+        {"if": {"not": {"required": ["use"]}}, "then": {"properties": {"secret": {"$ref": "#/$defs/secret"}}}}
+    ]
     tables["use"] = {
         "type": "object",
         "properties": {"preset": {"type": "string", "minLength": 1}},

@@ -48,6 +48,12 @@ def test_what_the_schema_requires_the_loader_requires(table: str, key: str, tmp_
                 "inject": {"basic": {"username": "{secret.u}", "password": "{secret}"}},
             }
         },
+        "presets": {
+            "p": {
+                "match": {"host": "b.test"},
+                "example": {"method": "GET", "url": "https://b.test/", "put": {"path": "/"}},
+            }
+        },
         "tests": [{"as": "w", "request": "GET https://a.test/", "expect": {"route": "r"}}],
     }
     path = tmp_path / "policy.yaml"
@@ -61,6 +67,8 @@ def test_what_the_schema_requires_the_loader_requires(table: str, key: str, tmp_
         "secret": route["secret"],
         "route": route,
         "match": route["match"],
+        "preset": document["presets"]["p"],
+        "example": document["presets"]["p"]["example"],
         "basic": route["inject"]["basic"],
         "test": document["tests"][0],
         "expect": document["tests"][0]["expect"],

@@ -1,0 +1,106 @@
+"""`python -m tools.presets`: docs/reference/presets.md from the files of policies/presets/. tests/docs/test_presets_page.py
+holds the page against them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from policies import load_texts
+from policies.document import Mapping, Scalar, Sequence
+from policies.model import Route
+from policies.preset import Preset, built_in, built_in_names, hosts_of
+from policies.sources import PolicyText, Source
+from policies.faults import Place
+from ostiary.explain import puts, signs
+
+TARGET = Path(__file__).parents[1] / "docs" / "reference" / "presets.md"
+HEAD = """\
+# Presets
+
+Written by `python -m tools.presets` from `policies/presets/`: change those files, not this page. What `use:` does: [policies](policy.md#presets).
+
+`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `untested`: nobody looked; both are as known. No provider was called: every example request below is run through the policy and the injectors or signers by a test, and two of them through a
+running proxy, against servers of the tests. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do. A secret's path is `secret/egress/NAME` unless the route says otherwise.
+
+Missing: usage meters, models and rate limits of a provider; the providers Vertex, HubSpot, Salesforce, Elastic, Snowflake, Databricks, Docker Hub and 4sapi, HolySheep; tokens that are derived (GitHub Apps, Google, Azure AD, Slack rotation). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
+"""
+
+
+def main() -> int:
+    """Writes the page."""
+    TARGET.write_text(render())
+    return 0
+
+
+def render() -> str:
+    """The page."""
+    presets = [built_in(name) for name in built_in_names()]
+    parts = [HEAD, "| preset | hosts | parameters | checked |", "|---|---|---|---|"]
+    parts += [
+        f"| [`{one.name}`](#{one.name}) | {_codes(hosts_of(one))} | {_codes(one.parameters) or '-'} | {one.checked} |"
+        for one in presets
+    ]
+    for one in presets:
+        parts += ["", *_section(one)]
+    return "\n".join(parts) + "\n"
+
+
+def _section(preset: Preset) -> list[str]:
+    route = _route(preset)
+    use = preset.name
+    if preset.parameters:
+        use = "{preset: " + ", ".join([preset.name, *(f"{name}: …" for name in preset.parameters)]) + "}"
+    fields = dict.fromkeys(
+        reference for spec in (route.credential.secrets.values() if route.credential else ()) for reference in [spec.field]
+    )
+    example = preset.example
+    names = [*(example.fields if example else ()), *(name for name in fields if name)]
+    lines = [f"## {preset.name}", "", f"`use: {use}`. [The provider's page]({preset.docs}), {preset.checked}."]
+    comment = [line[2:] for line in preset.raw.decode().splitlines() if line.startswith("# ")]
+    lines += ["", *comment] if comment else []
+    lines += ["", f"- credential: {'; '.join([*map(puts, route.inject), *map(signs, route.sign)])}"]
+    lines.append(f"- fields of the secret: {_codes(dict.fromkeys(names))}")
+    if route.deny:
+        lines.append(f"- denied: {'; '.join(_denied(preset))}")
+    if preset.parameters:
+        lines.append("- parameters: " + "; ".join(f"`{name}`, {told}" for name, told in preset.parameters.items()))
+    if preset.placeholder:
+        lines.append(f"- placeholders: {_codes(f'{name}={value}' for name, value in preset.placeholder.items())}")
+    lines += [f"- {sdk}, at a reverse listener: `{how}`" for sdk, how in preset.sdk.items()]
+    if example is not None:
+        lines.append(f"- example: `{example.method} {example.url}`")
+    return lines
+
+
+def _denied(preset: Preset) -> list[str]:
+    found: list[str] = []
+    deny = preset.route.get("deny")
+    for item in deny.value.items if deny is not None and isinstance(deny.value, Sequence) else ():
+        assert isinstance(item, Mapping)
+        texts = {entry.key: _texts(entry.value) for entry in item}
+        methods = f"{' '.join(texts['methods'])} " if "methods" in texts else ""
+        found += [f"`{methods}{path}`" for path in texts.get("paths", ())]
+    return found
+
+
+def _texts(node: object) -> list[str]:
+    items = node.items if isinstance(node, Sequence) else (node,)
+    return [item.text for item in items if isinstance(item, Scalar)]
+
+
+def _route(preset: Preset) -> Route:
+    values = {"tenant": "acme", "region": "eu-west-1"}
+    use = ", ".join([f"preset: {preset.name}", *(f"{name}: {values[name]}" for name in preset.parameters)])
+    text = f"workloads: {{w: {{proofs: [{{any: true}}]}}}}\nroutes: {{r: {{use: {{{use}}}, allow: w}}}}\n"
+    source = Source("page.yaml", Path(), Place("page"))
+    return load_texts([PolicyText(Path("page.yaml"), text, 0)], [source]).routes["r"]
+
+
+def _codes(texts: object) -> str:
+    return ", ".join(f"`{text}`" for text in texts)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
