@@ -171,10 +171,8 @@ def _put_presets(presets: Presets, routes: _Named, limits: Limits) -> dict[str, 
     a route of another file makes of its parameters, too. What each route has from presets.
     """
     presets.define()
-    for name, (_, path) in presets.own.items():
-        preset = presets.of(name)
-        if preset is not None:
-            limits.preset(Entry(name, preset.place, preset.written), path)
+    for entry, path in presets.own.values():
+        limits.preset(entry, path)
     uses: dict[str, PresetUse] = {}
     for name, (entry, path) in list(routes.entries.items()):
         if not isinstance(entry.value, MappingNode) or entry.value.get("use") is None:

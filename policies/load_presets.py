@@ -28,6 +28,9 @@ _REPLACED: Final = frozenset({"inject", "sign"})
 """Lists by their nature, even where one item is written alone."""
 _SECRETS: Final = ("secret", "secrets", "credential")
 
+_OF_A_PATH: Final = frozenset({"mount", "namespace", "kv", "version"})
+"""What tells where a secret's path begins goes with it: else a preset would lead the path of a route elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Used:
@@ -65,10 +68,6 @@ class Presets:
             if name in built_in_names():
                 self.context.faults.add(entry.key_place, f"{name!r} is a built-in preset", "give yours another name")
             self._known[name] = read_preset(name, entry.value, self.context.faults, home=path)
-
-    def of(self, name: str) -> Preset | None:
-        """An own preset without faults."""
-        return self._known.get(name)
 
     @property
     def used(self) -> Iterator[Preset]:
@@ -201,7 +200,8 @@ def _merge(base: MappingNode, over: MappingNode) -> MappingNode:
 def _joined(base: Node, over: Node) -> Node:
     if not isinstance(base, MappingNode) or not isinstance(over, MappingNode):
         return over
-    entries = {entry.key: entry for entry in base}
+    lost = _OF_A_PATH if over.get("path") is not None else frozenset()
+    entries = {entry.key: entry for entry in base if entry.key not in lost}
     for entry in over:
         under = entries.get(entry.key)
         value = _joined(under.value, entry.value) if under is not None else entry.value

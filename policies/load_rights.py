@@ -36,6 +36,10 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "sign", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",
     }),
+    "preset": frozenset({
+        "docs", "checked", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "inject",
+        "sign", "caller_credentials", "http2", "timeouts", "reply",
+    }),
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),
     "deny": frozenset({"workload", "group", "methods", "paths"}),
@@ -123,7 +127,10 @@ class Limits:
 
     def preset(self, entry: Entry, path: Path) -> None:
         """What a preset of this file says, alone or with the parameters of a route: hosts, secrets, guarded keys."""
-        self.route(entry, path, {}, {})
+        rights = self.of(path)
+        if rights is not None:
+            self._walked("preset", entry.value, rights)
+            self.route(entry, path, {}, {})
 
     def test(self, node: Node, path: Path) -> None:
         """An example: the workload it speaks as."""

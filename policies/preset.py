@@ -96,9 +96,7 @@ def built_in(name: str) -> Preset:
     return preset
 
 
-def read_preset(
-    name: str, node: Node, faults: Faults, *, home: Path | None = None, raw: bytes = b""
-) -> Preset | None:
+def read_preset(name: str, node: Node, faults: Faults, *, home: Path | None = None, raw: bytes = b"") -> Preset | None:
     """One preset, or None where it is no mapping or has faults."""
     before = len(faults.found)
     keys = Fields(node, faults, f"preset {name}", known=PRESET)
@@ -113,6 +111,11 @@ def read_preset(
     docs = keys.text("docs", "") or ""
     if docs and not _URL.fullmatch(docs):
         faults.add(keys.place_of("docs"), "docs is no https URL", "name the page that tells how the API is called")
+    secret = keys.node("secret")
+    for key in ("mount", "namespace", "kv", "version"):
+        alone = secret.get(key) if isinstance(secret, MappingNode) and secret.get("path") is None else None
+        if alone is not None:
+            faults.add(alone.key_place, f"{key} of preset {name} stands without a path", "write path beside it")
     parameters = _texts(keys, "parameters", _PARAMETER, "letters, digits and underscores, such as tenant")
     for taken in {"secret", "token", "preset"} & set(parameters):
         faults.add(keys.place_of("parameters"), f"a parameter cannot be called {taken!r}", "the word has a meaning")
@@ -169,7 +172,9 @@ def read_new(name: str, text: str) -> Preset:
 
 def _with_secret(name: str, entries: tuple[Entry, ...], place: Place) -> tuple[Entry, ...]:
     """The secret that a preset implies: `secret/egress/NAME`, field `api_key`; the preset may name the field itself."""
-    if not any(entry.key in {"inject", "sign"} for entry in entries) or any(entry.key == "secrets" for entry in entries):
+    if not any(entry.key in {"inject", "sign"} for entry in entries) or any(
+        entry.key == "secrets" for entry in entries
+    ):
         return entries
     path = Entry("path", place, Scalar(f"secret/egress/{name}", place))
     written = next((entry for entry in entries if entry.key == "secret"), None)

@@ -7,13 +7,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ostiary.explain import puts, signs
 from policies import load_texts
 from policies.document import Mapping, Scalar, Sequence
+from policies.faults import Place
 from policies.model import Route
 from policies.preset import Preset, built_in, built_in_names, hosts_of
 from policies.sources import PolicyText, Source
-from policies.faults import Place
-from ostiary.explain import puts, signs
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "presets.md"
 HEAD = """\
@@ -21,7 +21,7 @@ HEAD = """\
 
 Written by `python -m tools.presets` from `policies/presets/`: change those files, not this page. What `use:` does: [policies](policy.md#presets).
 
-`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `untested`: nobody looked; both are as known. No provider was called: every example request below is run through the policy and the injectors or signers by a test, and two of them through a
+`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `untested`: nobody looked; both are as known. No provider was called: every example request below is run through the policy and the injectors or signers by a test, and six of them through a
 running proxy, against servers of the tests. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do. A secret's path is `secret/egress/NAME` unless the route says otherwise.
 
 Missing: usage meters, models and rate limits of a provider; the providers Vertex, HubSpot, Salesforce, Elastic, Snowflake, Databricks, Docker Hub and 4sapi, HolySheep; tokens that are derived (GitHub Apps, Google, Azure AD, Slack rotation). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
@@ -53,7 +53,9 @@ def _section(preset: Preset) -> list[str]:
     if preset.parameters:
         use = "{preset: " + ", ".join([preset.name, *(f"{name}: …" for name in preset.parameters)]) + "}"
     fields = dict.fromkeys(
-        reference for spec in (route.credential.secrets.values() if route.credential else ()) for reference in [spec.field]
+        reference
+        for spec in (route.credential.secrets.values() if route.credential else ())
+        for reference in [spec.field]
     )
     example = preset.example
     names = [*(example.fields if example else ()), *(name for name in fields if name)]
@@ -78,8 +80,7 @@ def _denied(preset: Preset) -> list[str]:
     found: list[str] = []
     deny = preset.route.get("deny")
     for item in deny.value.items if deny is not None and isinstance(deny.value, Sequence) else ():
-        assert isinstance(item, Mapping)
-        texts = {entry.key: _texts(entry.value) for entry in item}
+        texts = {entry.key: _texts(entry.value) for entry in item} if isinstance(item, Mapping) else {}
         methods = f"{' '.join(texts['methods'])} " if "methods" in texts else ""
         found += [f"`{methods}{path}`" for path in texts.get("paths", ())]
     return found

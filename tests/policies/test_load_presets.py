@@ -72,19 +72,19 @@ def test_the_example_of_each_preset_leaves_as_documented(name: str, load: Load) 
     assert isinstance(answer, Grant), answer
     assert route.credential is not None
     assert {entry.path for entry in route.credential.secrets.values()} == {f"secret/egress/{name}"}
-    held = Credential(
-        route.credential, {"secret": {field: Secret(value) for field, value in example.fields.items()}}
-    )
+    held = Credential(route.credential, {"secret": {field: Secret(value) for field, value in example.fields.items()}})
     request = RequestHead(
         example.method,
         split.path.encode(),
-        ((b"Host", (split.hostname or "").encode()), (b"Authorization", b"Bearer callers-own"), (b"X-Api-Key", b"mine")),
+        (
+            (b"Host", (split.hostname or "").encode()),
+            (b"Authorization", b"Bearer callers-own"),
+            (b"X-Api-Key", b"mine"),
+        ),
         http2=False,
     )
     plan = plan_for(route)
-    sent = build_with_credential(
-        plan, applicable(plan, request), request, Authority(split.hostname or "", 443), held
-    )
+    sent = build_with_credential(plan, applicable(plan, request), request, Authority(split.hostname or "", 443), held)
     fields = {key.decode().lower(): value.decode() for key, value in sent.fields}
     if route.sign:
         (signer,) = route.sign
@@ -155,7 +155,7 @@ def test_what_a_route_writes_wins_and_its_denies_add(load: Load) -> None:
     assert own.credential is not None
     assert own.credential.secrets["secret"].path == "secret/prod/openai"
     assert own.credential.secrets["secret"].field == "api_key"
-    assert own.methods == {"POST"}
+    assert own.methods == frozenset({"POST"})
     assert [entry.rule for entry in own.deny] == ["deny[0]", "deny[1]"]
     assert own.paths is not None
     assert own.deny[0].paths is not None
@@ -165,6 +165,23 @@ def test_what_a_route_writes_wins_and_its_denies_add(load: Load) -> None:
     assert set(own.presets.keys) == {"match.host", "secret.field", "deny[1]"}
     assert shared.credential is not None
     assert shared.credential.name == "shared"
+
+
+def test_a_path_of_the_route_is_its_own_whatever_mount_a_preset_had(load: Load) -> None:
+    secret = (
+        load(
+            "presets:\n"
+            "  mine: {match: {host: a.test}, inject: {bearer: '{secret}'},\n"
+            "         secret: {path: a/b, mount: theirs, namespace: theirs, kv: 2, version: 3, field: k, ttl: 1s}}\n"
+            "routes: {r: {use: mine, allow: w, secret: {path: secret/mine}}}\n"
+        )
+        .routes["r"]
+        .credential
+    )
+    assert secret is not None
+    spec = secret.secrets["secret"]
+    assert (spec.path, spec.mount, spec.namespace, spec.kv, spec.version) == ("secret/mine", None, None, None, None)
+    assert (spec.field, spec.ttl_s) == ("k", 1.0)
 
 
 def test_a_preset_counts_in_the_version(load: Load) -> None:
@@ -204,8 +221,12 @@ def test_faults_stand_where_the_route_was_written(use: str, said: str, load: Loa
         ("mine: {match: {host: a.test}, allow: w}", "unknown key 'allow' in preset mine"),
         ("mine: {match: {host: a.test}, egress: {allow: 10.0.0.0/8}}", "unknown key 'egress' in preset mine"),
         ("mine: {match: {host: a.test}, checked: yesterday}", "'yesterday' is no date"),
-        ("mine: {match: {host: a.test}, placeholder: {LD_PRELOAD: /tmp/x.so}}", "'LD_PRELOAD' is no name for placehold"),
+        (
+            "mine: {match: {host: a.test}, placeholder: {LD_PRELOAD: /tmp/x.so}}",
+            "'LD_PRELOAD' is no name for placehold",
+        ),
         ("mine: {match: {host: a.test}, placeholder: {OSTIARY_KEY: x}}", "'OSTIARY_KEY' is no name for placeholder"),
+        ("mine: {match: {host: a.test}, secret: {mount: b, field: k}}", "mount of preset mine stands without a path"),
         ("mine: {match: {host: a.test}, parameters: {secret: x}}", "a parameter cannot be called 'secret'"),
     ],
 )

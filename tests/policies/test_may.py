@@ -301,6 +301,7 @@ def test_each_kind_must_be_granted(folder: Path, kind: str) -> None:
         "workloads": "workloads: {pay-new: {proofs: {any: true}}}",
         "groups": "groups: {pay-all: [pay-web]}",
         "credentials": "credentials: {mine: {secret: {path: secret/pay/x, field: k}}}",
+        "presets": "presets: {mine: {match: {host: api.stripe.com}}}",
         "routes": "routes: {pay: {match: {host: api.stripe.com, paths: /v1}, allow: pay-web}}",
         "tests": 'tests: [{as: pay-web, request: "GET https://api.stripe.com/", expect: route_denied}]',
     }
@@ -479,6 +480,7 @@ def test_every_key_of_the_language_has_been_judged() -> None:
         "names",
         "aws_sigv4",
         "http_message",
+        "example",
     }
     assert set(TABLES) == set(WALKED) | free
     for table, judged in WALKED.items():
