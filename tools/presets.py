@@ -22,7 +22,7 @@ HEAD = """\
 Written by `python -m tools.presets` from `policies/presets/`: change those files, not this page. What `use:` does: [policies](policy.md#presets).
 
 `checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `untested`: nobody looked; both are as known. No provider was called: every example request below is run through the policy and the injectors or signers by a test, and six of them through a
-running proxy, against servers of the tests. The Python SDKs of OpenAI, Anthropic, Gemini and Stripe are driven through `ostiary exec` with nothing but `use:` (`tests/clients/test_preset_sdks.py`). The denied paths are those known to mint or show credentials; they are no complete list of what a key can do. A secret's path is `secret/egress/NAME` unless the route says otherwise.
+running proxy, against servers of the tests. The Python SDKs of OpenAI, Anthropic, Gemini and Stripe are driven through `ostiary exec` with nothing but `use:` (`tests/clients/test_preset_sdks.py`). The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
 
 Missing: usage meters, models and rate limits of a provider; the providers Vertex, HubSpot, Salesforce, Elastic, Snowflake, Databricks, Docker Hub and 4sapi, HolySheep; tokens that are derived (GitHub Apps, Google, Azure AD, Slack rotation). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
 """

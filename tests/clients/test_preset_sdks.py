@@ -19,7 +19,9 @@ ROWS: dict[str, tuple[str, Script, str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", ["openai", "stripe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("anthropic", "gemini"))]
+)
 def test_an_sdk_through_its_preset(name: str, served: Callable[..., Served], client_python: Path) -> None:
     program, script, host, header, value, wanted = ROWS[name]
     one = served(

@@ -130,6 +130,20 @@ def test_what_mints_or_shows_credentials_is_denied(name: str, method: str, path:
     assert answer.code == "path_denied"
 
 
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_deny_of_a_preset_holds(name: str, load: Load) -> None:
+    policy = load(using(name))
+    route = policy.routes["r"]
+    for entry in route.deny:
+        method = next(iter(entry.methods)) if entry.methods else "POST"
+        for pattern in entry.paths or ():
+            bare = pattern.text.removesuffix("/**").replace("*", "x")
+            for path in (bare, f"{bare}/", f"{bare}/x/y" if pattern.text.endswith("/**") else bare):
+                answer = policy.decide(Question("w", route.hosts[0].text, 443, method, path))
+                assert isinstance(answer, Denial), path
+                assert answer.code == "path_denied"
+
+
 def test_a_name_and_allow_are_a_route(load: Load) -> None:
     route = load("routes: {r: {use: openai, allow: w}}\n").routes["r"]
     assert route.credential is not None
