@@ -39,10 +39,25 @@ class _Unattached(asyncio.Protocol):
         self.ended = True
         return True  # it may still be written to
 
+    def let_go(self) -> None:
+        """Another protocol has the connection: the two no longer hold each other."""
+        self._transport = None
+
+    def drop(self) -> None:
+        """Nobody will take it: who dialled was cancelled meanwhile, perhaps in the moment when it was made."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+
 
 async def connect(host: str, port: int) -> asyncio.Transport:
     """One TCP connection. Raises OSError."""
-    transport, _ = await asyncio.get_running_loop().create_connection(_Unattached, host, port)
+    first = _Unattached()
+    try:
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: first, host, port)
+    except BaseException:
+        first.drop()
+        raise
     return transport
 
 
@@ -72,6 +87,7 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
                 else:
                     early = _early(transport)
                     transport.set_protocol(link)
+                    early.let_go()
                     link.catch_up(early.said, ended=early.ended)
                     transport.resume_reading()
             except BaseException:
@@ -106,7 +122,9 @@ async def _secure(
     engine: FastEngine, bound: Bound, transport: asyncio.Transport, link: Link, resumable: Resumable | None
 ) -> asyncio.Transport:
     """TLS with the upstream, verified against the bound authority, never against what the caller sent."""
-    if _early(transport).said:
+    early = _early(transport)
+    early.let_go()
+    if early.said:
         raise Refusal(Code.UPSTREAM_TLS, "The upstream spoke before TLS began.")
     loop = asyncio.get_running_loop()
     try:
