@@ -11,7 +11,7 @@ from policies.document import Node
 from policies.faults import Place
 from policies.fields import Fields
 from policies.keys import BASIC, INJECT
-from policies.load_parts import TOKEN, Context
+from policies.load_parts import TOKEN, Context, read_template
 from policies.model import (
     BasicInjector,
     BearerInjector,
@@ -26,7 +26,7 @@ from policies.model import (
 )
 from policies.paths import parse_pattern
 from policies.pointer import Pointer, parse_pointer, pointer_text
-from policies.template import FieldRef, Template, TemplateError, parse_template
+from policies.template import FieldRef, Template
 
 _KINDS: Final = ("header", "bearer", "basic", "query", "path", "json", "form", "cookie", "swap")
 _NEEDS: Final = {kind: {"value"} for kind in _KINDS} | {
@@ -234,16 +234,8 @@ def _segments(value: Template) -> tuple[Template, ...]:
 
 
 def _template(keys: Fields, key: str, context: Context, *, secret: bool) -> Template | None:
-    scalar = keys.scalar(key)
-    if scalar is None:
-        return None
-    try:
-        template = parse_template(scalar.text)
-    except TemplateError as error:
-        context.faults.add(scalar.place, f"{key!r} of {keys.what}: {error}")
-        return None
-    if any(reference.entry == "token" for reference in template.references):
-        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
+    template, scalar = read_template(keys, key, context), keys.scalar(key)
+    if template is None or scalar is None:
         return None
     if any(not 0x20 <= ord(char) < 0x7F for part in template.parts if isinstance(part, str) for char in part):
         context.faults.add(scalar.place, f"{key!r} of {keys.what} holds something other than visible ASCII and spaces")

@@ -18,6 +18,7 @@ from policies.fields import Fields
 from policies.keys import LATER, SECRET
 from policies.model import HostPattern, SecretSpec
 from policies.paths import PathPattern, parse_pattern
+from policies.template import Template, TemplateError, parse_template
 
 NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -331,3 +332,19 @@ def read_file_key(keys: Fields, key: str, context: Context) -> Path | None:
         )
         return None
     return path
+
+
+def read_template(keys: Fields, key: str, context: Context) -> Template | None:
+    """The template under a key; None where there is none, or a fault was told."""
+    scalar = keys.scalar(key)
+    if scalar is None:
+        return None
+    try:
+        template = parse_template(scalar.text)
+    except TemplateError as error:
+        context.faults.add(scalar.place, f"{key!r} of {keys.what}: {error}")
+        return None
+    if any(reference.entry == "token" for reference in template.references):
+        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
+        return None
+    return template

@@ -9,9 +9,9 @@ from policies.document import Mapping as MappingNode
 from policies.faults import Place
 from policies.fields import Fields
 from policies.keys import LATER
-from policies.load_parts import TOKEN, Context
+from policies.load_parts import TOKEN, Context, read_template
 from policies.sign import SentName
-from policies.template import Template, TemplateError, parse_template
+from policies.template import Template
 
 _ENDS_HERE: Final = frozenset({
     "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "proxy-authorization",
@@ -32,16 +32,8 @@ def template_of(keys: Fields, key: str, context: Context, *, secret: bool, alone
         secret: whether it is key material, which must name exactly one secret.
         alone: whether nothing may stand around that name.
     """
-    scalar = keys.scalar(key)
-    if scalar is None:
-        return None
-    try:
-        template = parse_template(scalar.text)
-    except TemplateError as error:
-        context.faults.add(scalar.place, f"{key!r} of {keys.what}: {error}")
-        return None
-    if any(reference.entry == "token" for reference in template.references):
-        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
+    template, scalar = read_template(keys, key, context), keys.scalar(key)
+    if template is None or scalar is None:
         return None
     if secret and len(template.references) != 1:
         context.faults.add(

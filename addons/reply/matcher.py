@@ -138,7 +138,7 @@ class Redactor:
         matcher, gone = self._matcher, len(self._gone)
         data = self._gone + self._held + piece if gone or self._held else piece
         places = matcher._places(data)  # noqa: SLF001 - the two are one machine
-        keep = matcher._unfinished(data, places[-1][1] if places else 0)  # noqa: SLF001
+        keep = matcher._unfinished(data, places[-1][1] if places else 0)  # noqa: SLF001 - as above
         rest = data[keep:]
         if len(rest) <= matcher.let_go_bytes:
             self._gone, self._held, keep = rest, b"", len(data)
@@ -147,7 +147,7 @@ class Redactor:
             self._gone, self._held = rest[: max(gone - keep, 0)], rest[max(gone - keep, 0) :]
         if places:
             self.count += len(places)
-            data = matcher._filled(data, places)  # noqa: SLF001
+            data = matcher._filled(data, places)  # noqa: SLF001 - as above
         return data[gone : max(keep, gone)] if gone or keep < len(data) else data
 
     def end(self) -> bytes:
