@@ -479,7 +479,8 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield one
 
 
-@pytest.mark.parametrize("how", ["exception", "timeout", "cancellation"])
+# A call that never ends is waited for: these are for `make test-slow`.
+@pytest.mark.parametrize("how", ["exception", pytest.param("timeout", marks=pytest.mark.slow), "cancellation"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_f3_every_call_fails_once(
     tmp_path: Path,
