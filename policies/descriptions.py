@@ -176,6 +176,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "egress": {
         "allow": "Address blocks inside the network that may be dialled, such as 10.1.0.0/16.",
         "resolve": 'Fixed dial targets: "host:port" to "address:port".',
+        "share_connections": "Workloads of such routes use each other's idle connections to this upstream (false).",
     },
     "tls": {"ca_file": "Roots for this upstream, a PEM file relative to the policy."},
     "timeouts": {

@@ -166,7 +166,7 @@ HTTP_MESSAGE: Final[Keys] = {
     "nonce": _BOOLEAN,
     "tag": _TEXT,
 }
-EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT)}
+EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT), "share_connections": _BOOLEAN}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
 REPLY: Final[Keys] = {"scrub": {"enum": ["scrub", "block", "none"]}}

@@ -275,7 +275,8 @@ def _egress(name: str, keys: Fields, context: Context) -> EgressSpec | None:
     blocks = tuple(
         block for scalar in inner.texts("allow") if (block := read_network(scalar, context.faults)) is not None
     )
-    return EgressSpec(blocks, read_resolve(inner.node("resolve"), context.faults))
+    share = inner.boolean("share_connections", default=False)
+    return EgressSpec(blocks, read_resolve(inner.node("resolve"), context.faults), share_connections=share)
 
 
 def _ca_file(name: str, keys: Fields, context: Context) -> Path | None:

@@ -179,13 +179,15 @@ type Injector = (
 
 @dataclass(frozen=True, slots=True)
 class EgressSpec:
-    """Exceptions to the egress guard, and fixed dial targets. Keys of `resolve` are `host:port`, values are `(address,
-    port)`.
+    """How an upstream is reached: exceptions to the egress guard, and fixed dial targets. Keys of `resolve` are
+    `host:port`, values are `(address, port)`.
     """
 
     allow: tuple[str, ...] = ()
     """CIDR blocks, canonical text."""
     resolve: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    share_connections: bool = False
+    """Whether workloads may use each other's idle connections to this upstream."""
 
 
 type ScrubMode = Literal["scrub", "block", "none"]

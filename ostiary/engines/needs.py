@@ -35,6 +35,10 @@ SLACK_S: Final = 30.0
 """By how much a connection's own deadline is longer than those of its requests, which must come first."""
 
 
+EVERYBODY: Final = ""
+"""In the place of the workload where a route lets them share connections. No workload has this name."""
+
+
 def longest_silence_s(times: Deadlines) -> float:
     """Seconds without any byte after which a connection with such requests is certainly forgotten."""
     if not times.idle_s or not times.first_byte_s:
@@ -44,14 +48,15 @@ def longest_silence_s(times: Deadlines) -> float:
 
 def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
     """What a new upstream connection for this request is for."""
-    destination = exchange.ask(Destination)
+    destination, route = exchange.ask(Destination), exchange.ask(Grant).route
+    shared = route.egress is not None and route.egress.share_connections
     key = PoolKey(
-        exchange.ask(WorkloadIdentity).workload,
+        EVERYBODY if shared else exchange.ask(WorkloadIdentity).workload,
         destination.authority,
         destination.addresses,
-        exchange.ask(Grant).route.ca_file,
+        route.ca_file,
         exchange.upgrade,
-        exchange.ask(Grant).route.http2,
+        route.http2,
     )
     return Bound(destination, key, times.connect_s)
 

@@ -197,6 +197,29 @@ def test_g58_callers_of_one_workload_share_and_workloads_do_not(
     assert (api.connections, len(api.requests)) == (2, 6)
 
 
+def test_workloads_share_connections_where_their_routes_say_so(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """Three routes to one upstream: two share, the third keeps to its workload."""
+    api = upstream()
+    names = ("billing", "reports", "audits")
+    listen = ", ".join(f'{{name: {name}, bind: "127.0.0.1:0", workload: {name}}}' for name in names)
+    routes = "".join(
+        f"  {name}: {{match: {{host: api.test}}, allow: {name}, secret: {{path: secret/egress/api, field: key}}, "
+        f'inject: {{bearer: "{{secret}}"}}, egress: {{share_connections: {share}}}}}\n'
+        for name, share in zip(names, ("true", "true", "false"), strict=True)
+    )
+    policy = (
+        "workloads:\n" + "".join(f"  {name}: {{proofs: [{{any: true}}]}}\n" for name in names) + "routes:\n" + routes
+    )
+    proxy = start(ostiary, api, policy=policy, listen=f"[{listen}]")
+    for _ in range(2):
+        for name in names:
+            with tunnel(proxy.address(name), proxy.ca) as raw:
+                assert raw.request(GET).status == 200
+    assert (api.connections, len(api.requests)) == (2, 6)
+
+
 def test_sessions_with_upstreams_are_resumed_by_one_workload_alone(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
