@@ -8,7 +8,7 @@ from html import escape
 from bench.report import middle
 from bench.scenarios import DOWN, HTTP2, KEEP_ALIVE, NEW, Found
 
-COLOURS = {"direct": "#9aa5b1", "nginx": "#5b8c5a", "mitmdump": "#c0794b"}
+COLOURS = {"direct": "#9aa5b1", "nginx": "#5b8c5a", "mitmdump": "#c0794b", "goproxy": "#8a7bb5"}
 OURS = ("#2b6cb0", "#7fb0e0")
 WIDTH, LEFT, RIGHT, BAR, GAP, HEAD = 760, 150, 70, 17, 34, 44
 

@@ -71,6 +71,8 @@ class Contender:
     forward: bool = False
     pid: int | None = None
     process: Ostiary | None = None
+    http2: bool = True
+    """Whether it speaks HTTP/2 to callers."""
 
     @property
     def way(self) -> Way:
@@ -219,8 +221,11 @@ def ostiary(
     durability: str = "written",
     ttl: str = "10m",
     prefix: tuple[str, ...] = (),
+    workers: int | None = None,
 ) -> Iterator[Contender]:
-    """Ostiary with every stage on, `routes` more than it needs, and secrets that are still cold."""
+    """Ostiary with every stage on, `routes` more than it needs, and secrets that are still cold. With `workers` it has
+    every core, and no CPU is told of it: it is several processes.
+    """
     folder = WORK / name.replace(" ", "-").replace(",", "")
     shutil.rmtree(folder, ignore_errors=True)
     policy = POLICY.replace("PORT", str(to)).replace("TTL", ttl)
@@ -234,15 +239,15 @@ def ostiary(
         listen='[{name: sidecar, bind: "127.0.0.1:0", workload: bench}]',
         secrets={"secret/egress/bench": {"key": CREDENTIAL}},
         audit_block=f"audit: {{sinks: [{{file: audit.jsonl}}], durability: {durability}}}",
-        settings="limits: {connections_per_source: 5000}\n",
+        settings=f"limits: {{connections_per_source: 5000}}\n{f'workers: {workers}\n' if workers else ''}",
         engine=engine,
         patience_s=20 + routes / 50,
-        prefix=("taskset", "-c", cores()[0], *prefix),
+        prefix=prefix if workers else ("taskset", "-c", cores()[0], *prefix),
     )
     for n in range(COLD if cold else 0):
         one.secrets = {**one.secrets, f"secret/egress/cold-{n}": {"key": f"{CREDENTIAL}-{n}"}}
     one.start()
     try:
-        yield Contender(name, one.port, to, forward=True, pid=int(one.ready["pid"]), process=one)
+        yield Contender(name, one.port, to, forward=True, pid=None if workers else int(one.ready["pid"]), process=one)
     finally:
         one.stop()

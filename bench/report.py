@@ -13,7 +13,8 @@ import statistics
 from dataclasses import dataclass
 
 from bench.measure import Sample
-from bench.scenarios import LOADS, RESUMED, ROUNDS, SECONDS, VARIANTS, WAITERS, Found, Load
+from bench.peers import GOPROXY
+from bench.scenarios import LOADS, RESUMED, ROUNDS, SECONDS, VARIANTS, WAITERS, WORKERS, Found, Load
 
 FAST = "ostiary, fast"
 MITM = "ostiary, mitmproxy"
@@ -87,6 +88,7 @@ def goals(found: Found) -> list[Goal]:
         _at_least("keep-alive, against stock mitmdump", 25, ratio(found, loads["keep-alive-32"], FAST, "mitmdump")),
         _at_most("CPU of a small request", 60, middle(small, "cpu_us") if small else None, "us"),
         _at_least("keep-alive, against nginx, by CPU", 0.3, ratio(found, loads["keep-alive-32"], FAST, "nginx", "cpu_us")),
+        _at_least("keep-alive, against a bare goproxy, by CPU", 0.6, ratio(found, loads["keep-alive-32"], FAST, GOPROXY, "cpu_us")),
         _at_least("new connections, against stock mitmdump", 7, ratio(found, loads["new"], FAST, "mitmdump")),
         _at_most("added p50 at one connection", 100, _added(found, "p50_us"), "us"),
         _at_most("added p99 at one connection", 200, _added(found, "p99_us"), "us"),
@@ -153,12 +155,13 @@ def render(found: Found) -> str:
         "## Loads",
         "",
         "`p50`, `p99` and `p99.9` are microseconds: those of `direct` as they are, the others as what they add to it.",
-        "`mitmdump` is stock with one addon, `nginx` a reverse proxy that puts the header, about the least that a proxy can cost.",
+        "`mitmdump` is stock with one addon, `nginx` a reverse proxy that puts the header, about the least that a proxy can cost,",
+        "`goproxy` a forward proxy in Go that puts the header and has no policy and no audit.",
         "",
         "| load | | req/s | spread | CPU us a request | p50 | p99 | p99.9 | x mitmdump, req/s | x mitmdump, CPU | x nginx, req/s | x nginx, CPU |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for load in (*LOADS, VARIANTS):
+    for load in (*LOADS, VARIANTS, WORKERS):
         samples = found.loads.get(load.key, {})
         for place, name in enumerate(samples):
             lines.append(

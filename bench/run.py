@@ -11,7 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from bench import chart, contenders, report, scenarios
+from bench import chart, contenders, peers, report, scenarios
 from bench.contenders import ROOT, ROTATION_TTL_S, WORK, Contender
 from bench.measure import build_generator
 from bench.report import FAST, MITM
@@ -26,6 +26,7 @@ def field(pki: Pki, upstream: int, *, both: bool) -> Iterator[list[Contender]]:
         found = [Contender("direct", upstream, upstream)]
         found.append(stack.enter_context(contenders.nginx_proxy(pki, upstream)))
         found.append(stack.enter_context(contenders.mitmdump(pki, upstream)))
+        found += stack.enter_context(peers.goproxy(pki, upstream))
         if both:
             found.append(stack.enter_context(contenders.ostiary(pki, upstream, MITM, engine="mitmproxy")))
         found.append(stack.enter_context(contenders.ostiary(pki, upstream, FAST, engine="fast")))
@@ -39,6 +40,15 @@ def variants(pki: Pki, upstream: int, fast: Contender, found: Found) -> None:
         contenders.ostiary(pki, upstream, f"{FAST}, fsync", engine="fast", durability="fsync") as durable,
     ):
         scenarios.alternate((scenarios.VARIANTS,), (fast, many, durable), found)
+
+
+def workers(pki: Pki, upstream: int, found: Found) -> None:
+    """One worker and two, with every core for all that runs."""
+    with (
+        contenders.ostiary(pki, upstream, f"{FAST}, 1 worker", engine="fast", workers=1) as one,
+        contenders.ostiary(pki, upstream, f"{FAST}, 2 workers", engine="fast", workers=2) as two,
+    ):
+        scenarios.alternate((scenarios.WORKERS,), (one, two), found)
 
 
 def facts(pki: Pki, upstream: int, everyone: list[Contender], found: Found) -> None:
@@ -76,6 +86,7 @@ def main() -> None:
             variants(pki, upstream, everyone[-1], found)
         except AssertionError as error:  # a process that was not ready in time
             scenarios.note(found, f"{scenarios.VARIANTS.title}: {error}")
+        workers(pki, upstream, found)
         scenarios.memory(everyone, found)
     text = report.render(found)
     (ROOT / "bench" / "RESULTS.md").write_text(text)

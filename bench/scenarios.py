@@ -46,6 +46,7 @@ HTTP2 = Load("http2", "HTTP/2, 1 connection, 16 streams, 1 KB")
 LOADS = (KEEP_ALIVE, ONE, NEW, RESUMED, DOWN, UP, HTTP2)
 QUICK = (KEEP_ALIVE, NEW, DOWN)
 VARIANTS = Load("variants", "keep-alive, 32 connections: 10,000 routes; audit fsync", ("-c", "32"))
+WORKERS = Load("workers", "keep-alive, 32 connections: 1 and 2 workers on every core", ("-c", "32"))
 
 
 @dataclass
@@ -77,6 +78,8 @@ def alternate(loads: Sequence[Load], contenders: Sequence[Contender], found: Fou
         samples = found.loads.setdefault(load.key, {})
         for turn in range(ROUNDS):
             for contender in contenders:
+                if not load.arguments and not contender.http2:
+                    continue
                 try:
                     sample = once(load, contender)
                 except Failed as error:
