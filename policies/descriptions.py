@@ -75,6 +75,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "preset": {
         "docs": "The provider's page that tells how the API is called.",
+        "driven": "The SDK, with its version, that a test drives through this preset.",
         "checked": "When that page was last looked at, as a date, or untested.",
         "parameters": "Parameters that a route must give, each with a sentence; {tenant} stands for tenant.",
         "placeholder": "Variables that the SDK reads, with values that satisfy its format check.",

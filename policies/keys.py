@@ -93,6 +93,7 @@ _ROUTE_OF_PRESET: Final = (
 PRESET: Final[Keys] = {
     "docs": {"type": "string", "pattern": "^https://"},
     "checked": _TEXT,
+    "driven": _TEXT,
     "parameters": _map(_TEXT),
     "placeholder": _map(_TEXT),
     "sdk": _map(_TEXT),

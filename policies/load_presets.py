@@ -26,6 +26,8 @@ _VALUE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """A parameter stands in host names: one label, so that it can neither name another host nor close a template."""
 _REPLACED: Final = frozenset({"inject", "sign"})
 """Lists by their nature, even where one item is written alone."""
+VAULTS: Final = frozenset({"vault", "openbao", "hashicorp-vault"})
+"""What people may look for: a proxy that holds a Vault token for a workload would hand out every other key."""
 _SECRETS: Final = ("secret", "secrets", "credential")
 
 _OF_A_PATH: Final = frozenset({"mount", "namespace", "kv", "version"})
@@ -132,6 +134,13 @@ class Presets:
         if name in built_in_names():
             self._known[name] = built_in(name)
             return self._known[name]
+        if name in VAULTS:
+            self.context.faults.add(
+                named.place,
+                f"{name!r} is no preset: where the keys live is no upstream of a workload",
+                "let the workload call the API it needs, and Ostiary read Vault",
+            )
+            return None
         near = nearest(name, {*built_in_names(), *self.own})
         mend = f"did you mean {near!r}?" if near else "ostiary preset list shows those there are"
         self.context.faults.add(named.place, f"there is no preset {name!r}", mend)

@@ -37,7 +37,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",
     }),
     "preset": frozenset({
-        "docs", "checked", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "inject",
+        "docs", "checked", "driven", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "inject",
         "sign", "caller_credentials", "http2", "timeouts", "reply",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),

@@ -61,6 +61,8 @@ class Preset:
     place: Place
     docs: str = ""
     checked: str = UNTESTED
+    driven: str = ""
+    """The SDK, with its version, that a test drives through this preset."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     placeholder: Mapping[str, str] = field(default_factory=dict)
     sdk: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +133,7 @@ def read_preset(name: str, node: Node, faults: Faults, *, home: Path | None = No
         node.place,
         docs,
         checked,
+        keys.text("driven", "") or "",
         parameters,
         placeholder,
         _texts(keys, "sdk", re.compile(r".{1,64}"), "name the SDK"),

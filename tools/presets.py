@@ -12,7 +12,7 @@ from policies import load_texts
 from policies.document import Mapping, Scalar, Sequence
 from policies.faults import Place
 from policies.model import Route
-from policies.preset import Preset, built_in, built_in_names, hosts_of
+from policies.preset import UNTESTED, Preset, built_in, built_in_names, hosts_of
 from policies.sources import PolicyText, Source
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "presets.md"
@@ -21,10 +21,9 @@ HEAD = """\
 
 Written by `python -m tools.presets` from `policies/presets/`: change those files, not this page. What `use:` does: [policies](policy.md#presets).
 
-`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `untested`: nobody looked; both are as known. No provider was called: every example request below is run through the policy and the injectors or signers by a test, and six of them through a
-running proxy, against servers of the tests. The Python SDKs of OpenAI, Anthropic, Gemini and Stripe are driven through `ostiary exec` with nothing but `use:` (`tests/clients/test_preset_sdks.py`). The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
+`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `driven` is the SDK that a test runs under `ostiary exec` with nothing but `use:`, against a server that takes the right credential alone (`tests/slow/test_provider_sdks.py`, `tests/clients/test_preset_sdks.py`); what such a client must be told of proxy and roots stands in `tests/clients/programs/python/providers.py`. `untested`: neither. No provider was called: every example request below is run through the policy and the injectors or signers by a test. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
 
-Missing: usage meters, models and rate limits of a provider; the providers Vertex, HubSpot, Salesforce, Elastic, Snowflake, Databricks, Docker Hub and 4sapi, HolySheep; tokens that are derived (GitHub Apps, Google, Azure AD, Slack rotation). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
+Missing: usage meters, models and rate limits of a provider; the providers Vertex and Salesforce; tokens that are derived (GitHub Apps, Google, Azure AD, Slack rotation). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
 """
 
 
@@ -37,9 +36,9 @@ def main() -> int:
 def render() -> str:
     """The page."""
     presets = [built_in(name) for name in built_in_names()]
-    parts = [HEAD, "| preset | hosts | parameters | checked |", "|---|---|---|---|"]
+    parts = [HEAD, "| preset | hosts | parameters | checked, driven |", "|---|---|---|---|"]
     parts += [
-        f"| [`{one.name}`](#{one.name}) | {_codes(hosts_of(one))} | {_codes(one.parameters) or '-'} | {one.checked} |"
+        f"| [`{one.name}`](#{one.name}) | {_codes(hosts_of(one))} | {_codes(one.parameters) or '-'} | {_known(one)} |"
         for one in presets
     ]
     for one in presets:
@@ -59,7 +58,7 @@ def _section(preset: Preset) -> list[str]:
     )
     example = preset.example
     names = [*(example.fields if example else ()), *(name for name in fields if name)]
-    lines = [f"## {preset.name}", "", f"`use: {use}`. [The provider's page]({preset.docs}), {preset.checked}."]
+    lines = [f"## {preset.name}", "", f"`use: {use}`. [The provider's page]({preset.docs}), {_known(preset)}."]
     comment = [line[2:] for line in preset.raw.decode().splitlines() if line.startswith("# ")]
     lines += ["", *comment] if comment else []
     lines += ["", f"- credential: {'; '.join([*map(puts, route.inject), *map(signs, route.sign)])}"]
@@ -74,6 +73,12 @@ def _section(preset: Preset) -> list[str]:
     if example is not None:
         lines.append(f"- example: `{example.method} {example.url}`")
     return lines
+
+
+def _known(preset: Preset) -> str:
+    """What its credential and host were held against."""
+    found = [preset.checked] if preset.checked != UNTESTED else []
+    return ", ".join([*found, *([preset.driven] if preset.driven else [])]) or UNTESTED
 
 
 def _denied(preset: Preset) -> list[str]:
@@ -92,7 +97,7 @@ def _texts(node: object) -> list[str]:
 
 
 def _route(preset: Preset) -> Route:
-    values = {"tenant": "acme", "region": "eu-west-1"}
+    values = {"tenant": "acme", "region": "eu-west-1", "cloud": "aws"}
     use = ", ".join([f"preset: {preset.name}", *(f"{name}: {values[name]}" for name in preset.parameters)])
     text = f"workloads: {{w: {{proofs: [{{any: true}}]}}}}\nroutes: {{r: {{use: {{{use}}}, allow: w}}}}\n"
     source = Source("page.yaml", Path(), Place("page"))

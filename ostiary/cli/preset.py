@@ -61,7 +61,8 @@ def _list(options: argparse.Namespace) -> int:
     width = max(len(preset.name) for preset in presets)
     for preset in presets:
         needs = f"  needs {', '.join(preset.parameters)}" if preset.parameters else ""
-        print(f"{preset.name:{width}}  {', '.join(hosts_of(preset))}{needs}  ({preset.checked})")
+        known = preset.driven or preset.checked
+        print(f"{preset.name:{width}}  {', '.join(hosts_of(preset))}{needs}  ({known})")
     return 0
 
 
@@ -112,6 +113,7 @@ def _summary(preset: Any) -> dict[str, Any]:
         "parameters": dict(preset.parameters),
         "docs": preset.docs,
         "checked": preset.checked,
+        "driven": preset.driven,
         "placeholder": dict(preset.placeholder),
         "sdk": dict(preset.sdk),
     }

@@ -26,7 +26,7 @@ from tests.harness.signing import outgoing
 from vault.secret import Secret
 
 HEAD = "workloads: {w: {proofs: [{peer: {uid: 1}}]}}\n"
-VALUES = {"tenant": "acme", "region": "eu-west-1"}
+VALUES = {"tenant": "acme", "region": "eu-west-1", "cloud": "aws"}
 Load = Callable[..., Policy]
 
 
@@ -207,6 +207,10 @@ def test_a_preset_counts_in_the_version(load: Load) -> None:
     ("use", "said"),
     [
         ("opneai", "0.yaml:2:19: there is no preset 'opneai' (did you mean 'openai'?)"),
+        (
+            "vault",
+            "0.yaml:2:19: 'vault' is no preset: where the keys live is no upstream of a workload (let the workload call the API it needs, and Ostiary read Vault)",
+        ),
         ("../x", "0.yaml:2:19: there is no preset '../x' (ostiary preset list shows those there are)"),
         ("azure-openai", "0.yaml:2:19: preset azure-openai of route r needs 'tenant': the name of the resource"),
         ("{preset: azure-openai, tenant: a.evil.test/}", "0.yaml:2:50: 'a.evil.test/' cannot be the tenant of preset"),
