@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -30,7 +31,10 @@ _OTHER_ALPHABET: Final = {"+": (b"-",), "/": (b"_",)}
 
 MAX_ANCHOR_BYTES: Final = 64
 """`bytes.find` prepares a table for needles that are much longer, at each call."""
-BEGINNING_BYTES: Final = 4
+PROBE_BYTES: Final = 8
+"""Of a probe, and of a beginning: enough that other bytes hardly ever have them."""
+MAX_PROBES: Final = 32
+"""Of one spelling. What finds many at once is fast up to 64 of them in all."""
 
 type Part = tuple[bytes, ...]
 
@@ -46,7 +50,7 @@ class Spelling:
         parts: none empty, no alternative empty.
     """
 
-    __slots__ = ("_pattern", "alphabet", "anchor", "beginnings", "longest", "parts", "shortest")
+    __slots__ = ("_pattern", "alphabet", "anchor", "beginnings", "longest", "parts", "probes", "shortest")
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
@@ -56,7 +60,10 @@ class Spelling:
         anchor = max((part[0] for part in parts if len(part) == 1), key=len, default=b"")
         self.anchor: Final = anchor[:MAX_ANCHOR_BYTES]
         """Stands in each of them."""
-        self.beginnings: Final = frozenset(way[:BEGINNING_BYTES] for way in parts[0])
+        self.probes: Final = _probes(parts)
+        """One of these stands in each of them; where it is empty, that is not known of any."""
+        self.beginnings: Final = _beginnings(parts)
+        """Each of them begins with one of these."""
         self.alphabet: Final = frozenset(byte for part in parts for way in part for byte in way)
         self._pattern: re.Pattern[bytes] | None = None
 
@@ -96,6 +103,37 @@ class Spelling:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("spellings of secrets are not serialised")
+
+
+def _probes(parts: tuple[Part, ...]) -> frozenset[bytes]:
+    """Few byte strings, as long as can be, one of which stands in every way to write this."""
+    best, best_bytes = frozenset[bytes](), 0
+    for begin in range(len(parts)):
+        ways = 1
+        for end in range(begin, min(len(parts), begin + PROBE_BYTES)):
+            ways *= len(parts[end])
+            if ways > MAX_PROBES:
+                break
+            window = parts[begin : end + 1]
+            shortest = min(PROBE_BYTES, sum(min(map(len, part)) for part in window))
+            if shortest > best_bytes:
+                # The end of each: values often begin as those of others do (`sk_live_…`).
+                best = frozenset(b"".join(way)[-PROBE_BYTES:] for way in itertools.product(*window))
+                best_bytes = shortest
+    return best
+
+
+def _beginnings(parts: tuple[Part, ...]) -> frozenset[bytes]:
+    """The first bytes of every way to write this: as many as leave few of them."""
+    found = frozenset([b""])
+    for part in parts:
+        longer = frozenset((known + way)[:PROBE_BYTES] for known in found for way in part)
+        if len(longer) > MAX_PROBES and b"" not in found:
+            break
+        if longer == found:
+            break
+        found = longer
+    return found
 
 
 def _occurrences(data: bytes, needle: bytes, at: int) -> list[tuple[int, int]]:

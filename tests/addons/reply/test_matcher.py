@@ -9,6 +9,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable
+from random import Random
 from urllib.parse import quote, quote_plus
 
 import brotli
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from addons.refusal import Code, Refusal
 from addons.reply.matcher import Matcher, Redactor
 from addons.reply.scrub import BodyScrub, Scrub
-from addons.reply.spellings import MIN_VALUE_BYTES, encoded, spellings_of
+from addons.reply.spellings import MAX_PROBES, MIN_VALUE_BYTES, encoded, spellings_of
 
 KEY = "sk_live_51Hx-Yz0123456789abcdefGHIJ"
 HARD = 'p@ss/w+rd "x"\\=<&>é%25'
@@ -146,6 +147,27 @@ def test_fill_is_as_long_as_what_it_replaces_and_is_none_of_its_bytes() -> None:
     star = "abc*def*ghi"
     redacted, _ = Matcher(spellings_of(star)).redact(star.encode() * 2)
     assert redacted == b"~" * 22  # the number sign stands in entities
+
+
+@settings(max_examples=100, deadline=None)
+@given(secrets, st.randoms(use_true_random=False))
+def test_every_way_to_write_a_value_holds_a_probe_and_begins_as_is_known(secret: str, random: Random) -> None:
+    for value in (secret, secret.encode()):
+        for spelling in spellings_of(value):
+            assert 0 < len(spelling.probes) <= MAX_PROBES
+            assert min(map(len, spelling.probes)) >= 2
+            for _ in range(20):
+                way = b"".join(random.choice(part) for part in spelling.parts)
+                assert any(probe in way for probe in spelling.probes)
+                assert way.startswith(tuple(spelling.beginnings))
+
+
+def test_bytes_that_look_like_it_alone_leave_as_they_are() -> None:
+    matcher = Matcher(spellings_of(KEY))
+    probes = [probe for spelling in spellings_of(KEY) for probe in (*spelling.probes, *spelling.beginnings)]
+    body = b"".join(probe + KEY[:-1].encode() for probe in probes) * 50
+    assert matcher.may_find(body)
+    assert through(matcher, pieces(body, list(range(0, 40_000, 97)))) == body
 
 
 def test_several_values_that_overlap() -> None:
