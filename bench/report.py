@@ -12,6 +12,7 @@ import platform
 import statistics
 from dataclasses import dataclass
 
+from bench import parts
 from bench.measure import Sample
 from bench.peers import GOPROXY
 from bench.scenarios import LOADS, RESUMED, ROUNDS, SECONDS, VARIANTS, WAITERS, WORKERS, Found, Load
@@ -167,6 +168,15 @@ def render(found: Found) -> str:
             lines.append(
                 "| " + " | ".join(["" if place else load.title, name, *_cells(samples, name, found, load)]) + " |"
             )
+    if found.costs:
+        lines += [
+            "",
+            "## Parts",
+            "",
+            "What the stages cost in one process, without sockets and TLS: the best of several rounds (`python -m bench.parts`).",
+            "",
+            *parts.table(found.costs),
+        ]
     lines += ["", "## Facts", "", "| | | |", "|---|---|---|"]
     resumed = {
         name: f"{sum(one.resumed for one in samples) / sum(one.requests for one in samples):.0%}"

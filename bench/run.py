@@ -11,7 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from bench import chart, contenders, peers, report, scenarios
+from bench import chart, contenders, parts, peers, report, scenarios
 from bench.contenders import ROOT, ROTATION_TTL_S, WORK, Contender
 from bench.measure import build_generator
 from bench.report import FAST, MITM
@@ -88,6 +88,7 @@ def main() -> None:
             scenarios.note(found, f"{scenarios.VARIANTS.title}: {error}")
         workers(pki, upstream, found)
         scenarios.memory(everyone, found)
+    found.costs = parts.costs()
     text = report.render(found)
     (ROOT / "bench" / "RESULTS.md").write_text(text)
     (ROOT / "bench" / "results.svg").write_text(chart.draw(found))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from bench import callers, measure
 from bench.contenders import ROTATION_TTL_S, Contender
 from bench.measure import Failed, Sample
+from bench.parts import Cost
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = float(os.environ.get("SECONDS", "3"))
@@ -57,6 +58,8 @@ class Found:
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     """Figures that goals ask for."""
+    costs: list[Cost] = field(default_factory=list)
+    """Of the parts of a request."""
     failures: list[str] = field(default_factory=list)
 
 
