@@ -15,6 +15,7 @@ from addons.egress import EgressRules, Resolver
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from policies import Policy
+from vault.keys import Keys
 from vault.observer import Silent, StoreObserver
 from vault.store import SecretSource
 
@@ -54,6 +55,8 @@ class Parts:
     """0: any number."""
     store_observer: StoreObserver = field(default_factory=Silent)
     """Told of what becomes of rejected credentials."""
+    keys: Keys = field(default_factory=lambda: Keys(None, Silent()))
+    """Keys that sign and never leave their store."""
     buffers: Buffers | None = None
     """None: nothing is counted."""
     buffered_body_bytes: int = DEFAULT_CAP_BYTES

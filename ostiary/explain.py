@@ -37,7 +37,7 @@ from policies.model import (
     SwapInjector,
 )
 from policies.pointer import pointer_text
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer
+from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer, transit_use
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
@@ -348,6 +348,11 @@ def puts(injector: Injector) -> str:
 
 def signs(signer: Signer) -> str:
     """What a signer does, in a few words."""
+    use = transit_use(signer)
+    return _signs(signer) + (f", with key {use.key.mount}/keys/{use.key.key} of Vault" if use is not None else "")
+
+
+def _signs(signer: Signer) -> str:
     match signer:
         case HmacSigner(signature=signature, algorithm=algorithm):
             place = f"header {signature.name}" if signature.place == "header" else f"query parameter {signature.name}"

@@ -37,6 +37,7 @@ from ostiary.store_addresses import Own, StoreAddresses
 from ostiary.stores import log_in, open_state_of, open_store
 from policies import Policy
 from vault.cache import SecretCache
+from vault.keys import Keys
 from vault.store import SecretStore
 
 ENGINES: Final[Mapping[EngineName, type[MitmEngine]]] = {"fast": FastEngine, "mitmproxy": MitmEngine}
@@ -174,6 +175,7 @@ def build_parts(
     return Parts(
         in_force=PolicyInForce(policy),
         secrets=SecretCache(store, clock.monotonic_s, evidence),
+        keys=Keys(store, evidence),
         store_observer=evidence,
         audit=audit,
         metrics=metrics,

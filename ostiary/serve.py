@@ -26,7 +26,7 @@ from ostiary.life import EXIT_OK, on_hang_up, run_to_the_end, settle, tell_ready
 from ostiary.listening import Opened, open_sockets, written
 from ostiary.proxy import Proxy, begin, build
 from ostiary.reload import Judge, Reloader
-from ostiary.settings.listen import judge_routes
+from ostiary.settings.load import judge_reloaded
 from ostiary.settings.model import Bound, ListenSetting, Settings
 from ostiary.settings.workers import share_of
 from policies import Place, Policy
@@ -86,7 +86,7 @@ async def _run(
         own = opened.own() | (await asyncio.to_thread(written, given) if private else frozenset())
         proxy = await build(begun, policy, own, ending, extra_keys=extra_keys, addons=addons)
         # The one listener of a private proxy is not among those of the settings, which routes may name.
-        judge = functools.partial(judge_routes, settings.listen) if private is None else None
+        judge = functools.partial(judge_reloaded, settings, private=private is not None)
         await _serve(settings, proxy, opened, judge)
     return EXIT_OK
 

@@ -1,6 +1,6 @@
 """The least Vault policy that the loaded routes need: as rules, in Vault's language, and held against what a token may.
 
-Everything here is `read` of named paths, and what a login needs for its own token. Paths are written out, never as
+Everything here is `read` of named paths, `update` where a key of Transit signs, and what a login needs for its own token. Paths are written out, never as
 patterns: a route that is added needs a policy that is looked at again.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from policies.model import SecretSpec
+from policies.sign import TransitUse
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@:=,~/-]+")
 """Paths that mean themselves in a policy: no pattern, no template, no quote."""
@@ -47,11 +48,12 @@ class LeastPolicy:
         return "".join(f"{line}\n" for line in lines)
 
 
-def least_policy(secrets: Sequence[SecretSpec], namespace: str | None) -> LeastPolicy:
-    """The least policy for these secrets.
+def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Sequence[TransitUse] = ()) -> LeastPolicy:
+    """The least policy for these secrets and keys.
 
     Args:
         secrets: what routes read.
+        keys: what signs for them inside Vault.
         namespace: of the login. A secret of a namespace below it is named from there; one of another needs a policy of
             its own, and a note says so.
     """
@@ -78,6 +80,12 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None) -> LeastP
         if secret.kv != 2:
             # Which of the two the mount is, is asked of Vault when it is read; on the other kind this grants nothing.
             rules[plain] = Rule(plain, "read", None if secret.kv == 1 else data)
+    for use in keys:
+        prefix = _below(use.key.namespace, namespace)
+        if prefix is None:
+            notes.append(f"{use.path} is in namespace {use.key.namespace}, which this policy cannot reach.")
+            continue
+        rules[prefix + use.path] = Rule(prefix + use.path, "update")
     return LeastPolicy(
         (*rules.values(), *(Rule(path, what) for path, what in OWN.items())), tuple(dict.fromkeys(notes))
     )

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from ostiary.vault_policy import least_policy
 from policies.model import SecretSpec
+from policies.sign import TransitUse
 from vault.hashicorp.config import AppRoleAuth, JwtAuth, KubernetesAuth, VaultConfig
 
 type MethodName = Literal["approle", "kubernetes", "jwt"]
@@ -84,13 +85,16 @@ def method_named(config: VaultConfig | None) -> MethodName | None:
             return None
 
 
-def commands(setup: Setup, config: VaultConfig | None, secrets: Sequence[SecretSpec]) -> str:
+def commands(
+    setup: Setup, config: VaultConfig | None, secrets: Sequence[SecretSpec], keys: Sequence[TransitUse] = ()
+) -> str:
     """The commands, as a script for `sh`.
 
     Args:
         setup: names.
         config: of the settings: mount, role, namespace and files are taken from it where its method is this one.
         secrets: what routes read.
+        keys: what signs for them inside Vault.
     """
     auth = config.auth if config is not None and method_named(config) == setup.method else None
     mount = getattr(auth, "mount", None) or setup.method
@@ -106,7 +110,7 @@ def commands(setup: Setup, config: VaultConfig | None, secrets: Sequence[SecretS
     if namespace:
         parts.append(f"export {'BAO' if setup.tool == 'bao' else 'VAULT'}_NAMESPACE={shlex.quote(namespace)}\n")
     parts.append(
-        f"\n{setup.tool} policy write {shlex.quote(setup.policy)} - <<'POLICY'\n{least_policy(secrets, namespace)}POLICY\n"
+        f"\n{setup.tool} policy write {shlex.quote(setup.policy)} - <<'POLICY'\n{least_policy(secrets, namespace, keys)}POLICY\n"
     )
     parts.append(
         "\n{tool} auth list -format=json | grep -q '\"{plain}/\"' || {tool} auth enable -path={mount} {method}\n".format(

@@ -16,6 +16,7 @@ _ONE: Final = "Where one secret lives; {secret} stands for its field."
 _MANY: Final = "Several secrets, each with a name that templates use: {NAME} or {NAME.FIELD}."
 
 _KEY: Final = "The key: one secret or one of its fields, such as {secret.signing_key}."
+_TRANSIT: Final = "In the place of key: a key that stays in Vault's Transit engine, which signs."
 _KEY_ENCODING: Final = "How an HMAC key is stored: utf8 (as it is), hex or base64."
 
 DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -139,6 +140,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "hmac": {
         "key": _KEY,
+        "transit": _TRANSIT,
         "key_encoding": _KEY_ENCODING,
         "algorithm": "The hash inside the HMAC: sha256 unless it stands here.",
         "encoding": "How the signature is written: hex unless it stands here.",
@@ -149,6 +151,12 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "nonce": "Sends and signs a random value (false).",
         "names": "What signature, timestamp and nonce are called: a header, or query:NAME.",
         "template": "The signed text, with {method} {target} {path} {query} {host} {timestamp} {nonce} {body} {body_sha256} {header.NAME}.",
+    },
+    "transit": {
+        "key": "The name of the key.",
+        "mount": "The mount of the Transit engine: transit unless it stands here.",
+        "namespace": "The namespace of the mount, where it is not that of the login.",
+        "version": "A pinned version of the key. Left out: the newest signs.",
     },
     "names": {
         "signature": "X-Signature unless it stands here.",
@@ -167,6 +175,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "key_id": "The keyid parameter: literal text, or a field of the secret.",
         "algorithm": "The signature algorithm.",
         "key": _KEY,
+        "transit": _TRANSIT,
         "key_encoding": _KEY_ENCODING,
         "components": "What is signed, in this order: @method, @target-uri, header fields, content-digest.",
         "label": "The label of the signature: sig1 unless it stands here.",

@@ -134,8 +134,15 @@ BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
 SIGN: Final[Keys] = {"hmac": _ref("hmac"), "aws_sigv4": _ref("aws_sigv4"), "http_message": _ref("http_message")}
 _KEY: Final[Schema] = {"type": "string", "description": "the key: {secret} or {secret.NAME}"}
 _KEY_ENCODING: Final[Schema] = {"enum": ["utf8", "hex", "base64"]}
+TRANSIT: Final[Keys] = {
+    "key": _TEXT,
+    "mount": _TEXT,
+    "namespace": _TEXT,
+    "version": {"type": "integer", "minimum": 1},
+}
 HMAC: Final[Keys] = {
     "key": _KEY,
+    "transit": _ref("transit"),
     "key_encoding": _KEY_ENCODING,
     "algorithm": {"enum": ["sha1", "sha256", "sha384", "sha512"]},
     "encoding": {"enum": ["hex", "base64", "base64url"]},
@@ -160,6 +167,7 @@ HTTP_MESSAGE: Final[Keys] = {
     "key_id": _TEMPLATE,
     "algorithm": {"enum": ["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"]},
     "key": _KEY,
+    "transit": _ref("transit"),
     "key_encoding": _KEY_ENCODING,
     "components": _NAMES,
     "label": _TEXT,
@@ -197,6 +205,7 @@ TABLES: Final[Mapping[str, Keys]] = {
     "basic": BASIC,
     "sign": SIGN,
     "hmac": HMAC,
+    "transit": TRANSIT,
     "names": NAMES_SENT,
     "aws_sigv4": AWS_SIGV4,
     "http_message": HTTP_MESSAGE,
@@ -246,9 +255,7 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "models": "model access control comes later",
     },
     "sign": {"dpop": "proofs of possession come later"},
-    "hmac": {"transit": "keys that stay in Vault come later; store the key"},
     "aws_sigv4": {"asymmetric": "SigV4A comes later; sign for one region"},
-    "http_message": {"transit": "keys that stay in Vault come later; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
     "reply": {

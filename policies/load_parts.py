@@ -136,10 +136,10 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
         return None
     before = len(faults.found)
     path = read_secret_path(keys, context)
-    mount = _read_place(keys, "mount", faults)
+    mount = read_place(keys, "mount", faults)
     if mount is not None:
-        _refuse_own(mount, keys.place_of("mount"), faults)
-    namespace = _read_place(keys, "namespace", faults)
+        refuse_own(mount, keys.place_of("mount"), faults)
+    namespace = read_place(keys, "namespace", faults)
     field = keys.text("field")
     ttl_s = keys.duration("ttl", 15.0)
     max_stale_s = keys.duration("max_stale", 600.0)
@@ -205,7 +205,7 @@ def read_secret_path(keys: Fields, context: Context) -> str | None:
     if not _is_plain(path):
         context.faults.add(scalar.place, f"{path!r} is no secret path", _SEGMENTS_HOLD)
         return None
-    if "mount" not in keys and _refuse_own(path, scalar.place, context.faults):
+    if "mount" not in keys and refuse_own(path, scalar.place, context.faults):
         return None
     if "/" not in path and "mount" not in keys:
         context.faults.add(
@@ -234,7 +234,7 @@ def _is_plain(path: str) -> bool:
     return all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in path.split("/"))
 
 
-def _read_place(keys: Fields, key: str, faults: Faults) -> str | None:
+def read_place(keys: Fields, key: str, faults: Faults) -> str | None:
     """`mount:` or `namespace:`, without outer slashes."""
     text = keys.text(key)
     if text is None:
@@ -246,7 +246,7 @@ def _read_place(keys: Fields, key: str, faults: Faults) -> str | None:
     return place
 
 
-def _refuse_own(path: str, place: Place, faults: Faults) -> bool:
+def refuse_own(path: str, place: Place, faults: Faults) -> bool:
     """Adds a fault, and says so, where a path begins with a mount that holds what is Vault's own."""
     mount = path.partition("/")[0]
     if mount.casefold() not in _VAULTS_OWN:

@@ -22,6 +22,7 @@ from policies.load_parts import Context, read_host, read_secret
 from policies.load_reverse import read_upstream
 from policies.model import HostPattern, SecretSpec
 from policies.rights import GUARDED, KINDS, Rights, whole_path
+from policies.sign import TransitKey
 
 type Owned = tuple[Entry, Path]
 """A definition and the file it stands in."""
@@ -118,6 +119,7 @@ class Limits:
                 self._shared(_at(item, "credential"), credentials, rights)
         self._shared(_at(entry.value, "credential"), credentials, rights)
         self._secrets(entry.value, path, rights)
+        self._transit(entry.value, rights)
         self._guarded(entry.value, "egress", "egress", rights)
         self._guarded(entry.value, "allow_cleartext", "allow_cleartext", rights)
         self._walked("tls", _at(entry.value, "tls"), rights)
@@ -227,6 +229,28 @@ class Limits:
                 )
             self._guarded(written, "public", "scrub: none", rights)
 
+    def _transit(self, node: Node, rights: Rights) -> None:
+        """Keys that stay in Vault: `secrets` names them as MOUNT/keys/NAME."""
+        for signer in _items(_at(node, "sign")):
+            for kind in signer if isinstance(signer, MappingNode) else ():
+                written = _at(kind.value, "transit")
+                texts = {
+                    key: one.text
+                    for key in ("key", "mount", "namespace")
+                    if isinstance(one := _at(written, key), Scalar)
+                }
+                if written is None or "key" not in texts:
+                    continue
+                mount, namespace = texts.get("mount", "transit").strip("/"), texts.get("namespace", "").strip("/")
+                spec = spec_of_key(TransitKey(texts["key"], mount, namespace or None))
+                if not rights.secret(spec):
+                    self._add(
+                        written.place,
+                        f"this file may not sign with key {shown_secret(spec)}",
+                        f"add {shown_secret(spec)} to secrets",
+                        rights,
+                    )
+
     def _specs(self, node: Node, path: Path) -> Iterator[tuple[SecretSpec, Node]]:
         """The secrets under `secret:` and `secrets:`; what cannot be read is a fault that its reader tells."""
         scratch = Context(Faults(), self.context.variables, path.parent)
@@ -265,6 +289,11 @@ class Limits:
 
     def _add(self, place: Place, message: str, mend: str, rights: Rights) -> None:
         self.context.faults.add(place, message, f"{mend} of may at {rights.place}")
+
+
+def spec_of_key(key: TransitKey) -> SecretSpec:
+    """A key that stays in Vault, as `secrets` of `may` names it."""
+    return SecretSpec(f"{key.mount}/keys/{key.key}", namespace=key.namespace)
 
 
 def shown_secret(spec: SecretSpec) -> str:

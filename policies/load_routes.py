@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -31,13 +31,14 @@ from policies.model import (
     DenyEntry,
     EgressSpec,
     Http2,
+    Injector,
     Route,
     ScrubMode,
     SecretSpec,
     TimeoutSpec,
     Workload,
 )
-from policies.sign import references_of_signers
+from policies.sign import Signer, references_of_signers, transit_use
 
 type Members = Mapping[str, frozenset[str]]
 
@@ -137,6 +138,8 @@ def read_route(
     inject = read_injectors(name, keys, context)
     sign = read_signers(name, keys, context)
     judge_beside(inject, sign, keys.place_of("sign"), context)
+    if credential is None and needs_no_secret(inject, sign, allow):
+        credential = CredentialSpec(name, {})
     caller = keys.choice("caller_credentials", {"replace", "reject", "keep"}, "replace")
     route = Route(
         name=name,
@@ -265,6 +268,17 @@ class _Names:
             return None
         who = self._who(keys) if "workload" in keys or "group" in keys else None
         return DenyEntry(rule, who, read_methods(keys), read_paths(keys))
+
+
+def needs_no_secret(inject: Sequence[Injector], sign: Sequence[Signer], allow: Sequence[AllowEntry]) -> bool:
+    """Whether all that a route does is to sign with keys that stay in Vault: its credential then reads nothing."""
+    return (
+        bool(sign)
+        and not inject
+        and not references_of_signers(sign)
+        and all(transit_use(signer) is not None for signer in sign)
+        and all(entry.credential is None for entry in allow)
+    )
 
 
 def _egress(name: str, keys: Fields, context: Context) -> EgressSpec | None:

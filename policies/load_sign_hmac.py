@@ -7,26 +7,26 @@ from typing import cast
 from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.fields import Fields
-from policies.keys import HMAC, LATER, NAMES_SENT
+from policies.keys import HMAC, NAMES_SENT
 from policies.load_parts import TOKEN, Context
-from policies.load_sign_parts import judge_signed, later_in, sent_name, template_of
-from policies.sign import REQUEST_PARTS, Digest, Encoding, HmacSigner, KeyEncoding, SentName, TimestampForm
+from policies.load_sign_parts import judge_signed, key_of, sent_name, template_of
+from policies.sign import REQUEST_PARTS, Digest, Encoding, HmacSigner, KeyEncoding, SentName, TimestampForm, TransitKey
 from policies.template import Template
 
 
 def read_hmac(route: str, node: Node, context: Context) -> HmacSigner | None:
-    keys = Fields(node, context.faults, f"hmac of route {route}", known=HMAC, later=LATER["hmac"])
-    if not isinstance(node, MappingNode) or "transit" in later_in(node, "hmac"):
+    keys = Fields(node, context.faults, f"hmac of route {route}", known=HMAC)
+    if not isinstance(node, MappingNode):
         return None
-    if not keys.require("key"):
-        return None
-    key = template_of(keys, "key", context, secret=True)
+    key = key_of(keys, context)
     template = _text_template(keys, context)
     if "template" in keys:
         for own in ("headers", "host"):
             if own in keys:
                 context.faults.add(keys.place_of(own), f"{own!r} belongs to the profile; a template names its lines")
     algorithm = keys.choice("algorithm", {"sha1", "sha256", "sha384", "sha512"}, "sha256") or "sha256"
+    if algorithm == "sha1" and isinstance(key, TransitKey):
+        context.faults.add(keys.place_of("algorithm"), "Vault makes no HMAC with sha1", "sha256, sha384 or sha512")
     prefix = keys.scalar("prefix")
     text = f"{algorithm}=" if prefix is None and template is None else "" if prefix is None else prefix.text
     if any(not 0x20 <= ord(char) < 0x7F for char in text):

@@ -9,9 +9,9 @@ from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.faults import Place
 from policies.fields import Fields
-from policies.keys import HTTP_MESSAGE, LATER
+from policies.keys import HTTP_MESSAGE
 from policies.load_parts import Context
-from policies.load_sign_parts import judge_signed, later_in, template_of
+from policies.load_sign_parts import judge_signed, key_of, template_of
 from policies.sign import Component, HttpMessageSigner, KeyEncoding, MessageAlgorithm
 
 _LABEL: Final = re.compile(r"[a-z*][a-z0-9_.*-]{0,62}")
@@ -23,15 +23,13 @@ _MAX_EXPIRES_S: Final = 3600.0
 
 
 def read_message(route: str, node: Node, context: Context) -> HttpMessageSigner | None:
-    keys = Fields(
-        node, context.faults, f"http_message of route {route}", known=HTTP_MESSAGE, later=LATER["http_message"]
-    )
-    if not isinstance(node, MappingNode) or "transit" in later_in(node, "http_message"):
+    keys = Fields(node, context.faults, f"http_message of route {route}", known=HTTP_MESSAGE)
+    if not isinstance(node, MappingNode):
         return None
-    if not keys.require("key_id", "algorithm", "key", "components"):
+    if not keys.require("key_id", "algorithm", *(() if "transit" in keys else ("key",)), "components"):
         return None
     key_id = template_of(keys, "key_id", context, secret=False)
-    key = template_of(keys, "key", context, secret=True, alone=True)
+    key = key_of(keys, context, alone=True)
     algorithms = {"hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"}
     algorithm = keys.choice("algorithm", algorithms)
     if "key_encoding" in keys and algorithm not in {"hmac-sha256", None}:

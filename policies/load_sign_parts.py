@@ -8,9 +8,9 @@ from typing import Final
 from policies.document import Mapping as MappingNode
 from policies.faults import Place
 from policies.fields import Fields
-from policies.keys import LATER
-from policies.load_parts import TOKEN, Context, read_template
-from policies.sign import SentName
+from policies.keys import TRANSIT
+from policies.load_parts import TOKEN, Context, read_place, read_template, refuse_own
+from policies.sign import SentName, TransitKey
 from policies.template import Template
 
 _ENDS_HERE: Final = frozenset({
@@ -19,6 +19,8 @@ _ENDS_HERE: Final = frozenset({
 })  # fmt: skip
 """What ends at this proxy, or is written anew by it: the upstream would never see what was signed."""
 _UNSENDABLE: Final = _ENDS_HERE | {"host", "content-length"}
+_KEY_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_])?")
+"""As Vault takes them, and nothing that could lead elsewhere in a path."""
 _PARAMETER: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
@@ -48,8 +50,33 @@ def template_of(keys: Fields, key: str, context: Context, *, secret: bool, alone
     return template
 
 
-def later_in(node: MappingNode, table: str) -> set[str]:
-    return {entry.key for entry in node if entry.key in LATER[table]}
+def key_of(keys: Fields, context: Context, *, alone: bool = False) -> Template | TransitKey | None:
+    """The key of this signer: `key`, or `transit`; one of them must be there, and not both."""
+    if "transit" not in keys:
+        return template_of(keys, "key", context, secret=True, alone=alone) if keys.require("key") else None
+    if "key" in keys:
+        context.faults.add(keys.place_of("transit"), f"{keys.what} has both key and transit", "keep one of them")
+        return None
+    if "key_encoding" in keys:
+        context.faults.add(keys.place_of("key_encoding"), "a key that stays in Vault has no key_encoding", "remove it")
+    node = keys.node("transit")
+    if node is None:
+        return None
+    inner = Fields(node, context.faults, f"transit of {keys.what}", known=TRANSIT)
+    if not isinstance(node, MappingNode) or not inner.require("key"):
+        return None
+    before = len(context.faults.found)
+    name = inner.text("key")
+    if name is not None and not _KEY_NAME.fullmatch(name):
+        context.faults.add(inner.place_of("key"), f"{name!r} is no name of a key", "letters, digits and . _ -")
+    mount = read_place(inner, "mount", context.faults) or "transit"
+    if "mount" in inner:
+        refuse_own(mount, inner.place_of("mount"), context.faults)
+    namespace = read_place(inner, "namespace", context.faults)
+    version = inner.integer("version", low=1, high=2**31)
+    if name is None or len(context.faults.found) > before:
+        return None
+    return TransitKey(name, mount, namespace, version)
 
 
 def sent_name(text: str, place: Place, context: Context) -> SentName | None:

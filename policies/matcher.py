@@ -26,6 +26,7 @@ from policies.model import (
     Workload,
 )
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
+from policies.sign import TransitUse, transit_use
 
 if TYPE_CHECKING:
     from policies.examples import PolicyTest
@@ -257,6 +258,15 @@ class Policy:
             for spec in (route.credential, *(entry.credential for entry in route.allow))
             for secret in (spec.secrets.values() if isinstance(spec, CredentialSpec) else ())
         )
+
+    def transit_uses(self) -> tuple[tuple[str, TransitUse], ...]:
+        """What is asked of each key that stays in Vault, each once, with a name of a route that asks it."""
+        found: dict[TransitUse, str] = {}
+        for route in self.routes.values():
+            for signer in route.sign:
+                if (use := transit_use(signer)) is not None:
+                    found.setdefault(use, route.name)
+        return tuple((name, use) for use, name in found.items())
 
 
 def _put(buckets: dict[str, _Bucket], route: Route, *, exact: bool) -> None:

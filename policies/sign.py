@@ -17,7 +17,15 @@ type Encoding = Literal["hex", "base64", "base64url"]
 type TimestampForm = Literal["seconds", "milliseconds", "rfc3339"]
 type Payload = Literal["auto", "signed", "unsigned"]
 type MessageAlgorithm = Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"]
+type TransitOperation = Literal[
+    "hmac-sha256", "hmac-sha384", "hmac-sha512", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"
+]
 
+_HMACS: Final[dict[str, TransitOperation]] = {
+    "sha256": "hmac-sha256",
+    "sha384": "hmac-sha384",
+    "sha512": "hmac-sha512",
+}
 REQUEST_PARTS: Final = frozenset({
     "method", "target", "path", "query", "host", "timestamp", "nonce", "body", "body_sha256", "header",
 })  # fmt: skip
@@ -33,11 +41,36 @@ class SentName:
 
 
 @dataclass(frozen=True, slots=True)
+class TransitKey:
+    """`transit:`: a key that stays in Vault."""
+
+    key: str
+    mount: str = "transit"
+    namespace: str | None = None
+    version: int | None = None
+    """Pinned version; None: the newest signs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransitUse:
+    """What a key that stays in Vault is asked for."""
+
+    key: TransitKey
+    operation: TransitOperation
+
+    @property
+    def path(self) -> str:
+        """Path of Vault's API, mount first, on which `update` is needed."""
+        what = "hmac" if self.operation.startswith("hmac-") else "sign"
+        return f"{self.key.mount}/{what}/{self.key.key}"
+
+
+@dataclass(frozen=True, slots=True)
 class HmacSigner:
     """`hmac:`, the profile or a template."""
 
-    key: Template
-    """One reference, and literal text around it where a vendor derives its key so."""
+    key: Template | TransitKey
+    """One reference, and literal text around it where a vendor derives its key so; or a key that stays in Vault."""
     signature: SentName
     timestamp: SentName | None
     """None: it is not sent."""
@@ -101,7 +134,7 @@ class HttpMessageSigner:
 
     key_id: Template
     algorithm: MessageAlgorithm
-    key: Template
+    key: Template | TransitKey
     components: tuple[Component, ...]
     key_encoding: KeyEncoding = "utf8"
     label: str = "sig1"
@@ -130,11 +163,22 @@ def templates_of(signer: Signer) -> tuple[Template, ...]:
     """Every template of a signer that names secrets."""
     match signer:
         case HmacSigner(key=key, template=template):
-            return (key,) if template is None else (key, template)
+            return tuple(one for one in (key, template) if isinstance(one, Template))
         case AwsSigV4Signer(access_key_id=access, secret_access_key=secret, session_token=token):
             return (access, secret) if token is None else (access, secret, token)
         case HttpMessageSigner(key_id=key_id, key=key):
-            return (key_id, key)
+            return (key_id, key) if isinstance(key, Template) else (key_id,)
+
+
+def transit_use(signer: Signer) -> TransitUse | None:
+    """What a signer asks of a key that stays in Vault, if it has one."""
+    match signer:
+        case HmacSigner(key=TransitKey() as key, algorithm="sha256" | "sha384" | "sha512" as algorithm):
+            return TransitUse(key, _HMACS[algorithm])
+        case HttpMessageSigner(key=TransitKey() as key, algorithm=algorithm):
+            return TransitUse(key, algorithm)
+        case _:
+            return None
 
 
 def references_of_signers(signers: Sequence[Signer]) -> tuple[FieldRef, ...]:

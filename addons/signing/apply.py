@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from addons.credentials import Credential
 from addons.head import HeadersToSend, RequestHead
@@ -11,10 +13,19 @@ from addons.refusal import Code, Refusal
 from addons.signing.aws import PayloadWay, payload_way, sign_aws
 from addons.signing.aws_chunks import ChunkSigner
 from addons.signing.aws_scope import Scope, scope_of
-from addons.signing.hmac_lines import sign_hmac
-from addons.signing.http_message import sign_message
+from addons.signing.hmac_lines import hmac_text, put_hmac, sign_hmac
+from addons.signing.http_message import message_base, put_message, sign_message
 from addons.signing.outgoing import Outgoing
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer
+from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer, TransitUse, transit_use
+
+type Ask = Callable[[TransitUse, bytes], Awaitable[bytes]]
+"""Asks for a signature of a key that stays in Vault."""
+
+
+class Beside(Protocol):
+    """Runs work where it holds up nobody: at once, or in a thread where the body is large."""
+
+    async def __call__[T](self, work: Callable[[], T]) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +47,12 @@ class Signing:
         chunk_bytes: the most that one signed chunk of a body may have.
     """
 
-    __slots__ = ("_always", "_aws", "_chunk_bytes", "signers")
+    __slots__ = ("_always", "_aws", "_chunk_bytes", "remote", "signers")
 
     def __init__(self, signers: Sequence[Signer], chunk_bytes: int) -> None:
         self.signers = tuple(signers)
         self._chunk_bytes = chunk_bytes
+        self.remote = any(transit_use(signer) is not None for signer in self.signers)
         reads = any(signer.reads_body for signer in self.signers if isinstance(signer, HmacSigner | HttpMessageSigner))
         self._always = Judged(reads)
         self._aws = next((signer for signer in self.signers if isinstance(signer, AwsSigV4Signer)), None)
@@ -78,14 +90,50 @@ class Signing:
         chunks: ChunkSigner | None = None
         for signer in self.signers:
             match signer:
-                case HmacSigner():
-                    sign_hmac(signer, request, credential, now_s)
-                case HttpMessageSigner():
-                    sign_message(signer, request, credential, now_s)
                 case AwsSigV4Signer():
                     if judged.scope is None or judged.way is None:
                         raise Refusal(Code.INTERNAL, "A request was to be signed for AWS and was not judged.")
                     chunks = sign_aws(
                         signer, judged.scope, judged.way, request, credential, now_s, chunk_bytes=self._chunk_bytes
                     )
+                case _:
+                    self._one(signer, request, credential, now_s)
         return request.to_send(), chunks
+
+    async def sign_remotely(
+        self, request: Outgoing, credential: Credential, now_s: float, ask: Ask, beside: Beside
+    ) -> HeadersToSend:
+        """As `sign`, for a route with a key that stays in Vault (`remote`): each such signer asks for its signature.
+
+        Args:
+            request: what leaves otherwise.
+            credential: opened for this request.
+            now_s: wall-clock seconds.
+            ask: gives a signature over a text.
+            beside: runs what reads the body where it does not hold up others.
+
+        Raises:
+            Refusal: it cannot be signed; then nothing may leave.
+        """
+        for signer in self.signers:
+            use = transit_use(signer)
+            match signer:
+                case HmacSigner() if use is not None:
+                    text = await beside(partial(hmac_text, signer, request, credential, now_s))
+                    put_hmac(signer, request, await ask(use, text))
+                case HttpMessageSigner() if use is not None:
+                    base, params = await beside(partial(message_base, signer, request, credential, now_s))
+                    put_message(signer, request, params, await ask(use, base))
+                case _:
+                    await beside(partial(self._one, signer, request, credential, now_s))
+        return request.to_send()
+
+    @staticmethod
+    def _one(signer: Signer, request: Outgoing, credential: Credential, now_s: float) -> None:
+        match signer:
+            case HmacSigner():
+                sign_hmac(signer, request, credential, now_s)
+            case HttpMessageSigner():
+                sign_message(signer, request, credential, now_s)
+            case AwsSigV4Signer():
+                raise Refusal(Code.INTERNAL, "A request was to be signed for AWS beside other signers.")

@@ -30,7 +30,7 @@ def sign_hmac(signer: HmacSigner, request: Outgoing, credential: Credential, now
     """Puts timestamp, nonce and signature.
 
     Args:
-        signer: of the route.
+        signer: of the route, whose key is a secret.
         request: what leaves, without what the caller sent under these names.
         credential: opened for this request.
         now_s: wall-clock seconds.
@@ -38,6 +38,14 @@ def sign_hmac(signer: HmacSigner, request: Outgoing, credential: Credential, now
     Raises:
         Refusal: `secret_malformed`, `secret_missing`; `internal` where the body that is signed is not there.
     """
+    text = hmac_text(signer, request, credential, now_s)
+    put_hmac(
+        signer, request, hmac.digest(hmac_key(signer.key, signer.key_encoding, credential), text, signer.algorithm)
+    )
+
+
+def hmac_text(signer: HmacSigner, request: Outgoing, credential: Credential, now_s: float) -> bytes:
+    """Puts timestamp and nonce, and gives the text that is signed. Raises as `sign_hmac` does."""
     timestamp = timestamp_text(signer.timestamp_form, now_s)
     nonce = ""
     if signer.timestamp is not None:
@@ -45,12 +53,13 @@ def sign_hmac(signer: HmacSigner, request: Outgoing, credential: Credential, now
     if signer.nonce is not None:
         nonce = secrets.token_hex(NONCE_BYTES)
         _put(request, signer.nonce, nonce)
-    text = (
-        profile_text(request, timestamp, nonce, signer.headers, host=signer.host)
-        if signer.template is None
-        else _template_text(signer, request, credential, timestamp, nonce)
-    )
-    digest = hmac.digest(hmac_key(signer.key, signer.key_encoding, credential), text, signer.algorithm)
+    if signer.template is None:
+        return profile_text(request, timestamp, nonce, signer.headers, host=signer.host)
+    return _template_text(signer, request, credential, timestamp, nonce)
+
+
+def put_hmac(signer: HmacSigner, request: Outgoing, digest: bytes) -> None:
+    """Puts the signature."""
     _put(request, signer.signature, signer.prefix + encoded(digest, signer.encoding))
 
 

@@ -48,11 +48,30 @@ def sign_message(signer: HttpMessageSigner, request: Outgoing, credential: Crede
     Raises:
         Refusal: `bad_request` where a component is not there; `secret_malformed`, `secret_missing`.
     """
+    base, params = message_base(signer, request, credential, now_s)
+    put_message(signer, request, params, _signature(signer, base, credential))
+
+
+def message_base(
+    signer: HttpMessageSigner, request: Outgoing, credential: Credential, now_s: float
+) -> tuple[bytes, bytes]:
+    """Puts the digest, and gives the signature base with the parameters that stand in it. Raises as `sign_message` does."""
     if signer.digests:
         request.put(_DIGEST, content_digest(whole(request)))
-    base, params = signature_base(request, signer.components, _parameters(signer, credential, int(now_s)))
+    return signature_base(request, signer.components, _parameters(signer, credential, int(now_s)))
+
+
+def put_message(signer: HttpMessageSigner, request: Outgoing, params: bytes, signature: bytes) -> None:
+    """Puts the signature, and what it covers.
+
+    Args:
+        signer: of the route.
+        request: what leaves.
+        params: as they stand in the base (`message_base`).
+        signature: over the base.
+    """
     label = signer.label.encode("ascii")
-    value = b":" + binascii.b2a_base64(_signature(signer, base, credential), newline=False) + b":"
+    value = b":" + binascii.b2a_base64(signature, newline=False) + b":"
     request.put(_INPUT, _member(request, b"signature-input", label + b"=" + params))
     request.put(_SIGNATURE, _member(request, b"signature", label + b"=" + value))
 

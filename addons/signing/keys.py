@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from addons.credentials import Credential
 from addons.refusal import Code, Refusal
-from policies.sign import KeyEncoding, MessageAlgorithm
+from policies.sign import KeyEncoding, MessageAlgorithm, TransitKey
 from policies.template import FieldRef, Template
 from vault.secret import Secret
 
@@ -33,13 +33,15 @@ def malformed(reference: FieldRef, what: str) -> Refusal:
     return Refusal(Code.SECRET_MALFORMED, f"The secret behind {{{name}}} {what}.")
 
 
-def the_secret(template: Template, credential: Credential) -> tuple[Secret, FieldRef]:
+def the_secret(template: Template | TransitKey, credential: Credential) -> tuple[Secret, FieldRef]:
     """The one secret that key material names."""
+    if isinstance(template, TransitKey):
+        raise Refusal(Code.INTERNAL, "A key that stays in Vault was to be used here.")
     (reference,) = template.references
     return credential.value(reference), reference
 
 
-def hmac_key(template: Template, encoding: KeyEncoding, credential: Credential) -> bytes:
+def hmac_key(template: Template | TransitKey, encoding: KeyEncoding, credential: Credential) -> bytes:
     """The key of an HMAC, with the text around it, if the template has any.
 
     Raises:
@@ -62,12 +64,12 @@ def hmac_key(template: Template, encoding: KeyEncoding, credential: Credential) 
             raise malformed(reference, "is not base64") from None
         if not raw:
             raise malformed(reference, "is empty")
-    if len(template.parts) == 1:
+    if isinstance(template, TransitKey) or len(template.parts) == 1:
         return raw
     return b"".join(part.encode() if isinstance(part, str) else raw for part in template.parts)
 
 
-def private_key(template: Template, algorithm: MessageAlgorithm, credential: Credential) -> PrivateKey:
+def private_key(template: Template | TransitKey, algorithm: MessageAlgorithm, credential: Credential) -> PrivateKey:
     """A private key, PEM PKCS #8, of the kind that the algorithm wants.
 
     Raises:

@@ -8,10 +8,11 @@ takes off the exchange. The flow never sees it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mitmproxy import http
 
@@ -35,13 +36,15 @@ from addons.injection.content import LARGE_BYTES
 from addons.injection.segments import judge_path
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.signing.apply import Judged
+from addons.signing.apply import Judged, Signing
 from addons.signing.outgoing import Outgoing, one_cookie
 from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
+from addons.stages.remote_keys import RemoteKeys, note_opened, opening
 from policies import Grant
 from policies.model import Injector
-from vault.store import SealedSecret
+
+NONE_OPEN: Final = Openings(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,11 @@ class CredentialStage:
             await rest
 
     def _build(self, work: _Work, sealed: SealedCredential) -> Coroutine[Any, Any, None] | None:
-        credential = unseal(sealed, work.exchange.ask(Openings))
+        # A route whose only keys stay in Vault has read nothing, and so opened nothing yet.
+        credential = unseal(sealed, work.exchange.ask(Openings) if sealed.secrets else NONE_OPEN)
+        signing = work.plan.signing
+        if signing is not None and signing.remote:
+            return self._build_remotely(work, signing, credential)
         if work.body is not None and len(work.body) > LARGE_BYTES:
             return self._build_large(work, credential)
         self._built(work, credential, self._made(work, credential))
@@ -212,14 +219,28 @@ class CredentialStage:
         still_wanted(work.exchange)
         self._built(work, credential, made)
 
-    def _made(self, work: _Work, credential: Credential) -> tuple[Any, HeadersToSend]:
+    async def _build_remotely(self, work: _Work, signing: Signing, credential: Credential) -> None:
+        """As `_build`, where Vault signs: what is signed is built first, and its signatures are waited for."""
+        exchange = work.exchange
+        make = functools.partial(self._made, work, credential, signed=False)
+        large = work.body is not None and len(work.body) > LARGE_BYTES
+        payload, ready = await asyncio.to_thread(make) if large else make()
+        still_wanted(exchange)
+        keys = RemoteKeys(self._parts, exchange, facts_of(exchange), functools.partial(note_opened, exchange))
+        ready = await keys.sign(signing, outgoing(exchange, ready), credential)
+        still_wanted(exchange)
+        self._built(work, credential, (payload, ready))
+
+    def _made(self, work: _Work, credential: Credential, *, signed: bool = True) -> tuple[Any, HeadersToSend]:
         """The digest of the body, and what leaves."""
         # Of what the caller sent: a digest of what leaves would let others try out values.
         payload = hashlib.sha256(work.body or b"")
         body = work.body
         if work.content is not None:
             body = work.content.put(work.injectors, credential) if work.injectors else work.content.stripped()
-        return payload, head_to_send(self._parts, work.exchange, work.plan, work.injectors, credential, body)
+        return payload, head_to_send(
+            self._parts, work.exchange, work.plan, work.injectors, credential, body, signed=signed
+        )
 
     @staticmethod
     def _built(work: _Work, credential: Credential, made: tuple[Any, HeadersToSend]) -> None:
@@ -252,6 +273,8 @@ def head_to_send(
     injectors: tuple[Injector, ...],
     credential: Credential,
     body: bytes | None = None,
+    *,
+    signed: bool = True,
 ) -> HeadersToSend:
     """The head with its credential, signed where the route signs: the last step before the wire.
 
@@ -262,26 +285,28 @@ def head_to_send(
         injectors: those that apply.
         credential: opened for it.
         body: as it leaves, where it was held.
+        signed: False leaves the signing to `RemoteKeys`.
 
     Raises:
         Refusal: nothing may leave.
     """
-    head, authority = exchange.head, exchange.ask(Authority)
-    ready = build_with_credential(plan.plan, injectors, head, authority, credential)
+    head = exchange.head
+    ready = build_with_credential(plan.plan, injectors, head, exchange.ask(Authority), credential)
     if body is not None:
         ready = HeadersToSend(ready.target, framed(ready.fields, len(body), http2=head.http2), body)
-    if plan.signing is None:
+    if plan.signing is None or not signed:
         return ready
-    fields = one_cookie(ready.fields) if head.http2 else ready.fields
-    scheme = "http" if authority.cleartext else "https"
-    request = Outgoing(
-        head.method, scheme, authority.host_header, ready.target, fields, ready.body, head, http2=head.http2
-    )
+    request = outgoing(exchange, ready)
     ready, chunks = plan.signing.sign(exchange.ask(Judged), request, credential, parts.clock.wall_s())
     exchange.rewrite = None if chunks is None else rewriting(exchange, chunks, parts.buffers)
     return ready
 
 
-def opening(facts: Fields, secret: SealedSecret) -> Fields:
-    """What `credential.opened` says."""
-    return {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}
+def outgoing(exchange: Exchange, ready: HeadersToSend) -> Outgoing:
+    """What signers read and add to."""
+    head, authority = exchange.head, exchange.ask(Authority)
+    fields = one_cookie(ready.fields) if head.http2 else ready.fields
+    scheme = "http" if authority.cleartext else "https"
+    return Outgoing(
+        head.method, scheme, authority.host_header, ready.target, fields, ready.body, head, http2=head.http2
+    )

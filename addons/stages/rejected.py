@@ -37,9 +37,10 @@ from addons.head import HeadersToSend
 from addons.injection import applicable
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
-from addons.stages.credentials import head_to_send, opening, still_wanted
+from addons.stages.credentials import head_to_send, outgoing, still_wanted
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
+from addons.stages.remote_keys import RemoteKeys, opening
 from policies import Grant
 from vault.observer import RejectionResult
 from vault.store import StoreError
@@ -104,7 +105,15 @@ class RejectedStage:
             openings = Openings(tuple(records))
             route_plan = self._plans.of(exchange.policy, grant.route)
             injectors, credential = applicable(route_plan.plan, exchange.head), unseal(sealed, openings)
-            head = head_to_send(self._parts, exchange, route_plan, injectors, credential)
+            signing = route_plan.signing
+            if signing is not None and signing.remote:
+                keys = RemoteKeys(self._parts, exchange, facts, records.append)
+                head = head_to_send(self._parts, exchange, route_plan, injectors, credential, signed=False)
+                head = await keys.sign(signing, outgoing(exchange, head), credential)
+                still_wanted(exchange)
+                openings = Openings(tuple(records))
+            else:
+                head = head_to_send(self._parts, exchange, route_plan, injectors, credential)
             route_plan.watch(exchange, credential, head)
         except BaseException as error:
             release(sealed)

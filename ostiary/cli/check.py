@@ -122,7 +122,8 @@ async def _rights(settings: Any, policy: Any, store: Any, notes: list[str]) -> l
 
     if settings.store != "vault" or settings.vault is None:
         return []
-    least = least_policy([secret for _, secret in policy.secret_refs()], settings.vault.namespace)
+    keys = [use for _, use in policy.transit_uses()]
+    least = least_policy([secret for _, secret in policy.secret_refs()], settings.vault.namespace, keys)
     told = await store.capabilities([rule.path for rule in least.rules])
     if not told:
         notes.append(

@@ -47,7 +47,8 @@ def _policy(options: argparse.Namespace) -> int:
     if settings.vault is None:
         raise CommandFailed(f"{settings.file} names no Vault: add vault: {{addresses: […], auth: …}}", 78)
     secrets = [secret for _, secret in policy.secret_refs()]
-    print(least_policy(secrets, settings.vault.namespace), end="")
+    keys = [use for _, use in policy.transit_uses()]
+    print(least_policy(secrets, settings.vault.namespace, keys), end="")
     return 0
 
 
@@ -64,5 +65,6 @@ def _setup(options: argparse.Namespace) -> int:
     if method is None:
         raise CommandFailed("vault.auth names no approle, kubernetes or jwt: say which with --method", 64)
     setup = Setup(method, options.role, options.policy, options.tool)
-    print(commands(setup, settings.vault, [secret for _, secret in policy.secret_refs()]), end="")
+    secrets, keys = [secret for _, secret in policy.secret_refs()], [use for _, use in policy.transit_uses()]
+    print(commands(setup, settings.vault, secrets, keys), end="")
     return 0

@@ -21,6 +21,7 @@ from ostiary.settings.listen import judge_routes, read_listeners
 from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, EngineName, Limits, Settings
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
+from ostiary.settings.transit import judge_keys
 from ostiary.settings.vault import read_vault
 from ostiary.settings.workers import MAX_WORKERS, MIN_BUFFERS, check_workers
 from policies import Policy, PolicyText, load_sources, load_texts
@@ -149,9 +150,18 @@ def _load_all(
             )
         except FaultError as error:
             faults.found.extend(error.faults)
+    if settings is not None and policy is not None:
+        judge_keys(settings.store, policy, faults)
     if settings is not None and policy is not None and not private:
         _together(settings, policy, faults)
     return settings, policy
+
+
+def judge_reloaded(settings: Settings, policy: Policy, faults: Faults, *, private: bool = False) -> None:
+    """What settings and a policy that is read again together can show."""
+    judge_keys(settings.store, policy, faults)
+    if not private:
+        judge_routes(settings.listen, policy, faults)
 
 
 def _together(settings: Settings, policy: Policy, faults: Faults) -> None:

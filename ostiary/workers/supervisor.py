@@ -22,8 +22,7 @@ from ostiary.ca import load_or_create
 from ostiary.descriptors import raise_limit
 from ostiary.life import EXIT_OK, on_hang_up, run_to_the_end, settle, tell_ready
 from ostiary.listening import open_sockets
-from ostiary.settings.listen import judge_routes
-from ostiary.settings.load import Texts
+from ostiary.settings.load import Texts, judge_reloaded
 from ostiary.settings.model import Settings
 from ostiary.stores import open_store
 from ostiary.workers.beginning import Beginning
@@ -57,7 +56,7 @@ async def _run(settings: Settings, policy: Policy, texts: Texts, environ: Mappin
         beginning = Beginning(__version__, 0, settings.workers, settings.file, texts, opened.own(), descriptors)
         crew = Crew(beginning, policy.version, settings.limits.drain_timeout)
         control = CrewControl(
-            crew, settings.policies, settings.variables, policy, functools.partial(judge_routes, settings.listen)
+            crew, settings.policies, settings.variables, policy, functools.partial(judge_reloaded, settings)
         )
         on_hang_up(loop, control.turns.signalled)
         starting = loop.create_task(crew.begin())

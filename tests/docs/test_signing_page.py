@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -16,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from addons.signing.apply import Signing
 from addons.signing.outgoing import Outgoing
 from policies import load_policy
-from policies.keys import AWS_SIGV4, HMAC, HTTP_MESSAGE, LATER, NAMES_SENT
+from policies.keys import AWS_SIGV4, HMAC, HTTP_MESSAGE, NAMES_SENT, TRANSIT
 from policies.model import Route
+from policies.sign import TransitUse
 from tests.harness.signing import credential, outgoing
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "signing.md"
@@ -132,6 +134,38 @@ def messages_hmac(route: Route) -> None:
     assert one(made, "signature") == "shop=:" + base64.b64encode(mac(b"k", base)).decode() + ":"
 
 
+def in_vault(route: Route) -> Outgoing:
+    """Signed by a key that a Vault of this test keeps."""
+    request = outgoing("POST", b"/x", [(b"Content-Type", b"a/b")], BODY)
+
+    async def ask(use: TransitUse, text: bytes) -> bytes:
+        assert use.key.mount == "transit"
+        return hmac.digest(use.path.encode(), text, "sha256")
+
+    async def beside[T](work: Callable[[], T]) -> T:
+        return work()
+
+    asyncio.run(Signing(route.sign, 1 << 20).sign_remotely(request, credential({}), NOW_S, ask, beside))
+    return request
+
+
+def transit_hmac(route: Route) -> None:
+    made = in_vault(route)
+    text = f"POST\n/x\nhost:api.test\nx-timestamp:1499827319\nx-nonce:{one(made, 'x-nonce')}\n{hashlib.sha256(BODY).hexdigest()}"
+    assert one(made, "x-signature") == "sha256=" + mac(b"transit/hmac/egress-stripe", text).hex()
+
+
+def transit_messages(route: Route) -> None:
+    made = in_vault(route)
+    params = one(made, "signature-input").removeprefix("sig1=")
+    digest = "sha-256=:" + base64.b64encode(hashlib.sha256(BODY).digest()).decode() + ":"
+    base = (
+        f'"@method": POST\n"@target-uri": https://api.test/x\n"content-digest": {digest}\n"@signature-params": {params}'
+    )
+    wanted = base64.b64encode(mac(b"transit/sign/egress-bank", base)).decode()
+    assert one(made, "signature") == f"sig1=:{wanted}:"
+
+
 CHECKS: dict[str, Callable[[Route], None]] = {
     "profile": profile,
     "binance": binance,
@@ -142,6 +176,8 @@ CHECKS: dict[str, Callable[[Route], None]] = {
     "aws-session": aws_session,
     "messages": messages,
     "messages-hmac": messages_hmac,
+    "transit-hmac": transit_hmac,
+    "transit-messages": transit_messages,
 }
 
 
@@ -156,6 +192,6 @@ def test_every_example_is_one_of_these(tmp_path: Path) -> None:
 
 def test_every_key_is_on_the_page() -> None:
     text = PAGE.read_text()
-    for table in (HMAC, NAMES_SENT, AWS_SIGV4, HTTP_MESSAGE, LATER["hmac"], LATER["aws_sigv4"]):
+    for table in (HMAC, NAMES_SENT, AWS_SIGV4, HTTP_MESSAGE, TRANSIT):
         for key in table:
             assert f"`{key}`" in text or f"{key}:" in text, key

@@ -64,6 +64,15 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         'routes:\n  pay:\n    match: {paths: /v1/charges}\n    listener: l\n    upstream: "http://api.stripe.com"\n    allow: pay-web\n',
         ("5:15: no route of this file may lead to api.stripe.com:80 (add 'api.stripe.com:80' to hosts",),
     ),
+    # --- keys that stay in Vault ---
+    "a key of others, another secret": (
+        ROUTE + "    sign: {hmac: {transit: {key: ads}}}\n",
+        ("5:28: this file may not sign with key 'transit/keys/ads' (add 'transit/keys/ads' to secrets",),
+    ),
+    "a key of others at a mount, another secret": (
+        ROUTE + '    sign: [{http_message: {key_id: a, algorithm: ed25519, transit: {key: k, mount: /ads/, namespace: n}, components: "@method"}}]\n',
+        ("5:68: this file may not sign with key {namespace: n, path: 'ads/keys/k'} (add {namespace: n, path: 'ads/keys/k'} to secrets",),
+    ),
     # --- hosts ---
     "a host of others": (
         ROUTE.replace("api.stripe.com", "api.other.test"),
@@ -480,6 +489,7 @@ def test_every_key_of_the_language_has_been_judged() -> None:
         "names",
         "aws_sigv4",
         "http_message",
+        "transit",
         "example",
     }
     assert set(TABLES) == set(WALKED) | free

@@ -15,6 +15,8 @@ from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting,
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
+from vault.hashicorp.transit import Transit
+from vault.keys import KeyRef, Operation
 from vault.observer import Silent, StoreObserver
 from vault.secret import Secret
 from vault.store import (
@@ -33,6 +35,8 @@ REFUSED_S: Final = 60.0
 """How long a 403 that a new login did not mend is put down to Vault's policy, not to the login. A role's new policies
 need a new login, so it is tried again after that."""
 MAX_REFUSED: Final = 10_000
+KEPT_THREADS: Final = 2
+"""Threads that signatures never take: reads of secrets go on beside them."""
 
 
 class VaultStore:
@@ -53,6 +57,7 @@ class VaultStore:
         self._login = Login(self._calls, config.auth, self._observer)
         self._mounts: dict[tuple[str | None, str], Literal[1, 2]] = {}
         self._refused: dict[SecretRef, float] = {}
+        self._transit = Transit(self._call, config.deadline_s, max(1, config.threads - KEPT_THREADS))
 
     async def start(self) -> None:
         """Logs in.
@@ -99,6 +104,10 @@ class VaultStore:
     async def describe(self, ref: SecretRef) -> Described:
         """See `SecretStore.describe`."""
         return await self._call(ref, lambda client, version: kv.describe(client, ref, version))
+
+    async def compute(self, ref: KeyRef, operation: Operation, text: bytes) -> SecretVersion:
+        """See `KeyStore.compute`."""
+        return await self._transit.compute(ref, operation, text)
 
     async def capabilities(self, paths: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """What the login may do at these paths of Vault's API, as Vault tells it (`sys/capabilities-self`); an empty
@@ -244,7 +253,7 @@ class VaultStore:
                 return SecretDenied(ref.name, reason)
             case 403:
                 _log.warning(
-                    "Vault denies %s: %s (does the policy allow read on it, and on its mount if kv is not given?)",
+                    "Vault denies %s: %s (ostiary vault policy prints what is needed; kv must be given where the mount may not be asked about)",
                     ref.name,
                     answer.reason,
                 )

@@ -134,8 +134,10 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         sent["X-Vault-Request"] = "true"
         # Never compressed: a small answer must not grow behind the size cap.
         sent["Accept-Encoding"] = "identity"
+        # What only reads may be sent once more, and so may what says that it changes nothing (Transit).
+        tries = 2 if kwargs.pop("repeatable", False) or method.upper() in {"GET", "LIST"} else 1
         try:
-            answer, body = self._exchange(method, self.urljoin(self.base_uri, url), sent, call, **kwargs)
+            answer, body = self._exchange(method, self.urljoin(self.base_uri, url), sent, call, tries, **kwargs)
         except requests.exceptions.SSLError:
             if call is not None and call.over:
                 raise VaultUnreachable("the deadline passed") from None
@@ -152,12 +154,11 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
         return self._judge(answer, body, raise_exception=raise_exception)
 
     def _exchange(
-        self, method: str, url: str, headers: dict[str, str], call: Call | None, **kwargs: Any
+        self, method: str, url: str, headers: dict[str, str], call: Call | None, tries: int, **kwargs: Any
     ) -> tuple[requests.Response, bytes]:
         """Sends and reads. What only reads is sent once more if its connection ends at once: a kept connection that Vault,
         or a balancer before it, has just closed is no outage. A login is not: it may have used up what it carried.
         """
-        tries = 2 if method.upper() in {"GET", "LIST"} else 1
         while True:
             tries -= 1
             try:

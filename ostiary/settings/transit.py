@@ -1,0 +1,20 @@
+"""What keys that stay in Vault ask of the settings: a Vault."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from policies import Policy
+from policies.faults import Faults
+
+
+def judge_keys(store: Literal["vault", "sealed"], policy: Policy, faults: Faults) -> None:
+    """Adds a fault for each route that signs with a key of Vault, where secrets come from another store."""
+    if store == "vault":
+        return
+    for name, use in policy.transit_uses():
+        faults.add(
+            policy.routes[name].place,
+            f"route {name} signs with the key {use.key.key} of Vault's Transit engine, and the settings have no Vault",
+            "add vault: to the settings, or store the key and write key: in the place of transit:",
+        )
