@@ -36,8 +36,8 @@ from addons.pipeline import stages
 from addons.reply.scrub import BodyScrub, Scrubs
 from addons.signing.apply import Signing
 from addons.signing.outgoing import Outgoing
-from addons.stages.credentials import opening
 from addons.stages.registry import Registry
+from addons.stages.remote_keys import opening
 from addons.telemetry import Metrics
 from ostiary.dispatch import Dispatcher
 from ostiary.engines.fast.flows import new_flow
