@@ -5,6 +5,7 @@ holds the page against them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ostiary.explain import puts, signs
@@ -104,8 +105,8 @@ def _route(preset: Preset) -> Route:
     return load_texts([PolicyText(Path("page.yaml"), text, 0)], [source]).routes["r"]
 
 
-def _codes(texts: object) -> str:
-    return ", ".join(f"`{text}`" for text in texts)  # type: ignore[attr-defined]
+def _codes(texts: Iterable[str]) -> str:
+    return ", ".join(f"`{text}`" for text in texts)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.harness.canaries import canary
+from tests.harness.installed import node_with, python_with
 from tests.harness.ostiary_process import Ostiary, clean_environment, command
-from tests.harness.two_ways import CACHE, NODE, NPM, PROGRAMS, ROOT, Served
+from tests.harness.two_ways import CACHE, PROGRAMS, ROOT, Served
 from tests.harness.upstream import Script, Upstream
 
 WORKLOAD = 'workloads:\n  billing: {proofs: [{key_hash: "sha256:HASH"}, {any: true}]}\n'
@@ -67,44 +65,14 @@ def served(
 @pytest.fixture(scope="session")
 def packages() -> Path:
     """The programs with the locked packages beside them, installed once for a lock file."""
-    lock = (PROGRAMS / "package-lock.json").read_bytes()
-    folder = CACHE / f"npm-{hashlib.sha256(lock).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        for path in (*PROGRAMS.glob("*.mjs"), *PROGRAMS.glob("package*.json"), PROGRAMS / ".npmrc"):
-            shutil.copy(path, folder)
-        if not (folder / ".complete").exists():
-            done = subprocess.run(
-                # The user's own environment: this is the way to a registry, not the client under test.
-                [NODE, NPM, "ci", "--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=20000"],
-                cwd=folder, capture_output=True, text=True, timeout=90, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                pytest.skip(f"the npm packages cannot be installed here: {done.stderr[-300:]}")
-            (folder / ".complete").touch()
-    return folder
+    beside = [*PROGRAMS.glob("*.mjs"), PROGRAMS / "package.json", PROGRAMS / ".npmrc"]
+    return node_with("npm", PROGRAMS / "package-lock.json", beside)
 
 
 @pytest.fixture(scope="session")
 def client_python() -> Path:
     """A Python with the locked clients beside it, in an environment of its own, made once for a lock file."""
-    lock = ROOT / "requirements" / "clients.txt"
-    folder = CACHE / f"python-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
-    CACHE.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not (folder / ".complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            for step in (
-                [sys.executable, "-m", "venv", str(folder)],
-                [str(folder / "bin" / "python"), "-m", "pip", "--no-input", "-q", "install", "--require-hashes", "-r", str(lock)],
-            ):  # fmt: skip
-                # The user's own environment: this is the way to an index, not the client under test.
-                done = subprocess.run(step, capture_output=True, text=True, timeout=110, check=False)
-                assert done.returncode == 0, f"the locked clients cannot be installed: {done.stderr[-300:]}"
-            (folder / ".complete").touch()
-    return folder / "bin" / "python"
+    return python_with("python", ROOT / "requirements" / "clients.txt")
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from policies import policy_schema
+from tests.harness.installed import node_with
 from tests.harness.language_server import LanguageServer
-from tests.harness.two_ways import CACHE, NODE, NPM, PROGRAMS, ROOT
+from tests.harness.two_ways import NODE, PROGRAMS, ROOT
 
 EDITOR = PROGRAMS / "editor"
-LOCK = (EDITOR / "package-lock.json").read_bytes()
 BROKEN = (
     """# yaml-language-server: $schema=policy.schema.json
 workloads:
@@ -37,21 +33,7 @@ routes:
 @pytest.fixture(scope="module")
 def server() -> list[str]:
     """The command of the locked server, installed once."""
-    folder = CACHE / f"npm-{hashlib.sha256(LOCK).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        for name in ("package.json", "package-lock.json", ".npmrc"):
-            shutil.copy(EDITOR / name, folder)
-        if not (folder / ".complete").exists():
-            done = subprocess.run(
-                # The user's own environment: this is the way to a registry, not the client under test.
-                [NODE, NPM, "ci", "--ignore-scripts", "--fetch-retries=0", "--fetch-timeout=20000"],
-                cwd=folder, capture_output=True, text=True, timeout=90, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                pytest.skip(f"the language server cannot be installed here: {done.stderr[-300:]}")
-            (folder / ".complete").touch()
+    folder = node_with("npm", EDITOR / "package-lock.json", [EDITOR / "package.json", EDITOR / ".npmrc"])
     return [NODE, str(folder / "node_modules" / "yaml-language-server" / "bin" / "yaml-language-server"), "--stdio"]
 
 

@@ -458,7 +458,7 @@ def test_a_sealed_vault(patient: Patient, tmp_path: Path) -> None:
 
 def test_a_clock_that_is_wrong(patient: Patient) -> None:
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
-        handler.date_time_string = lambda timestamp=None: "Mon, 23 Nov 2020 10:00:00 GMT"  # type: ignore[method-assign]
+        handler.date_time_string = lambda timestamp=None: "Mon, 23 Nov 2020 10:00:00 GMT"  # type: ignore[method-assign]  # how this server is told its time
         send(handler, 200, {"sealed": False, "initialized": True, "data": {"ttl": 3600}})
 
     with scripted(answer) as (address, _):

@@ -96,8 +96,8 @@ def test_one_file_is_loaded_once(folder: Path) -> None:
     import builtins
 
     one, two = load(folder, "[mine.py:Good, {addon: mine.py:Bare, options: {word: a}}]")
-    assert (one.name, two.name, builtins.cnry) == ("mine.py:Good", "mine.py:Bare", 1)  # type: ignore[attr-defined]
-    del builtins.cnry  # type: ignore[attr-defined]
+    assert (one.name, two.name, builtins.cnry) == ("mine.py:Good", "mine.py:Bare", 1)  # type: ignore[attr-defined]  # the addon puts it there
+    del builtins.cnry  # type: ignore[attr-defined]  # the addon puts it there
 
 
 def test_the_folder_of_a_file_stands_before_nothing(folder: Path) -> None:

@@ -7,11 +7,8 @@ Each runs under `ostiary exec` with nothing but `use:`: its key is the preset's 
 from __future__ import annotations
 
 import base64
-import fcntl
-import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,8 +21,9 @@ import pytest
 from policies.preset import built_in, built_in_names
 from tests.clients.test_aws import Verifier, verifying
 from tests.harness.canaries import canary
+from tests.harness.installed import python_with
 from tests.harness.ostiary_process import ENGINES, Ostiary, clean_environment
-from tests.harness.two_ways import CACHE, PROGRAMS, ROOT
+from tests.harness.two_ways import PROGRAMS, ROOT
 from tests.harness.upstream import Seen, Upstream, Wire
 
 LOCK = ROOT / "requirements" / "sdks.txt"
@@ -114,21 +112,7 @@ def test_what_presets_say_is_what_is_driven_here() -> None:
 @pytest.fixture(scope="session")
 def sdk_python() -> Path:
     """A Python with the locked SDKs beside it, made once for a lock file."""
-    folder = CACHE / f"sdks-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
-    CACHE.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not (folder / ".complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            for step in (
-                [sys.executable, "-m", "venv", str(folder)],
-                [str(folder / "bin" / "python"), "-m", "pip", "--no-input", "-q", "install", "--require-hashes", "-r", str(LOCK)],
-            ):  # fmt: skip
-                # The user's own environment: this is the way to an index, not the client under test.
-                done = subprocess.run(step, capture_output=True, text=True, timeout=600, check=False)
-                assert done.returncode == 0, f"the locked SDKs cannot be installed: {done.stderr[-300:]}"
-            (folder / ".complete").touch()
-    return folder / "bin" / "python"
+    return python_with("sdks", LOCK, patience_s=600)
 
 
 def wanted(row: Provider, key: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,8 +66,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield server
 
 
-def server_of(valkey: Valkey, **given: object) -> Server:
-    return Server("127.0.0.1", valkey.port, prefix=valkey.fresh_prefix(), **given)  # type: ignore[arg-type]
+def server_of(valkey: Valkey, **given: Any) -> Server:
+    return Server("127.0.0.1", valkey.port, prefix=valkey.fresh_prefix(), **given)
 
 
 @pytest.fixture(params=KINDS)

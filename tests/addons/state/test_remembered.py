@@ -104,9 +104,9 @@ async def test_a_kill_reaches_everybody_within_a_second(pair: tuple[StateStore, 
     await kills.start()
     for n in range(3):
         await here.put(f"kill:{n}", b"x")
-        assert await soon(lambda n=n: kills.get(f"kill:{n}") is not None) < 1.0  # type: ignore[misc]
+        assert await soon(lambda n=n: kills.get(f"kill:{n}") is not None) < 1.0  # type: ignore[misc]  # a default binds n; its type is not inferred
         await here.delete(f"kill:{n}")
-        assert await soon(lambda n=n: kills.get(f"kill:{n}") is None) < 1.0  # type: ignore[misc]
+        assert await soon(lambda n=n: kills.get(f"kill:{n}") is None) < 1.0  # type: ignore[misc]  # a default binds n; its type is not inferred
     await kills.stop()
 
 

@@ -27,7 +27,7 @@ async def insist[T](call: Callable[[], Awaitable[T]]) -> T:
 
 async def race(store: StateStore, calls: int, limit: int) -> dict[str, int]:
     added = await asyncio.gather(*(insist(lambda: store.add("race:sum", 3, 600, limit)) for _ in range(calls)))
-    firsts = await asyncio.gather(*(insist(lambda n=n: store.once(f"race:{n}", 600)) for n in range(calls)))  # type: ignore[misc]
+    firsts = await asyncio.gather(*(insist(lambda n=n: store.once(f"race:{n}", 600)) for n in range(calls)))  # type: ignore[misc]  # as in test_remembered
     taken = await asyncio.gather(*(insist(lambda: store.take("race:rate", 1, 20, 0.0001)) for _ in range(calls)))
     return {
         "added": sum(one.added for one in added),

@@ -150,7 +150,7 @@ def test_any_order_of_calls(kind: str, request: pytest.FixtureRequest) -> None:
 
     with endings:
         run_state_machine_as_test(
-            machine,  # type: ignore[arg-type]
+            machine,  # type: ignore[arg-type]  # it calls what it is given; a factory does
             settings=settings(
                 max_examples=100 if kind == "memory" else 25,
                 stateful_step_count=30,

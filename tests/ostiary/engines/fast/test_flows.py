@@ -66,7 +66,7 @@ def test_the_same_state() -> None:
 
 def test_copies_stand_by_themselves() -> None:
     mine = ours()
-    other: Any = mine.copy()  # type: ignore[no-untyped-call]
+    other: Any = mine.copy()  # type: ignore[no-untyped-call]  # untyped in mitmproxy
     assert other.id != mine.id
     assert not other.live
     assert mine.live
@@ -116,7 +116,7 @@ def test_what_addons_use() -> None:
     assert mine.timestamp_created > 1_600_000_000
     assert mine.timestamp_start >= mine.timestamp_created - 5
     assert mine.killable
-    mine.kill()  # type: ignore[no-untyped-call]
+    mine.kill()  # type: ignore[no-untyped-call]  # untyped in mitmproxy
     assert mine.error is not None
     assert ours().error is None
 
