@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PY := .venv/bin/python
 JOBS ?= 2
-.PHONY: help setup run demo-vault test test-slow check lint types imports report bench bench-quick profile clean
+.PHONY: help setup run demo-vault test test-slow test-vault check lint types imports report bench bench-quick profile clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -21,6 +21,12 @@ test: setup ## run the test suite
 
 test-slow: setup ## run what is too slow for every day
 	@$(PY) -m pytest -n $(JOBS) -m slow --timeout=900
+
+test-vault: setup ## the tests of Vault against HashiCorp Vault itself, built from source once (needs Go)
+	@OSTIARY_TEST_VAULT="$$($(PY) -m tools.vaultserver)" && test -n "$$OSTIARY_TEST_VAULT" && export OSTIARY_TEST_VAULT && "$$OSTIARY_TEST_VAULT" version && \
+	$(PY) -m pytest -n $(JOBS) --timeout=900 tests/vault tests/faults/test_vault.py tests/faults/test_store_and_policy.py \
+		tests/faults/test_transit.py tests/e2e/test_rotation.py tests/ostiary/test_vault_policy.py tests/ostiary/test_vault_setup.py \
+		tests/ostiary/test_doctor.py tests/slow/test_rotation.py
 
 check: setup lint types imports ## lint, format, types, import contracts, wheel contents, docs
 	@$(PY) -m pytest -q tests/architecture tests/docs

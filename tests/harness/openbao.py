@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +15,7 @@ from typing import Any
 
 from tests.harness.ostiary_process import clean_environment
 from tests.harness.ports import free_port
+from tests.harness.vault_binary import vault_binary
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -51,8 +50,7 @@ class OpenBao:
             self.api("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        binary = shutil.which("bao", path=str(Path(sys.executable).parent))
-        assert binary is not None, "the bao binary is missing: run make setup"
+        binary = vault_binary()
         if self._sealable:
             config = {
                 "storage": {"inmem": {}},

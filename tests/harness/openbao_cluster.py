@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +14,7 @@ from typing import Any
 
 from tests.harness.ostiary_process import clean_environment
 from tests.harness.ports import free_port
+from tests.harness.vault_binary import vault_binary
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -24,8 +23,7 @@ class Node:
     """One server."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        binary = shutil.which("bao", path=str(Path(sys.executable).parent))
-        assert binary is not None, "the bao binary is missing: run make setup"
+        binary = vault_binary()
         folder.mkdir(parents=True)
         (folder / "data").mkdir()
         self.address = f"http://127.0.0.1:{free_port()}"
@@ -35,6 +33,7 @@ class Node:
         config = {
             "storage": {"raft": raft},
             "listener": {"tcp": listener},
+            "disable_mlock": True,
             "api_addr": self.address,
             "cluster_addr": f"https://{within}",
         }

@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.scripted_vault import scripted, send
+from tests.harness.vault_binary import needs_namespaces
 from vault.hashicorp.config import AppRoleAuth, TokenAuth, TokenFileAuth, VaultAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
 from vault.secret import Secret
@@ -305,6 +306,7 @@ async def test_proxy_variables_are_not_obeyed(openbao: OpenBao, monkeypatch: pyt
         assert (await vault.fetch(SecretRef("secret/egress/direct"))).version == "1"
 
 
+@needs_namespaces
 async def test_namespaces(openbao: OpenBao) -> None:
     openbao.api("PUT", "sys/namespaces/team-a", {})
     opener = SecretRef("secret/egress/ns", namespace="team-a", kv=2)
@@ -346,6 +348,7 @@ async def test_a_read_in_another_namespace_leaves_the_login_where_it_was(openbao
         await vault.probe()
 
 
+@needs_namespaces
 async def test_a_mount_is_detected_in_each_namespace(openbao: OpenBao) -> None:
     openbao.put("egress/spaces", key="root")
     async with store(openbao.address, root(openbao)) as vault:
@@ -400,6 +403,7 @@ async def test_what_is_vaults_own_is_no_secret(openbao: OpenBao, ref: SecretRef)
             assert openbao.token not in str(error.value)
 
 
+@needs_namespaces
 async def test_a_namespace_in_the_path_leads_to_no_token(openbao: OpenBao) -> None:
     """Vault takes namespaces from the path too, so no list of names is enough: the value itself is looked at."""
     with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from tests.harness.issuer import Issuer, kubernetes_api
 from tests.harness.openbao import OpenBao
 from tests.harness.pki import Pki
 from tests.harness.scripted_vault import scripted, send
+from tests.harness.vault_binary import needs_namespaces
 from vault.hashicorp.config import (
     AppRoleAuth,
     CertAuth,
@@ -224,6 +225,7 @@ async def test_a_login_that_did_not_reach_vault_uses_up_nothing(tmp_path: Path) 
     assert paths == ["lookup", "unwrap", "login", "login", "revoke-self"]
 
 
+@needs_namespaces
 async def test_a_login_in_a_namespace(bao: OpenBao, tmp_path: Path) -> None:
     """Method, role, envelope and secret are the namespace's own; the root has none of that name."""
     with contextlib.suppress(OSError):
