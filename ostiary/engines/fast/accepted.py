@@ -177,10 +177,11 @@ class Accepted(Downstream):
         try:
             step()
         except FAILURES as error:  # what fails must not leave the connection half alive
-            self._crashed(error)
+            self.crashed(error)
         self.flush()
 
-    def _crashed(self, error: BaseException) -> None:
+    def crashed(self, error: BaseException) -> None:
+        """A step has failed."""
         try:
             if self.request_failed(error):
                 return

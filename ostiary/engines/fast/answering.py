@@ -67,26 +67,32 @@ def _rejected(turn: Turn, response: http.Response, size: int | None, raw: bytes)
 
 def _accepted(turn: Turn, response: http.Response, size: int | None, raw: bytes) -> None:
     """This is the answer that the caller gets."""
-    turn.let_go()
+    if turn.held is not None:
+        turn.let_go()
     turn.flow.response = response
     turn.caller.deadline.expect(Wait.BODY, turn.times.idle_s)
     data = response.data
-    fields, reason = data.headers.fields, data.reason
-
-    def judged() -> None:
-        # Both: a head without fields has the one empty tuple, whatever became of its phrase.
-        _judged(turn, size, raw if data.headers.fields is fields and data.reason is reason else None)
-
+    judged = partial(_judged, turn, size, raw, data, data.headers.fields, data.reason)
     turn.caller.hook("responseheaders", turn.flow, judged)
 
 
-def _judged(turn: Turn, size: int | None, raw: bytes | None) -> None:
-    exchange, link, response = turn.known(), turn.link, turn.flow.response
+def _judged(turn: Turn, size: int | None, whole: bytes, came: http.ResponseData, fields: Fields, reason: bytes) -> None:
+    """The stages have judged the head.
+
+    Args:
+        turn: whose answer it is.
+        size: of the body, as for `answered`.
+        whole: the head as it came, which is passed on where no stage has changed it.
+        came: what it was parsed into; with its `fields` and its `reason` as they were then.
+    """
+    exchange, link, response = turn.exchange or turn.known(), turn.link, turn.flow.response
     if turn.over or link is None or response is None:
         return
     if exchange.refused is not None:
         ending.refuse(turn, None)
         return
+    # Both: a head without fields has the one empty tuple, whatever became of its phrase.
+    raw = whole if came.headers.fields is fields and came.reason is reason else None
     if exchange.reframed:
         size = None
     chunked = size is None and turn.request.data.http_version != b"HTTP/1.0"
@@ -115,7 +121,7 @@ def data(turn: Turn, payload: bytes) -> None:
 def _pass(turn: Turn, response: http.Response, payload: bytes) -> None:
     for piece in pieces(response.stream, payload):
         turn.caller.write(chunk(piece) if turn.answer_chunked else piece)
-    if turn.known().refused is not None:
+    if (turn.exchange or turn.known()).refused is not None:
         # A stage lets no more of it pass.
         ending.refuse(turn, None)
 
@@ -127,12 +133,13 @@ def ended(turn: Turn, trailers: Fields) -> None:
         _pass(turn, response, b"")
         if turn.over:
             return
-        trailers = clean_trailers(turn.known(), kept_reply_trailers(trailers))
+        if trailers:
+            trailers = clean_trailers(turn.known(), kept_reply_trailers(trailers))
     turn.caller.hook("response", turn.flow, partial(_passed, turn, trailers))
 
 
 def _passed(turn: Turn, trailers: Fields) -> None:
-    exchange = turn.known()
+    exchange = turn.exchange or turn.known()
     if turn.over:
         return
     if exchange.refused is not None:

@@ -58,7 +58,7 @@ def _judged(turn: Turn) -> None:
 
 def _go(turn: Turn) -> None:
     """To an upstream: a pooled connection, or a new one."""
-    engine, exchange = turn.caller.engine, turn.known()
+    engine, exchange = turn.caller.engine, turn.exchange or turn.known()
     bound = engine.bounds.of(exchange, turn.times)
     link = engine.pool.take(bound.pool_key) if not exchange.upgrade else None
     if link is not None:
@@ -89,7 +89,8 @@ def _send(turn: Turn, link: Link) -> None:
     (head, body), caller = _head(turn, link), turn.caller
     if link.served and not turn.receiving and not body and turn.request.data.method in _REPEATABLE:
         turn.again = head
-    caller.deadline.begin_total(turn.times.total_s)
+    if turn.times.total_s:
+        caller.deadline.begin_total(turn.times.total_s)
     _put(turn, link, head)
     if turn.gathered is not None:
         gathering.send(turn, link, body)
@@ -106,7 +107,7 @@ def _send(turn: Turn, link: Link) -> None:
 
 def _head(turn: Turn, link: Link) -> tuple[bytes, bytes | None]:
     """The head that the stages have built, taken off the exchange, and the body where it was gathered."""
-    exchange = turn.known()
+    exchange = turn.exchange or turn.known()
     ready = exchange.forget(HeadersToSend)
     if ready is None or exchange.refused is not None or exchange.settled:
         link.close()
@@ -125,8 +126,7 @@ def _pass(turn: Turn, link: Link, data: bytes) -> None:
 def _put(turn: Turn, link: Link, head: bytes) -> None:
     turn.link = link
     turn.flow.server_conn = link.server
-    link.begin(turn)
-    link.write(head)
+    link.begin(turn, head)
     turn.sent = True
 
 
@@ -172,7 +172,7 @@ def _ended(turn: Turn) -> None:
 
 
 def _passed(turn: Turn) -> None:
-    exchange = turn.known()
+    exchange = turn.exchange or turn.known()
     if turn.over:
         return
     if exchange.refused is not None:

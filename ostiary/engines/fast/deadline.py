@@ -59,9 +59,15 @@ class Deadline:
     def expect(self, wait: Wait, limit_s: float) -> None:
         """From now on this is waited for, so long; 0 means for ever."""
         self._wait = wait
-        self._since_s = self._loop.time()
-        self._limit_s = limit_s or math.inf
-        self._arm()
+        self._since_s = since_s = self._loop.time()
+        self._limit_s = limit_s = limit_s or math.inf
+        if since_s + limit_s < self._set_s:
+            self._arm()
+
+    def renew(self, wait: Wait, limit_s: float) -> None:
+        """As `expect`; and a total that ran is off."""
+        self._total_s = math.inf
+        self.expect(wait, limit_s)
 
     def touch(self) -> None:
         """Bytes moved. What an answer is waited for goes by the end of the request, not by bytes."""
@@ -71,7 +77,7 @@ class Deadline:
     def begin_total(self, limit_s: float) -> None:
         """Also, from now on, all of it may take so long; 0 means for ever."""
         self._total_s = self._loop.time() + limit_s if limit_s else math.inf
-        if limit_s:
+        if self._total_s < self._set_s:
             self._arm()
 
     @property

@@ -67,10 +67,11 @@ class Downstream(asyncio.Protocol):
         self._out.append(data)
 
     def flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, []
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out, transport = self._out, self.transport
+        if out:
+            self._out = []
+            if transport is not None and not transport.is_closing():
+                transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     # --- whether it is read ---
 

@@ -27,7 +27,8 @@ def end(turn: Turn) -> None:
     """The turn takes no further step, and holds no connection."""
     turn.over = True
     turn.again = None
-    turn.let_go()
+    if turn.held is not None:
+        turn.let_go()
     turn.flow.live = False
     if turn.dialling is not None:
         turn.dialling.cancel()

@@ -45,7 +45,7 @@ def new_flow(client: Client, server: Server, request: http.Request) -> http.HTTP
 
 def pieces(stream: bool | Callable[[bytes], Any], data: bytes) -> tuple[bytes, ...]:
     """What a flow's `stream` makes of a piece of body; empty pieces are none."""
-    if callable(stream):
-        found = stream(data)
-        return tuple(piece for piece in ((found,) if isinstance(found, bytes) else found) if piece)
-    return (data,) if data else ()
+    found = stream(data) if callable(stream) else data
+    if isinstance(found, bytes):
+        return (found,) if found else ()
+    return tuple([piece for piece in found if piece])

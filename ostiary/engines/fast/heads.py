@@ -15,6 +15,7 @@ from addons.refusal import Answer
 from ostiary.engines.mitm.answers import phrase
 
 _CONNECTION: Final = b"connection"
+_CONNECTION_SIZE: Final = len(_CONNECTION)
 _EXPECT: Final = b"expect"
 _TE: Final = b"te"
 _TRANSFER_ENCODING: Final = b"transfer-encoding"
@@ -29,7 +30,10 @@ def said(fields: Fields, name: bytes) -> list[bytes]:
 
 def says_close(fields: Fields) -> bool:
     """Whether the connection ends behind this message (RFC 9112 section 9.6)."""
-    return any(b"close" in value for value in said(fields, _CONNECTION))
+    for key, value in fields:
+        if len(key) == _CONNECTION_SIZE and key.lower() == _CONNECTION and b"close" in value.lower():
+            return True
+    return False
 
 
 def keeps(request: http.Request) -> bool:

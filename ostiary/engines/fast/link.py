@@ -141,14 +141,15 @@ class Link(asyncio.Protocol):
         """Whether another request may follow the one that has ended."""
         return self._reusable and self.usable
 
-    def begin(self, turn: Turn) -> None:
-        """The next request of this connection."""
+    def begin(self, turn: Turn, head: bytes) -> None:
+        """The next request of this connection; its head leaves."""
         self.turn = turn
         self.served += 1
         self._buffer, self._reader = b"", None
         self._answered = self._complete = self._reusable = self.waiting = False
         self._ended_behind = None
         self._interim = 0
+        self.write(head)
 
     def release(self) -> None:
         """The request has ended."""
@@ -320,7 +321,7 @@ class Link(asyncio.Protocol):
         self._answered = True
         if self.served == 1:
             self._keep_session()
-        self._reader = reader_of(size)
+        self._reader = reader_of(size) if size != 0 else None
         keeps = response.data.http_version == b"HTTP/1.1" and size != -1 and status != HTTPStatus.SWITCHING_PROTOCOLS
         self._reusable = keeps and not says_close(response.data.headers.fields)
         answering.answered(turn, response, size, raw)

@@ -24,6 +24,9 @@ CLOSE_S: Final = 5.0
 class Phase(enum.Enum):
     """What the next bytes of the caller are."""
 
+    # Members are looked up in two tables at every step; that of `enum` is a function in Python.
+    __hash__ = object.__hash__
+
     HEAD = enum.auto()
     WAITING = enum.auto()
     ENTRANCE = enum.auto()

@@ -20,6 +20,7 @@ import certifi
 from cryptography.hazmat.primitives import serialization
 
 from ostiary.ca import Leaf, LeafStore
+from ostiary.engines.fast.records import Records
 from ostiary.engines.fast.sessions import ResumingContext
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 
@@ -29,6 +30,7 @@ CONTEXT_LIFE_S: Final = 3600.0
 
 def hardened(context: ssl.SSLContext) -> ssl.SSLContext:
     """The rules that hold in both directions."""
+    context.sslobject_class = Records
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS.decode())
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE

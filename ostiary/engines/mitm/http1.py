@@ -26,7 +26,6 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
 from addons.edge import Head, judge_head, judge_partial
-from addons.head import Fields
 from addons.refusal import Code, Refusal
 from ostiary.engines.mitm.watch import HeadDue
 
@@ -217,18 +216,6 @@ _BLANK: Final = http.Request(
 )
 
 
-def headers_of(fields: Fields) -> http.Headers:
-    """Fields as mitmproxy has them. Its constructor would look at each again."""
-    headers = http.Headers.__new__(http.Headers)
-    headers.fields = fields
-    return headers
-
-
-def blank_request() -> http.Request:
-    """A request to fill in. mitmproxy's constructor would check the type of every field, which costs as much as parsing."""
-    return request_like(_BLANK.data)
-
-
 def request_like(data: http.RequestData) -> http.Request:
     """A request with a shallow copy of these parts."""
     request = http.Request.__new__(http.Request)
@@ -238,10 +225,18 @@ def request_like(data: http.RequestData) -> http.Request:
 
 
 def request_of(head: Head) -> http.Request:
-    """A head that the edge has accepted, as mitmproxy has it."""
-    request = blank_request()
-    data = request.data
-    data.method, data.path, data.http_version = head.method, head.target, head.version
-    data.headers = headers_of(head.fields)
-    data.timestamp_start = data.timestamp_end = time.time()  # noqa: TID251 - mitmproxy's own record
+    """A head that the edge has accepted, as mitmproxy has it, whose constructors would check every field once more."""
+    request = http.Request.__new__(http.Request)
+    data = request.data = http.RequestData.__new__(http.RequestData)
+    headers = http.Headers.__new__(http.Headers)
+    headers.fields = head.fields
+    data.__dict__ = {
+        **_BLANK.data.__dict__,
+        "method": head.method,
+        "path": head.target,
+        "http_version": head.version,
+        "headers": headers,
+        "timestamp_start": (now := time.time()),  # noqa: TID251 - mitmproxy's own record
+        "timestamp_end": now,
+    }
     return request

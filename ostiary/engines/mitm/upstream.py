@@ -30,7 +30,6 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 
 from addons.websocket import NotSwitched, judge_switch
-from ostiary.engines.mitm.http1 import headers_of
 from ostiary.engines.mitm.http2 import BoundedHttp2Client
 from ostiary.engines.mitm.trailing import Trailing
 
@@ -94,13 +93,17 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     if chunked and length is not None:
         raise NotHttp
     response = http.Response.__new__(http.Response)
-    response.data = http.ResponseData.__new__(http.ResponseData)
-    response.data.__dict__.update(_BLANK.data.__dict__)
-    response.data.http_version = b"HTTP/1." + status_line[1]
-    response.data.status_code = status
-    response.data.reason = status_line[3] or b""
-    response.data.headers = headers_of(tuple(fields))
-    response.data.timestamp_start = time.time()  # noqa: TID251 - mitmproxy's own record
+    data = response.data = http.ResponseData.__new__(http.ResponseData)
+    headers = http.Headers.__new__(http.Headers)
+    headers.fields = tuple(fields)
+    data.__dict__ = {
+        **_BLANK.data.__dict__,
+        "http_version": b"HTTP/1." + status_line[1],
+        "status_code": status,
+        "reason": status_line[3] or b"",
+        "headers": headers,
+        "timestamp_start": time.time(),  # noqa: TID251 - mitmproxy's own record
+    }
     if to_head or status < 200 or status in _NO_BODY:
         return response, 0
     return response, None if chunked else -1 if length is None else int(length)
