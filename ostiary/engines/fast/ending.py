@@ -43,8 +43,7 @@ def finish(turn: Turn) -> None:
     link, caller = turn.link, turn.caller
     received = not turn.receiving
     if link is not None:
-        if received and link.reusable:
-            link.release()
+        if received and link.release():
             caller.engine.pool.give(link, caller.loop.time())
         else:
             link.close()

@@ -136,11 +136,6 @@ class Link(asyncio.Protocol):
     def usable(self) -> bool:
         return not self._closed and self.transport is not None and not self.transport.is_closing()
 
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may follow the one that has ended."""
-        return self._reusable and self.usable
-
     def begin(self, turn: Turn, head: bytes) -> None:
         """The next request of this connection; its head leaves."""
         self.turn = turn
@@ -149,15 +144,20 @@ class Link(asyncio.Protocol):
         self._answered = self._complete = self._reusable = self.waiting = False
         self._ended_behind = None
         self._interim = 0
-        self.write(head)
+        if self.transport is not None and not self._closed:
+            self.transport.write(head)
 
-    def release(self) -> None:
-        """The request has ended."""
+    def release(self) -> bool:
+        """The request has ended; whether another may follow it."""
+        transport = self.transport
+        if not self._reusable or self._closed or transport is None or transport.is_closing():
+            return False
         if self._paused:
             # By a caller that was slow to take the answer; it is another's connection next.
             self.resume_reading()
         self.turn = None
         self._reader = None
+        return True
 
     def close(self) -> None:
         """Ends the connection without waiting for anybody."""
@@ -337,7 +337,10 @@ class Link(asyncio.Protocol):
     def _body(self, turn: Turn, data: bytes) -> None:
         reader = self._reader
         if reader is None:
-            self._ended(turn, data, ())
+            self._complete = True
+            if data:
+                self._reusable = False
+            answering.ended(turn, ())
             return
         if not data:
             return
@@ -345,13 +348,10 @@ class Link(asyncio.Protocol):
         if payload:
             answering.data(turn, payload)
         if rest is not None and not turn.over:
-            self._ended(turn, rest, reader.trailers)
-
-    def _ended(self, turn: Turn, rest: bytes, trailers: Any) -> None:
-        self._complete = True
-        if rest:
-            self._reusable = False
-        answering.ended(turn, trailers)
+            self._complete = True
+            if rest:
+                self._reusable = False
+            answering.ended(turn, reader.trailers)
 
     def _lost(self, turn: Turn, *, clean: bool) -> None:
         if self._answered and not turn.answer_open:

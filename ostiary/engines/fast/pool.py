@@ -19,6 +19,8 @@ IDLE_S: Final = 30.0
 request."""
 MAX_IDLE_OF_KEY: Final = 64
 MAX_IDLE: Final = 1024
+MAX_KEYS: Final = 2 * MAX_IDLE
+"""Kinds that are remembered; those with no connection are until the next sweep, since most get theirs back."""
 
 
 class Pool:
@@ -35,8 +37,6 @@ class Pool:
             link = waiting.pop()
             self._count -= 1
             link.pooled = False
-            if not waiting:
-                del self._idle[key]
             if link.usable:
                 return link
             link.close()
@@ -44,14 +44,15 @@ class Pool:
 
     def give(self, link: Link, now_s: float) -> None:
         """Keeps a connection that has served its request; closes it where there are enough."""
-        waiting = self._idle.get(link.bound.pool_key)
-        if waiting is None:
-            waiting = self._idle[link.bound.pool_key] = deque()
-        if len(waiting) >= MAX_IDLE_OF_KEY or self._count >= MAX_IDLE:
-            if not waiting:
-                del self._idle[link.bound.pool_key]
+        key = link.bound.pool_key
+        waiting = self._idle.get(key)
+        if self._count >= MAX_IDLE or (waiting is not None and len(waiting) >= MAX_IDLE_OF_KEY):
             link.close()
             return
+        if waiting is None:
+            if len(self._idle) >= MAX_KEYS:
+                self._forget_empty()
+            waiting = self._idle[key] = deque()
         link.pooled, link.idle_since_s = True, now_s
         waiting.append(link)
         self._count += 1
@@ -62,19 +63,19 @@ class Pool:
         if waiting is not None and link in waiting:
             waiting.remove(link)
             self._count -= 1
-            if not waiting:
-                del self._idle[link.bound.pool_key]
 
     def sweep(self, now_s: float) -> None:
         """Closes what has been idle for too long."""
-        for key, waiting in tuple(self._idle.items()):
+        for waiting in self._idle.values():
             while waiting and now_s - waiting[0].idle_since_s > IDLE_S:
                 self._count -= 1
                 old = waiting.popleft()
                 old.pooled = False
                 old.close()
-            if not waiting:
-                self._idle.pop(key, None)
+        self._forget_empty()
+
+    def _forget_empty(self) -> None:
+        self._idle = {key: waiting for key, waiting in self._idle.items() if waiting}
 
     def close(self) -> None:
         for waiting in self._idle.values():

@@ -94,7 +94,7 @@ class Turn:
         """Whether the caller's connection stays open."""
         self.times = caller.engine.parts.deadlines
         # The request.
-        self.reader = reader_of(size) if size != 0 else None
+        self.reader = None if size == 0 else reader_of(size)
         self.request_chunked = size is None
         self.receiving = size != 0
         """Whether bytes of its body are still to come."""
