@@ -15,7 +15,7 @@ import asyncio
 import logging
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mitmproxy.connection import ConnectionState, Server
 
