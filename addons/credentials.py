@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn, final
+from typing import Final, NamedTuple, NoReturn, final
 
 from addons.audit import OpenRecord
 from addons.egress import Destination, any_public
@@ -32,8 +32,7 @@ LACKING_S: Final = 2.0
 """How long a version that lacks a needed field is believed to be the newest."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedCredential:
+class SealedCredential(NamedTuple):
     """Every secret of a grant's credential, read and still closed. `secrets` holds each path once."""
 
     spec: CredentialSpec
@@ -43,8 +42,7 @@ class SealedCredential:
     """The fields that are used, by the name of their secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Openings:
+class Openings(NamedTuple):
     """The durable records of `SealedCredential.secrets`, in the same order."""
 
     records: tuple[OpenRecord, ...]
@@ -251,7 +249,7 @@ def _complete(
 ) -> SealedCredential:
     try:
         for name, field in needs.fields:
-            entries[name].require((field,))
+            entries[name].require(field)
     except StoreError as error:
         raise refusal_for(error) from None
     return SealedCredential(needs.spec, entries, tuple(read.values()), needs.fields)

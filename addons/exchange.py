@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from addons.head import RequestHead
 from addons.refusal import Answer
@@ -241,16 +241,19 @@ class Exchange:
             MissingFact: no stage has put one.
         """
         try:
-            return cast("T", self._facts[kind])
+            known: T = self._facts[kind]
         except KeyError:
             raise MissingFact(f"{kind.__name__} is not known yet") from None
+        return known
 
     def find[T](self, kind: type[T]) -> T | None:
         """The fact of this type, or None."""
-        return cast("T | None", self._facts.get(kind))
+        known: T | None = self._facts.get(kind)
+        return known
 
     def forget[T](self, kind: type[T]) -> T | None:
         """Takes a fact away and returns it: for the one that holds a credential, once it has been handed to the
         engine.
         """
-        return cast("T | None", self._facts.pop(kind, None))
+        known: T | None = self._facts.pop(kind, None)
+        return known

@@ -6,15 +6,13 @@ handed to the engine once, never stored on a flow, without a repr because it hol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn, final
+from typing import NamedTuple, NoReturn, final
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields in order, names as sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """The head of one request. `target` is origin-form (`/path?query`) or `*`."""
 
     method: str

@@ -14,7 +14,7 @@ same machine. Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from addons.authority import read_authority
@@ -102,8 +102,8 @@ def for_upstream(head: RequestHead, upstream: Authority) -> RequestHead:
     if not head.values(b"origin"):
         return head
     own = _origin(upstream)
-    return replace(
-        head, fields=tuple((name, own if name.lower() == b"origin" else value) for name, value in head.fields)
+    return head._replace(
+        fields=tuple((name, own if name.lower() == b"origin" else value) for name, value in head.fields)
     )
 
 

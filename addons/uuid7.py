@@ -22,21 +22,28 @@ class Uuid7:
         self._now_ns = now_ns
         self._random = random
         self._last = 0
-        self._pool = ""
+        self._tails: list[str] = []
 
     def __call__(self) -> str:
         # 48 bits of milliseconds and 12 bits of the fraction (section 6.2, method 3); a tie or a clock that steps back
         # counts on from the last.
         now = self._now_ns()
-        stamp = (now // 1_000_000 << 12) | (now % 1_000_000 * 4096 // 1_000_000)
-        self._last = stamp = max(stamp, self._last + 1)
-        if not self._pool:
-            # One system call for 64 ids.
-            self._pool = self._random(512).hex()
-        tail, self._pool = self._pool[:16], self._pool[16:]
-        # Version 7 before the twelve bits of the fraction, variant 10 before the random ones (section 4).
-        head = f"{stamp >> 12:012x}"
-        return f"{head[:8]}-{head[8:]}-7{stamp & 0xFFF:03x}-{'89ab'[int(tail[0], 16) & 3]}{tail[1:4]}-{tail[4:]}"
+        stamp = now // 1_000_000 << 12 | now % 1_000_000 * 4096 // 1_000_000
+        if stamp <= self._last:
+            stamp = self._last + 1
+        self._last = stamp
+        tails = self._tails or self._more()
+        # Version 7 stands before the twelve bits of the fraction (section 4).
+        head = f"{stamp:015x}"
+        return f"{head[:8]}-{head[8:12]}-7{head[12:]}{tails.pop()}"
+
+    def _more(self) -> list[str]:
+        """Random ends of 64 ids by one system call, variant 10 in front (section 4)."""
+        digits = self._random(512).hex()
+        for at in range(0, len(digits), 16):
+            variant = "89ab"[int(digits[at], 16) & 3]
+            self._tails.append(f"-{variant}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}")
+        return self._tails
 
 
 uuid7: Final = Uuid7(time.time_ns, os.urandom)

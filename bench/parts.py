@@ -83,8 +83,8 @@ ANSWER: Final = (
     b'Content-Length: 1024\r\nConnection: keep-alive\r\nETag: "abc-400"'
 )
 BODY: Final = b"x" * 1024
-ROUNDS: Final = 7
-BATCH: Final = 400
+ROUNDS: Final = 40
+BATCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)

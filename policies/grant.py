@@ -6,7 +6,7 @@ A `Grant` is permission as a value: whatever reads a secret asks for one by type
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from policies.model import CredentialSpec, Route
 
@@ -16,8 +16,7 @@ type DenialCode = Literal["route_denied", "method_denied", "path_denied", "acces
 """The words of the wire contract."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What is asked: one request of one proven workload. `path` is the raw path the caller sent, without its query.
 
     On a reverse listener, which `listener` names, the caller says no host: the route does.

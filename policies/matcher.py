@@ -102,7 +102,7 @@ class Policy:
         self.workloads = dict(workloads)
         self.routes = dict(routes)
         self.tests = tests
-        self._answers: dict[tuple[str, str, int, str, str, str | None], Grant | Denial] = {}
+        self._answers: dict[Question, Grant | Denial] = {}
         self._keys: dict[str, str] = {}
         self._peers: dict[int, tuple[str, ...]] = {}
         self._exact: dict[tuple[str, int], dict[str, _Bucket]] = {}
@@ -207,14 +207,13 @@ class Policy:
 
     def decide(self, question: Question) -> Grant | Denial:
         """The answer to one question. A policy never changes, so neither does the answer: it is remembered."""
-        key = (question.workload, question.host, question.port, question.method, question.path, question.listener)
-        known = self._answers.get(key)
+        known = self._answers.get(question)
         if known is None:
             known = self._decide(question)
             if len(question.path) <= MAX_REMEMBERED_PATH:
                 if len(self._answers) >= MAX_REMEMBERED:
                     self._answers.clear()
-                self._answers[key] = known
+                self._answers[question] = known
         return known
 
     def _decide(self, question: Question) -> Grant | Denial:

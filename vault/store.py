@@ -14,7 +14,7 @@ flight and bounded staleness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, final
 
@@ -45,11 +45,18 @@ class SecretRef:
     kv: Literal[1, 2] | None = None
     """KV engine version; None means the store detects it."""
     namespace: str | None = None
+    name: str = field(init=False, repr=False, compare=False)
+    """The whole path, as audit records, metrics and URLs name this secret."""
+    _hash: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        """The whole path, as audit records, metrics and URLs name this secret."""
-        return f"{self.mount.strip('/')}/{self.path.strip('/')}" if self.mount else self.path.strip("/")
+    def __post_init__(self) -> None:
+        # Once: a reference lives as long as its policy, and is looked up by every request.
+        name = f"{self.mount.strip('/')}/{self.path.strip('/')}" if self.mount else self.path.strip("/")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "_hash", hash((self.path, self.mount, self.version, self.kv, self.namespace)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return self.name
@@ -103,15 +110,14 @@ class SealedSecret:
     def field_names(self) -> frozenset[str]:
         return frozenset(self.__material.fields)
 
-    def require(self, fields: Iterable[str]) -> None:
-        """Checks that every named field is there, without opening anything.
+    def require(self, field: str) -> None:
+        """Checks that a field is there, without opening anything.
 
         Raises:
-            SecretMissing: names the first field that is not there.
+            SecretMissing: it is not.
         """
-        for name in fields:
-            if name not in self.__material.fields:
-                raise SecretMissing(self.name, f"has no field {name!r} in version {self.version}")
+        if field not in self.__material.fields:
+            raise SecretMissing(self.name, f"has no field {field!r} in version {self.version}")
 
     def unseal(self, record: Opening) -> Mapping[str, Secret]:
         """The fields of this version, in exchange for an audit record that names it.

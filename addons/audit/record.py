@@ -7,10 +7,11 @@ No key can hold a secret value: values are names, numbers and what the caller se
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import json
 import math
-from typing import Any, Final, NamedTuple, Self, TypedDict, cast
+import operator
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple, Self, TypedDict
 
 from addons.clock import Clock
 
@@ -61,7 +62,7 @@ class Fields(TypedDict, total=False):
 
 
 ORDER: Final = tuple(Fields.__annotations__)
-_KEYS: Final = tuple((key, f',"{key}":') for key in ORDER)
+_PREFIXES: Final = {key: f',"{key}":' for key in ORDER}
 MAX_TEXT: Final = 2048
 """Characters of a text value; a longer one ends in …"""
 MAX_SHAPES: Final = 256
@@ -126,16 +127,76 @@ _quoted: Final = json.encoder.encode_basestring_ascii
 
 _FEW: Final = frozenset(
     {
-        "workload", "proof", "source", "listener", "route", "rule", "host", "method", "secret", "secret_version",
-        "version_before", "cache", "outcome", "code",
+        "workload", "proof", "source", "listener", "route", "rule", "host", "port", "method", "secret", "secret_version",
+        "version_before", "cache", "status", "outcome", "code",
     }
 )  # fmt: skip
-"""Keys whose texts come again and again: each is encoded once, while it is remembered."""
+"""Keys whose values come again and again: they are encoded once for all records that have the same ones, while they are
+remembered.
+"""
+MAX_KNOWN: Final = 1024
+"""Of such values remembered for one set of keys; then all of them are forgotten."""
+MAX_REMEMBERED: Final = 4096
+"""Characters; what is longer is not remembered."""
 
 
-@functools.lru_cache(maxsize=4096)
-def _pair(prefix: str, value: str) -> str:
-    return prefix + _quoted(text(value))
+def _encoded(key: str, value: Any) -> str:
+    """One key with its value; nothing where no record has such a value."""
+    if isinstance(value, str):
+        if key == "path":
+            # Callers give it without a query; here it is made sure of (G30).
+            value = value.partition("?")[0]
+        if len(value) > MAX_TEXT or not value.isascii():
+            value = text(value)
+        return _PREFIXES[key] + _quoted(value)
+    if isinstance(value, int):
+        return _PREFIXES[key] + int.__repr__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return _PREFIXES[key] + float.__repr__(value)
+    return ""
+
+
+class _Shape:
+    """Records with the same keys. What the values of `_FEW` are encoded as is remembered, with room for the others between."""
+
+    __slots__ = ("_few", "_known", "_own", "_pick")
+
+    def __init__(self, names: Collection[str]) -> None:
+        keys = [key for key in ORDER if key in names]
+        self._few = tuple([key for key in keys if key in _FEW])
+        self._pick: Callable[[Fields], Any] = operator.itemgetter(*self._few) if self._few else lambda _: ()
+        self._own = tuple([(key, _PREFIXES[key]) for key in keys if key not in _FEW])
+        self._known: dict[Any, tuple[str, ...]] = {}
+
+    def encode(self, fields: Fields) -> str:
+        values = self._pick(fields)
+        pieces = self._known.get(values) or self._between(values)
+        encoded: list[str] = []
+        for piece, (key, prefix) in zip(pieces, self._own, strict=False):
+            value = fields[key]  # type: ignore[literal-required]  # a key of `ORDER`
+            if value.__class__ is int or (value.__class__ is float and value - value == 0):
+                encoded += (piece, prefix, value.__repr__())
+            else:
+                encoded += (piece, _encoded(key, value))
+        encoded.append(pieces[-1])
+        return "".join(encoded)
+
+    def _between(self, values: Any) -> tuple[str, ...]:
+        """What stands before each of the keys whose values are a record's own, and behind the last."""
+        given = dict(zip(self._few, values if len(self._few) != 1 else (values,), strict=True))
+        own = {key for key, _ in self._own}
+        pieces = [""]
+        for key in ORDER:
+            if key in given:
+                pieces[-1] += _encoded(key, given[key])
+            elif key in own:
+                pieces.append("")
+        found = tuple(pieces)
+        if sum(map(len, found)) <= MAX_REMEMBERED:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[values] = found
+        return found
 
 
 class Encoder:
@@ -151,7 +212,8 @@ class Encoder:
         self._prefix = ""
         self._millisecond = -1
         self._time = ""
-        self._shapes: dict[tuple[str, ...], tuple[tuple[str, str, bool], ...]] = {}
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self._heads: dict[str, str] = {}
 
     def time(self) -> str:
         """RFC 3339 in UTC with milliseconds."""
@@ -169,37 +231,24 @@ class Encoder:
     def body(self, fields: Fields) -> str:
         """The keys of a record, encoded, without what `join` puts before and after them."""
         names = tuple(fields)
-        given = cast("dict[str, Any]", fields)
-        encoded = []
-        for key, prefix, few in self._shapes.get(names) or self._shape(names):
-            value = given[key]
-            if few and value.__class__ is str:
-                encoded.append(_pair(prefix, value))
-            elif isinstance(value, str):
-                if key == "path":
-                    # Callers give it without a query; here it is made sure of (G30).
-                    value = value.partition("?")[0]
-                if len(value) > MAX_TEXT or not value.isascii():
-                    value = text(value)
-                encoded.append(prefix + _quoted(value))
-            elif isinstance(value, int):
-                encoded.append(prefix + int.__repr__(value))
-            elif isinstance(value, float) and math.isfinite(value):
-                encoded.append(prefix + float.__repr__(value))
-        return "".join(encoded)
+        return (self._shapes.get(names) or self._shape(names)).encode(fields)
 
     def join(self, event: str, record_id: str, *bodies: str) -> bytes:
         """One line, its line feed included, of what `body` gave."""
-        head = f'{{"v":1,"time":"{self.time()}","event":{_quoted(event)},"id":{_quoted(record_id)}'
-        return "".join((head, *bodies, "}\n")).encode("ascii")
+        named = self._heads.get(event) or self._head(event)
+        return "".join(('{"v":1,"time":"', self.time(), named, _quoted(record_id), *bodies, "}\n")).encode("ascii")
+
+    def _head(self, event: str) -> str:
+        """What stands between time and id. Events are a list in the code."""
+        self._heads[event] = head = f'","event":{_quoted(event)},"id":'
+        return head
 
     def line(self, event: str, record_id: str, fields: Fields) -> bytes:
         """One line, its line feed included."""
         return self.join(event, record_id, self.body(fields))
 
-    def _shape(self, names: tuple[str, ...]) -> tuple[tuple[str, str, bool], ...]:
-        """Those of the keys that a record has, in its order, with what stands before their values."""
-        shape = tuple((key, prefix, key in _FEW) for key, prefix in _KEYS if key in names)
+    def _shape(self, names: tuple[str, ...]) -> _Shape:
+        shape = _Shape(names)
         if len(self._shapes) < MAX_SHAPES:
             self._shapes[names] = shape
         return shape

@@ -11,8 +11,7 @@ import asyncio
 import functools
 import hashlib
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mitmproxy import http
 
@@ -47,8 +46,7 @@ from policies.model import Injector
 NONE_OPEN: Final = Openings(())
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(NamedTuple):
     """What is to be done to one request, fixed when its head was judged."""
 
     exchange: Exchange

@@ -12,7 +12,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from mitmproxy import addonmanager as _addonmanager  # noqa: F401 - it declares hooks
@@ -231,7 +230,7 @@ class UserRequestStage:
             elif fields is not None:
                 if exchange.head.http2:
                     fields = tuple((name.lower(), value) for name, value in fields)
-                exchange.head = replace(exchange.head, fields=fields)
+                exchange.head = exchange.head._replace(fields=fields)
 
         await self._common.run(exchange, addon, "requestheaders", flow, judge)
         if answered:

@@ -64,6 +64,6 @@ def test_a_sealed_secret_opens_for_its_own_record_only() -> None:
         with pytest.raises(WrongOpening):
             sealed.unseal(record)
     assert sealed.unseal(Opened("secret/a", "3"))["key"].reveal() == VALUE
-    sealed.require(["key"])
+    sealed.require("key")
     with pytest.raises(SecretMissing):
-        sealed.require(["other"])
+        sealed.require("other")
