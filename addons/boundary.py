@@ -19,6 +19,7 @@ from addons.audit import AuditLog, AuditUnavailable, Fields
 from addons.clock import Clock
 from addons.credentials import Openings, SealedCredential, release
 from addons.exchange import Authority, Connection, Exchange, Outcome, WorkloadIdentity
+from addons.names import ByName
 from addons.once import Once
 from addons.refusal import Answer, Answered, Code, Refusal, answer
 from addons.telemetry import Metrics
@@ -27,7 +28,7 @@ from policies import Passage
 
 _log = logging.getLogger("ostiary.boundary")
 
-_TRACEPARENT_LENGTH: Final = len(b"traceparent")
+_traces: Final = ByName(lambda name: name.lower() == b"traceparent")
 _UPSTREAM_CODES: Final = frozenset(
     {Code.UPSTREAM_UNREACHABLE, Code.UPSTREAM_TLS, Code.UPSTREAM_PROTOCOL, Code.UPSTREAM_TIMEOUT}
 )
@@ -240,8 +241,11 @@ def facts_of(exchange: Exchange) -> Fields:
 
 def trace_id(exchange: Exchange) -> str | None:
     """The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2.2), or None."""
-    for name, value in exchange.head.fields:
-        if len(name) == _TRACEPARENT_LENGTH and name.lower() == b"traceparent":
+    fields = exchange.head.fields
+    if True not in [_traces[name] for name, _ in fields]:
+        return None
+    for name, value in fields:
+        if _traces[name]:
             parts = value.split(b"-")
             if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() and parts[1] != b"0" * 32:
                 return parts[1].decode("ascii", "replace").lower()

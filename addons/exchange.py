@@ -69,16 +69,23 @@ class Authority:
     port: int
     cleartext: bool = False
     """Whether this is an `http://` origin."""
+    host_header: bytes = field(init=False, repr=False, compare=False)
+    """The Host field as a client of this origin writes it (RFC 9110 section 7.2)."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once a tunnel: every request in it asks for both.
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        shown = host if self.port == (80 if self.cleartext else 443) else f"{host}:{self.port}"
+        object.__setattr__(self, "host_header", shown.encode())
+        object.__setattr__(self, "_hash", hash((self.host, self.port, self.cleartext)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
-
-    @property
-    def host_header(self) -> bytes:
-        """The Host field as a client of this origin writes it (RFC 9110 section 7.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == (80 if self.cleartext else 443) else f"{host}:{self.port}").encode()
 
 
 type ProofKind = Literal["key_hash", "peer", "any"]

@@ -13,6 +13,7 @@ import hashlib
 from typing import Final
 
 from addons.head import Fields, RequestHead
+from addons.names import ByName
 from addons.refusal import Code, Refusal
 
 UPGRADE_FIELDS: Final[Fields] = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
@@ -35,9 +36,12 @@ def _tokens(fields: Fields, name: bytes) -> set[bytes]:
 
 def wants_websocket(fields: Fields) -> bool:
     """Whether the head asks for WebSocket. The edge has refused every other protocol."""
-    return any(
-        len(name) == 7 and name.lower() == b"upgrade" and value.lower() == b"websocket" for name, value in fields
-    )
+    if True not in [_upgrade[name] for name, _ in fields]:
+        return False
+    return any(name.lower() == b"upgrade" and value.lower() == b"websocket" for name, value in fields)
+
+
+_upgrade: Final = ByName(lambda name: name.lower() == b"upgrade")
 
 
 def judge_handshake(head: RequestHead) -> None:

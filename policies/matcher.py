@@ -113,6 +113,11 @@ class Policy:
         """By reverse listener, then by workload."""
         self._reverse_http2: set[str] = set()
         """Reverse listeners with a route that prefers HTTP/2."""
+        self.workloads_with_any = tuple(
+            name for name, one in workloads.items() if any(isinstance(proof, AnyProof) for proof in one.proofs)
+        )
+        """Workloads with the proof `any: true`; each needs a listener that names it."""
+        self.provable_by_any = frozenset(self.workloads_with_any)
         for workload in workloads.values():
             for proof in workload.proofs:
                 match proof:
@@ -142,15 +147,6 @@ class Policy:
     def workloads_for_peer(self, uid: int) -> tuple[str, ...]:
         """Workloads that a Unix-socket peer of this uid may be."""
         return self._peers.get(uid, ())
-
-    @property
-    def workloads_with_any(self) -> tuple[str, ...]:
-        """Workloads with the proof `any: true`; each needs a listener that names it."""
-        return tuple(
-            name
-            for name, workload in self.workloads.items()
-            if any(isinstance(proof, AnyProof) for proof in workload.proofs)
-        )
 
     # --- where ---
 

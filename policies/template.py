@@ -8,7 +8,7 @@ values are.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,18 @@ class Template:
     """Literal text and references, in order."""
 
     parts: tuple[str | FieldRef, ...]
+    single: FieldRef | None = field(init=False, repr=False, compare=False)
+    """The one reference, where there is one alone: with `before` and `behind` it is all of the template."""
+    before: str = field(init=False, repr=False, compare=False)
+    behind: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places = [place for place, part in enumerate(self.parts) if isinstance(part, FieldRef)]
+        at = places[0] if len(places) == 1 else len(self.parts)
+        one = self.parts[at] if len(places) == 1 else None
+        object.__setattr__(self, "single", one)
+        object.__setattr__(self, "before", "".join(map(str, self.parts[:at])))
+        object.__setattr__(self, "behind", "".join(map(str, self.parts[at + 1 :])))
 
     @property
     def references(self) -> tuple[FieldRef, ...]:

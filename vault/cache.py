@@ -89,6 +89,8 @@ class SecretCache:
         self._capacity = capacity
         self._jitter = jitter
         self._entries: OrderedDict[SecretRef, Entry] = OrderedDict()
+        self._newest: Entry | None = None
+        """The one that was moved to the end last, as long as it may stand there."""
 
     async def read(
         self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, watch_s: float = 0.0, bypass: bool = False
@@ -115,7 +117,9 @@ class SecretCache:
             self._launch(ref, entry)
         if watch_s and not self._watched(ref, entry, now_s, watch_s):
             return None
-        self._entries.move_to_end(ref)
+        if entry is not self._newest:
+            self._entries.move_to_end(ref)
+            self._newest = entry
         return self._answer(ref, entry, "hit", now_s)
 
     def _watched(self, ref: SecretRef, entry: Entry, now_s: float, watch_s: float) -> bool:
@@ -131,6 +135,7 @@ class SecretCache:
         self, ref: SecretRef, entry: Entry, now_s: float, ttl_s: float, max_stale_s: float, *, bypass: bool
     ) -> SealedSecret:
         self._entries.move_to_end(ref)
+        self._newest = None
         if entry.failure is not None and not bypass:
             if now_s < entry.retry_s:
                 return self._despite(ref, entry, ttl_s, max_stale_s)
@@ -179,6 +184,7 @@ class SecretCache:
         now_s = self._clock()
         if self._has_other(entry, used) and now_s - entry.fetched_s < ttl_s:
             self._entries.move_to_end(ref)
+            self._newest = None
             return self._answer(ref, entry, "hit", now_s)
         if entry.forced > entry.launched or (entry.flight is not None and entry.forced == entry.launched):
             known = entry.forced - 1  # the very read that was to be begun is under way, or waits for the one before it
@@ -238,13 +244,16 @@ class SecretCache:
         version = entry.version
         if version is None:
             raise SecretUnavailable(ref.name, "was dropped while it was read")
-        age_s = max(now_s - entry.fetched_s, 0.0)
+        age_s = now_s - entry.fetched_s
+        if age_s < 0:
+            age_s = 0.0
         self._observer.secret_cache(state)
         self._observer.secret_in_use(ref.name, version.version, age_s)
         return SealedSecret(ref.name, version, cache=state, age_s=age_s)
 
     def _remember(self, ref: SecretRef) -> Entry:
         entry = self._entries[ref] = Entry()
+        self._newest = None
         while len(self._entries) > self._capacity:
             # Entries in flight stay: there are no more of them than requests under way.
             idle = (

@@ -13,7 +13,6 @@ from addons.head import RequestHead
 from addons.identity.caller_key import PROXY_FIELD, REVERSE_FIELD, presented_key
 from addons.refusal import Code, Refusal
 from policies import Policy
-from policies.model import AnyProof
 
 
 def prove(
@@ -42,7 +41,7 @@ def prove(
     named = connection.listener.workload
     for workload in _peers(connection, policy, named, proven):
         proven.setdefault(workload, ("peer", None))
-    if named is not None and named not in proven and _any(policy, named):
+    if named is not None and named not in proven and named in policy.provable_by_any:
         proven[named] = ("any", None)
     if not proven:
         raise Refusal(Code.PROOF_REQUIRED, f"Say who calls: send {field} with a caller key.")
@@ -79,9 +78,4 @@ def still_proven(
                 connection.peer_uid
             )
         case "any":
-            return connection.listener.workload == identity.workload and _any(policy, identity.workload)
-
-
-def _any(policy: Policy, workload: str) -> bool:
-    found = policy.workloads.get(workload)
-    return found is not None and any(isinstance(proof, AnyProof) for proof in found.proofs)
+            return connection.listener.workload == identity.workload and identity.workload in policy.provable_by_any

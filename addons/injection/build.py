@@ -6,8 +6,8 @@ doubled field, another spelling) can remove, double or shadow an injected creden
 
 from __future__ import annotations
 
-import enum
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -35,6 +35,7 @@ from addons.injection.render import (
     swapped_text,
 )
 from addons.injection.segments import path_with
+from addons.names import ByName
 from addons.reply.readable import readable
 from addons.websocket import UPGRADE_FIELDS, wants_websocket
 from policies.model import (
@@ -79,10 +80,10 @@ def build_with_credential(
     baked: dict[bytes, bytes] = {}
     for injector in injectors:
         match injector:
+            case BearerInjector(value=value):
+                added[b"Authorization"] = header_value(value, credential, b"Bearer ")
             case HeaderInjector(name=name, value=value):
                 added[name.encode()] = header_value(value, credential)
-            case BearerInjector(value=value):
-                added[b"Authorization"] = b"Bearer " + header_value(value, credential)
             case BasicInjector(username=username, password=password):
                 added[b"Authorization"] = basic_value(
                     plain_value(username, credential), plain_value(password, credential)
@@ -111,33 +112,28 @@ def _host(head: RequestHead, authority: Authority) -> tuple[bytes, bytes]:
 
 def _kept(plan: Plan, head: RequestHead) -> Fields:
     """The caller's fields that may travel."""
-    strip = plan.strip_headers
-    fates = [_fate(name, strip) for name, _ in head.fields]
-    if _Fate.ASK not in fates:
-        return tuple([field for field, fate in zip(head.fields, fates, strict=True) if fate is _Fate.TRAVELS])
-    return _judged(plan, head)
+    fates = _fates(plan.strip_headers)
+    found = [fates[name] for name, _ in head.fields]
+    if None in found:
+        return _judged(plan, head)
+    return tuple(itertools.compress(head.fields, found))
 
 
-class _Fate(enum.Enum):
-    """What becomes of a field, going by its name alone."""
+@functools.lru_cache(maxsize=256)
+def _fates(strip_headers: frozenset[bytes]) -> ByName[bool | None]:
+    """Whether a field travels, going by its name alone; None where its value says, or it has a say in what becomes of others."""
 
-    TRAVELS = enum.auto()
-    ENDS = enum.auto()
-    ASK = enum.auto()
-    """The value says, or it has a say in what becomes of others."""
+    def fate(name: bytes) -> bool | None:
+        key, alias = name.lower(), place(name)
+        if key in _VALUE_SAYS:
+            return None
+        ends = alias in strip_headers or alias.startswith(OWN_PREFIX) or alias in HOP_BY_HOP
+        return not (ends or (alias in FRAMING and alias != key))
+
+    return ByName(fate)
 
 
 _VALUE_SAYS: Final = frozenset({b"connection", b"te", b"upgrade"})
-
-
-@functools.lru_cache(maxsize=8192)
-def _fate(name: bytes, strip_headers: frozenset[bytes]) -> _Fate:
-    """Callers send few names, again and again: each is judged once."""
-    key, alias = name.lower(), place(name)
-    if key in _VALUE_SAYS:
-        return _Fate.ASK
-    ends = alias in strip_headers or alias.startswith(OWN_PREFIX) or alias in HOP_BY_HOP
-    return _Fate.ENDS if ends or (alias in FRAMING and alias != key) else _Fate.TRAVELS
 
 
 def _judged(plan: Plan, head: RequestHead) -> Fields:

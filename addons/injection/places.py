@@ -17,6 +17,7 @@ from addons.head import RequestHead
 from addons.injection.cookies import cookies
 from addons.injection.render import holds_placeholder, unpacked
 from addons.injection.segments import replaced
+from addons.names import ByName
 from addons.refusal import Code, Refusal
 from addons.signing.taken import AWS_CREDENTIAL, taken_headers, taken_parameters
 from policies.model import (
@@ -194,30 +195,34 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
         )
 
 
-@functools.lru_cache(maxsize=8192)
-def _credential_place(name: bytes, places: frozenset[bytes]) -> bytes | None:
-    """The name in lower case, if it is one of these places."""
-    key = name.lower()
-    return key if key in places else None
+@functools.lru_cache(maxsize=256)
+def _credential_places(places: frozenset[bytes]) -> ByName[bytes | None]:
+    """Names in lower case, of those that are one of these places."""
+
+    def read(name: bytes) -> bytes | None:
+        key = name.lower()
+        return key if key in places else None
+
+    return ByName(read)
 
 
 def brought(plan: Plan, head: RequestHead) -> str | None:
     """The first place in which the caller sent a credential of its own: `header:authorization`, `query:api_key`. Never its
     value. None where it sent none, or a placeholder.
     """
-    swaps, places = plan.swaps, plan.credential_headers
+    swaps, places = plan.swaps, _credential_places(plan.credential_headers)
     for name, value in head.fields:
-        key = _credential_place(name, places)
+        key = places[name]
         if key is None or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):
             continue
         if not any(_swaps(swap, key) and holds_placeholder(value, swap.placeholder) for swap in swaps):
             return f"header:{key.decode('ascii')}"
-    for pair in _pairs(head.target) if plan.credential_parameters else ():
+    for pair in _pairs(head.target) if plan.credential_parameters and b"?" in head.target else ():
         name = parameter_name(pair)
         own = name in plan.credential_parameters and pair.partition(b"=")[2] and not _DUMMY.search(pair)
         if own and swap_for(swaps, name, pair) is None:
             return f"query:{name.decode('utf-8', 'replace')}"
-    return _in_cookie_or_path(plan, head)
+    return _in_cookie_or_path(plan, head) if plan.cookies or plan.path is not None else None
 
 
 def is_dummy(value: bytes) -> bool:

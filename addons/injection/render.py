@@ -36,12 +36,26 @@ def _text(credential: Credential, reference: FieldRef) -> str:
     return text
 
 
-def header_value(template: Template, credential: Credential) -> bytes:
-    """Renders a header value.
+def header_value(template: Template, credential: Credential, scheme: bytes = b"") -> bytes:
+    """Renders a header value. One that holds a single secret is rendered once for each version of it.
+
+    Args:
+        template: of the value.
+        credential: opened for this request.
+        scheme: what stands in front.
 
     Raises:
         Refusal: `secret_malformed`; a secret is not visible ASCII with inner spaces.
     """
+    single = template.single
+    if single is None:
+        return scheme + _header_value(template, credential)
+    return credential.value(single).derive(
+        ("header", scheme, template.before, template.behind), lambda _: scheme + _header_value(template, credential)
+    )
+
+
+def _header_value(template: Template, credential: Credential) -> bytes:
     rendered: list[str] = []
     for part in template.parts:
         if isinstance(part, str):

@@ -6,30 +6,32 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Final
 
 from addons.head import Fields
+from addons.names import ByName
 
 _DROPPED: Final = frozenset(
     {b"keep-alive", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-connection", b"alt-svc", b"alt-used"}
 )
 
 
-@functools.lru_cache(maxsize=1024)
-def _touched(name: bytes) -> bool:
-    """Whether a field of this name does not simply pass. Names are few, so the answer is remembered."""
+def _does_not_pass(name: bytes) -> bool:
     key = name.lower()
     return key in _DROPPED or key == b"connection" or key.startswith(b"x-ostiary-")
 
 
+_touched: Final = ByName(_does_not_pass)
+"""Whether a field of this name does not simply pass."""
+
+
 def kept_reply_fields(fields: Fields) -> Fields:
     """The fields that reach the caller, in order; `Connection: close` stays, since the engine reads it."""
-    touched = [field for field in fields if _touched(field[0])]
+    touched = [field for field in fields if _touched[field[0]]]
     if not touched:
         return fields
     if len(touched) == 1 and touched[0][1] == b"keep-alive" and touched[0][0].lower() == b"connection":
-        return tuple(field for field in fields if field is not touched[0])
+        return tuple([field for field in fields if field is not touched[0]])
     kept: list[tuple[bytes, bytes]] = []
     nominated = {
         token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")

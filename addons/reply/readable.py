@@ -10,6 +10,7 @@ import functools
 from typing import Final
 
 from addons.head import Fields
+from addons.names import ByName
 from addons.reply.codings import narrowed
 
 _ASKS_FOR_PARTS: Final = frozenset({b"range", b"if-range", b"a-im"})
@@ -25,19 +26,18 @@ def _kept_as(name: bytes, value: bytes) -> bytes | None:
     return narrowed(value) if key == b"accept-encoding" else b"identity"
 
 
-@functools.lru_cache(maxsize=4096)
-def _says_how(name: bytes) -> bool:
-    key = name.lower()
-    return key in _ASKS_FOR_PARTS or key in _NARROWED
+_says_how: Final = ByName(lambda name: name.lower() in _ASKS_FOR_PARTS | _NARROWED)
 
 
 def readable(fields: Fields) -> Fields:
     """A request's fields, asking for an answer that can be read here."""
-    if not any(_says_how(name) for name, _ in fields):
+    how = [_says_how[name] for name, _ in fields]
+    if True not in how:
         return fields
     kept: list[tuple[bytes, bytes]] = []
-    for name, value in fields:
-        changed = _kept_as(name, value) if _says_how(name) else value
-        if changed is not None:
-            kept.append((name, changed))
+    for field, says in zip(fields, how, strict=True):
+        if not says:
+            kept.append(field)
+        elif (changed := _kept_as(*field)) is not None:
+            kept.append((field[0], changed))
     return tuple(kept)

@@ -13,13 +13,13 @@ Rules:
 
 from __future__ import annotations
 
-import functools
-import operator
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from addons.head import Fields
+from addons.names import ByName
 from addons.refusal import Code, Refusal
 from addons.reply.codings import Decoding, Undecodable, codings_of
 from addons.reply.matcher import Matcher, Redactor
@@ -76,7 +76,12 @@ class _Known:
         self.scrub = scrub
 
     def holds(self, secrets: tuple[Secret, ...]) -> bool:
-        return len(self.secrets) == len(secrets) and all(map(operator.is_, self.secrets, secrets))
+        if len(self.secrets) != len(secrets):
+            return False
+        for mine, other in zip(self.secrets, secrets, strict=True):  # noqa: SIM110 - a generator would cost more
+            if mine is not other:
+                return False
+        return True
 
 
 @final
@@ -155,10 +160,14 @@ class BodyScrub:
             Refusal: `reply_blocked`; nothing more may leave.
         """
         redactor = self._redactor
+        if self._decoding is None and piece:
+            passes = redactor.feed(piece)
+            if self._block and redactor.count:
+                raise _reflected()
+            return (passes,) if passes else ()
         try:
-            if self._decoding is None:
-                found = [redactor.feed(piece)] if piece else []
-            else:
+            found: list[bytes] = []
+            if self._decoding is not None:
                 found = [redactor.feed(decoded) for decoded in self._decoding.feed(piece)]
                 if not piece:
                     self._decoding.end()
@@ -174,9 +183,7 @@ class BodyScrub:
         return "BodyScrub(…)"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class ScrubbedHead:
+class ScrubbedHead(NamedTuple):
     """The head of an answer, and what its body must pass through."""
 
     reason: bytes
@@ -201,7 +208,7 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     if status in _PARTS:
         raise _blocked("The upstream answered with a part that nobody asked for.")
     codings: tuple[str, ...] = ()
-    if True in [_matters(name) for name, _ in fields]:
+    if True in [_matters[name] for name, _ in fields]:
         found = codings_of(fields)
         if found is None or _compressed_grpc(fields):
             raise _blocked("The upstream's answer has a coding that cannot be read here.")
@@ -209,7 +216,7 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
         gone = _OF_CODED_BYTES if codings and status != _UNCHANGED else _OF_PARTS
         fields = tuple([field for field in fields if field[0].lower() not in gone])
     redactions = 0
-    if scrub.matcher.may_find(b"\n".join([reason, *[part for field in fields for part in field]])):
+    if scrub.matcher.may_find(b"\n".join((reason, *itertools.chain.from_iterable(fields)))):
         reason, in_reason = scrub.matcher.redact(reason)
         fields, in_fields = scrub_fields(scrub, fields)
         redactions = in_reason + in_fields
@@ -219,17 +226,15 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     return ScrubbedHead(reason, fields, redactions, BodyScrub(scrub, () if bodyless else codings))
 
 
-@functools.lru_cache(maxsize=1024)
-def _matters(name: bytes) -> bool:
-    """Whether a field of this name says something of how the body is to be read. Names are few."""
-    return name.lower() in {b"content-encoding", b"grpc-encoding", b"accept-ranges"}
+_matters: Final = ByName(lambda name: name.lower() in {b"content-encoding", b"grpc-encoding", b"accept-ranges"})
+"""Whether a field of this name says something of how the body is to be read."""
 
 
 def scrub_fields(scrub: Scrub, fields: Fields) -> tuple[Fields, int]:
     """Fields, or trailers, with fill for what they show, and how many places were filled."""
     matcher = scrub.matcher
     # One search for all: a line feed stands in no field.
-    if not matcher.may_find(b"\n".join([part for field in fields for part in field])):
+    if not matcher.may_find(b"\n".join(itertools.chain.from_iterable(fields))):
         return fields, 0
     count = 0
     kept: list[tuple[bytes, bytes]] = []

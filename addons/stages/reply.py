@@ -70,8 +70,8 @@ def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> 
             exchange.redactions = before + body.redactions
             boundary.refuse(exchange, refusal)
             return ()
-        if body.redactions:
-            exchange.redactions = before + body.redactions
+        if redactions := body.redactions:
+            exchange.redactions = before + redactions
         for piece in found:
             exchange.bytes_out += len(piece)
         return found
