@@ -68,7 +68,7 @@ class Stage:
 
         self.threads: list[int] = []
 
-        def ready(*arguments: Any) -> HeadersToSend:
+        def ready(*arguments: Any, **_: Any) -> HeadersToSend:
             self.threads.append(threading.get_ident())
             return HeadersToSend(b"/", (), arguments[-1])
 
