@@ -53,3 +53,14 @@ class HeadersToSend:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("heads that hold a credential are not serialised")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The fields of a 401 that has not been passed on: what an upstream wants otherwise."""
+
+    fields: Fields
+
+    def values(self, name: bytes) -> tuple[bytes, ...]:
+        """Values of every field of this lower-case name."""
+        return tuple(value.strip(b" \t") for key, value in self.fields if key.lower() == name)

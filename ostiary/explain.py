@@ -37,7 +37,17 @@ from policies.model import (
     SwapInjector,
 )
 from policies.pointer import pointer_text
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer, transit_use
+from policies.sign import (
+    Acs3Signer,
+    AwsSigV4Signer,
+    DpopSigner,
+    EdgeGridSigner,
+    HmacSigner,
+    HttpMessageSigner,
+    Signer,
+    Tc3Signer,
+    transit_use,
+)
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
@@ -358,9 +368,18 @@ def _signs(signer: Signer) -> str:
             place = f"header {signature.name}" if signature.place == "header" else f"query parameter {signature.name}"
             return f"hmac ({algorithm}) in {place}"
         case AwsSigV4Signer(regions=regions, services=services):
-            return f"aws_sigv4 for {', '.join(services)} in {', '.join(regions)}"
+            version = "aws_sigv4 (4A)" if signer.asymmetric else "aws_sigv4"
+            return f"{version} for {', '.join(services)} in {', '.join(regions)}"
         case HttpMessageSigner(label=label, algorithm=algorithm):
             return f"http_message ({algorithm}) as {label}"
+        case EdgeGridSigner():
+            return "edgegrid in header Authorization"
+        case Acs3Signer():
+            return "acs3 in header Authorization"
+        case Tc3Signer(services=services):
+            return f"tc3 for {', '.join(services)} in header Authorization"
+        case DpopSigner(algorithm=algorithm):
+            return f"dpop ({algorithm}) in header DPoP"
 
 
 def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:

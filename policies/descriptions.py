@@ -137,6 +137,10 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "hmac": "An HMAC over chosen lines or over a template, sent in a header or in the query.",
         "aws_sigv4": "AWS Signature Version 4; what an SDK signed with placeholder keys is signed anew.",
         "http_message": "An HTTP message signature (RFC 9421) with content digests (RFC 9530).",
+        "edgegrid": "Akamai EdgeGrid (EG1-HMAC-SHA256).",
+        "acs3": "Alibaba Cloud, signature version 3 (ACS3-HMAC-SHA256).",
+        "tc3": "Tencent Cloud, signature version 3 (TC3-HMAC-SHA256).",
+        "dpop": "A DPoP proof (RFC 9449) beside a token that is bound to a key.",
     },
     "hmac": {
         "key": _KEY,
@@ -170,6 +174,29 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "regions": "Regions that callers may sign for; the one region of a caller that signs nothing.",
         "services": "Services that callers may sign for, as their scope names them: s3, sqs, sts.",
         "payload": "Whether bodies are signed: auto does what the SDKs of the service do.",
+        "asymmetric": "Signature Version 4A, good for a set of regions, which may then be patterns or * (false).",
+    },
+    "edgegrid": {
+        "client_token": "The client token, from the same secret.",
+        "client_secret": "The client secret: the key.",
+        "access_token": "The access token, from the same secret.",
+        "headers": "Header fields that this API wants signed, in its order. Left out: none.",
+        "max_body": "How much of a POST body the signature covers: 128KiB unless this API says otherwise.",
+    },
+    "acs3": {
+        "access_key_id": "The id of the key, from the same secret as the key.",
+        "access_key_secret": "The key: a field of a secret.",
+        "security_token": "The token of temporary keys, from the same secret. Left out: long-lived keys.",
+    },
+    "tc3": {
+        "secret_id": "The id of the key, from the same secret as the key.",
+        "secret_key": "The key: a field of a secret.",
+        "token": "The token of temporary keys, from the same secret. Left out: long-lived keys.",
+        "services": "Services that callers may sign for, as their scope names them: cvm; the one of a caller that signs nothing.",
+    },
+    "dpop": {
+        "key": "The private key to which the token is bound, PEM (PKCS #8).",
+        "algorithm": "ES256 (P-256) unless it stands here, or EdDSA (Ed25519).",
     },
     "http_message": {
         "key_id": "The keyid parameter: literal text, or a field of the secret.",

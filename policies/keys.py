@@ -31,6 +31,7 @@ def _map(item: Schema) -> Schema:
 
 
 _DURATION: Final[Schema] = {"type": ["string", "integer"], "pattern": "^(0|[0-9]{1,9}(ms|s|m|h|d))$"}
+_SIZE: Final[Schema] = {"type": "string", "pattern": "^[0-9]{1,9}(B|KiB|MiB|GiB)$"}
 _TEMPLATE: Final[Schema] = {"type": "string", "description": "literal text with {secret}, {secret.NAME} or {NAME}"}
 _PATHS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^/"})
 _METHODS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^[A-Z]+$"})
@@ -131,7 +132,9 @@ INJECT: Final[Keys] = {
     "in": _one_or_list({"type": "string", "pattern": "^(header|query|json):"}),
 }
 BASIC: Final[Keys] = {"username": _TEMPLATE, "password": _TEMPLATE}
-SIGN: Final[Keys] = {"hmac": _ref("hmac"), "aws_sigv4": _ref("aws_sigv4"), "http_message": _ref("http_message")}
+SIGN: Final[Keys] = {
+    kind: _ref(kind) for kind in ("hmac", "aws_sigv4", "http_message", "edgegrid", "acs3", "tc3", "dpop")
+}
 _KEY: Final[Schema] = {"type": "string", "description": "the key: {secret} or {secret.NAME}"}
 _KEY_ENCODING: Final[Schema] = {"enum": ["utf8", "hex", "base64"]}
 TRANSIT: Final[Keys] = {
@@ -162,7 +165,18 @@ AWS_SIGV4: Final[Keys] = {
     "regions": _NAMES,
     "services": _NAMES,
     "payload": {"enum": ["auto", "signed", "unsigned"]},
+    "asymmetric": _BOOLEAN,
 }
+EDGEGRID: Final[Keys] = {
+    "client_token": _TEMPLATE,
+    "client_secret": _KEY,
+    "access_token": _TEMPLATE,
+    "headers": _NAMES,
+    "max_body": _SIZE,
+}
+ACS3: Final[Keys] = {"access_key_id": _TEMPLATE, "access_key_secret": _KEY, "security_token": _KEY}
+TC3: Final[Keys] = {"secret_id": _TEMPLATE, "secret_key": _KEY, "token": _KEY, "services": _NAMES}
+DPOP: Final[Keys] = {"key": _KEY, "algorithm": {"enum": ["ES256", "EdDSA"]}}
 HTTP_MESSAGE: Final[Keys] = {
     "key_id": _TEMPLATE,
     "algorithm": {"enum": ["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"]},
@@ -209,6 +223,10 @@ TABLES: Final[Mapping[str, Keys]] = {
     "names": NAMES_SENT,
     "aws_sigv4": AWS_SIGV4,
     "http_message": HTTP_MESSAGE,
+    "edgegrid": EDGEGRID,
+    "acs3": ACS3,
+    "tc3": TC3,
+    "dpop": DPOP,
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
@@ -254,8 +272,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
-    "sign": {"dpop": "proofs of possession come later"},
-    "aws_sigv4": {"asymmetric": "SigV4A comes later; sign for one region"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
     "reply": {

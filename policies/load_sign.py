@@ -10,17 +10,32 @@ from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.faults import Place
 from policies.fields import Fields
-from policies.keys import AWS_SIGV4, LATER, SIGN
+from policies.keys import AWS_SIGV4, SIGN
 from policies.load_parts import Context
 from policies.load_sign_hmac import read_hmac
 from policies.load_sign_message import read_message
-from policies.load_sign_parts import template_of
+from policies.load_sign_parts import judge_one_secret, template_of
+from policies.load_sign_vendors import read_acs3, read_dpop, read_edgegrid, read_tc3
 from policies.model import BasicInjector, BearerInjector, HeaderInjector, Injector, QueryInjector, SwapInjector
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Payload, Signer
+from policies.sign import (
+    Acs3Signer,
+    AwsSigV4Signer,
+    DpopSigner,
+    EdgeGridSigner,
+    HmacSigner,
+    HttpMessageSigner,
+    Payload,
+    Signer,
+    Tc3Signer,
+)
 
-KINDS: Final = ("hmac", "aws_sigv4", "http_message")
+KINDS: Final = ("hmac", "aws_sigv4", "http_message", "edgegrid", "acs3", "tc3", "dpop")
+ALONE: Final = (AwsSigV4Signer, EdgeGridSigner, Acs3Signer, Tc3Signer)
+"""Sign everything that a vendor looks at, and would be broken by what others put later."""
 
 _SCOPE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_REGIONS: Final = re.compile(r"\*|[a-z0-9][a-z0-9-]{0,61}\*?")
+"""Of a set of regions (Version 4A): a pattern may end in a star."""
 
 
 def read_signers(route: str, keys: Fields, context: Context) -> tuple[Signer, ...]:
@@ -38,9 +53,10 @@ def read_signers(route: str, keys: Fields, context: Context) -> tuple[Signer, ..
                 )
             sent[name] = node.place
         found.append(signer)
-    if len(found) > 1 and any(isinstance(signer, AwsSigV4Signer) for signer in found):
+    alone = [signer for signer in found if isinstance(signer, ALONE)]
+    if len(found) > 1 and alone:
         context.faults.add(
-            keys.place_of("sign"), f"aws_sigv4 of route {route} has other signers beside it", "it signs alone"
+            keys.place_of("sign"), f"{_kind(alone[0])} of route {route} has other signers beside it", "it signs alone"
         )
     return tuple(found)
 
@@ -56,6 +72,10 @@ def sends(signer: Signer) -> tuple[str, ...]:
             )
         case AwsSigV4Signer():
             return ("header authorization", "header x-amz-date")
+        case EdgeGridSigner() | Acs3Signer() | Tc3Signer():
+            return ("header authorization",)
+        case DpopSigner():
+            return ("header dpop",)
         case HttpMessageSigner(label=label):
             return (f"signature label {label}",)
 
@@ -78,16 +98,33 @@ def judge_beside(inject: Sequence[Injector], signers: Sequence[Signer], place: P
             context.faults.add(place, f"inject and sign both put {name}", "rename one of them")
 
 
+def _kind(signer: Signer) -> str:
+    match signer:
+        case AwsSigV4Signer():
+            return "aws_sigv4"
+        case EdgeGridSigner():
+            return "edgegrid"
+        case Acs3Signer():
+            return "acs3"
+        case Tc3Signer():
+            return "tc3"
+        case HmacSigner():
+            return "hmac"
+        case HttpMessageSigner():
+            return "http_message"
+        case DpopSigner():
+            return "dpop"
+
+
 def _read(route: str, node: Node, context: Context) -> Signer | None:
     faults = context.faults
     what = f"a signer of route {route}"
-    keys = Fields(node, faults, what, known=SIGN, later=LATER["sign"])
+    keys = Fields(node, faults, what, known=SIGN)
     if not isinstance(node, MappingNode):
         return None
     kinds = [kind for kind in KINDS if kind in keys]
     if len(kinds) != 1:
-        if kinds or not any(entry.key in LATER["sign"] for entry in node):
-            faults.add(node.place, f"{what} has one kind", f"one of {', '.join(KINDS)}; several signers are a list")
+        faults.add(node.place, f"{what} has one kind", f"one of {', '.join(KINDS)}; several signers are a list")
         return None
     inner = keys.node(kinds[0])
     if inner is None:
@@ -98,13 +135,21 @@ def _read(route: str, node: Node, context: Context) -> Signer | None:
             signer: Signer | None = read_hmac(route, inner, context)
         case "aws_sigv4":
             signer = _aws(route, inner, context)
+        case "edgegrid":
+            signer = read_edgegrid(route, inner, context)
+        case "acs3":
+            signer = read_acs3(route, inner, context)
+        case "tc3":
+            signer = read_tc3(route, inner, context)
+        case "dpop":
+            signer = read_dpop(route, inner, context)
         case _:
             signer = read_message(route, inner, context)
     return signer if len(faults.found) == before else None
 
 
 def _aws(route: str, node: Node, context: Context) -> AwsSigV4Signer | None:
-    keys = Fields(node, context.faults, f"aws_sigv4 of route {route}", known=AWS_SIGV4, later=LATER["aws_sigv4"])
+    keys = Fields(node, context.faults, f"aws_sigv4 of route {route}", known=AWS_SIGV4)
     if not isinstance(node, MappingNode):
         return None
     if not keys.require("access_key_id", "secret_access_key", "regions", "services"):
@@ -112,24 +157,20 @@ def _aws(route: str, node: Node, context: Context) -> AwsSigV4Signer | None:
     access = template_of(keys, "access_key_id", context, secret=False)
     secret = template_of(keys, "secret_access_key", context, secret=True, alone=True)
     token = template_of(keys, "session_token", context, secret=True, alone=True)
-    regions, services = _scopes(keys, "regions", context), _scopes(keys, "services", context)
+    asymmetric = keys.boolean("asymmetric")
+    regions = _scopes(keys, "regions", context, _REGIONS if asymmetric else _SCOPE)
+    services = _scopes(keys, "services", context)
     payload = keys.choice("payload", {"auto", "signed", "unsigned"}, "auto") or "auto"
-    entries = {one.entry for template in (access, secret, token) if template for one in template.references}
-    if len(entries) > 1:
-        context.faults.add(
-            keys.place_of("secret_access_key"),
-            f"the keys of {keys.what} come from several secrets",
-            "keep them as fields of one secret: then they are always of one version",
-        )
+    judge_one_secret(keys, "secret_access_key", (access, secret, token), context)
     if access is None or secret is None or not regions or not services:
         return None
-    return AwsSigV4Signer(access, secret, regions, services, token, cast("Payload", payload))
+    return AwsSigV4Signer(access, secret, regions, services, token, cast("Payload", payload), asymmetric)
 
 
-def _scopes(keys: Fields, key: str, context: Context) -> tuple[str, ...]:
+def _scopes(keys: Fields, key: str, context: Context, form: re.Pattern[str] = _SCOPE) -> tuple[str, ...]:
     found: list[str] = []
     for scalar in keys.texts(key):
-        if not _SCOPE.fullmatch(scalar.text):
+        if not form.fullmatch(scalar.text):
             context.faults.add(
                 scalar.place, f"{scalar.text!r} of {key} of {keys.what} is no name as AWS writes it", "eu-west-1, s3"
             )

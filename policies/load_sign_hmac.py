@@ -9,7 +9,7 @@ from policies.document import Node
 from policies.fields import Fields
 from policies.keys import HMAC, NAMES_SENT
 from policies.load_parts import TOKEN, Context
-from policies.load_sign_parts import judge_signed, key_of, sent_name, template_of
+from policies.load_sign_parts import judge_signed, key_of, sent_name, signed_names, template_of
 from policies.sign import REQUEST_PARTS, Digest, Encoding, HmacSigner, KeyEncoding, SentName, TimestampForm, TransitKey
 from policies.template import Template
 
@@ -33,7 +33,7 @@ def read_hmac(route: str, node: Node, context: Context) -> HmacSigner | None:
         context.faults.add(keys.place_of("prefix"), "prefix holds something other than visible ASCII and spaces")
     signature, timestamp, nonce = _names(keys, template, context)
     encoding = cast("Encoding", keys.choice("encoding", {"hex", "base64", "base64url"}, "hex") or "hex")
-    headers = _signed_headers(keys, context)
+    headers = signed_names(keys, context)
     form = keys.choice("timestamp", {"seconds", "milliseconds", "rfc3339"}, "seconds") or "seconds"
     key_encoding = keys.choice("key_encoding", {"utf8", "hex", "base64"}, "utf8") or "utf8"
     host = keys.boolean("host")
@@ -123,16 +123,3 @@ def _signs(template: Template, part: str, name: SentName | None) -> bool:
     """Whether a template covers a value: by its own name, or as a part of the query in which it is sent."""
     used = {reference.entry for reference in template.references}
     return part in used or (name is not None and name.place == "query" and bool(used & {"query", "target"}))
-
-
-def _signed_headers(keys: Fields, context: Context) -> tuple[str, ...]:
-    found: list[str] = []
-    for scalar in keys.texts("headers"):
-        name = scalar.text.lower()
-        if not TOKEN.fullmatch(name):
-            context.faults.add(scalar.place, f"{scalar.text!r} is no header name", "letters, digits and dashes")
-        elif name in found:
-            context.faults.add(scalar.place, f"{scalar.text!r} stands twice in headers of {keys.what}")
-        elif judge_signed(name, scalar.place, context):
-            found.append(name)
-    return tuple(found)

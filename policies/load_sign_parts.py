@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from policies.document import Mapping as MappingNode
@@ -77,6 +78,31 @@ def key_of(keys: Fields, context: Context, *, alone: bool = False) -> Template |
     if name is None or len(context.faults.found) > before:
         return None
     return TransitKey(name, mount, namespace, version)
+
+
+def judge_one_secret(keys: Fields, place: str, templates: Sequence[Template | None], context: Context) -> None:
+    """The parts of one key come from one secret."""
+    entries = {one.entry for template in templates if template is not None for one in template.references}
+    if len(entries) > 1:
+        context.faults.add(
+            keys.place_of(place),
+            f"the keys of {keys.what} come from several secrets",
+            "keep them as fields of one secret: then they are always of one version",
+        )
+
+
+def signed_names(keys: Fields, context: Context) -> tuple[str, ...]:
+    """`headers`: lower-case names of fields that may be signed, each once."""
+    found: list[str] = []
+    for scalar in keys.texts("headers"):
+        name = scalar.text.lower()
+        if not TOKEN.fullmatch(name):
+            context.faults.add(scalar.place, f"{scalar.text!r} is no header name", "letters, digits and dashes")
+        elif name in found:
+            context.faults.add(scalar.place, f"{scalar.text!r} stands twice in headers of {keys.what}")
+        elif judge_signed(name, scalar.place, context):
+            found.append(name)
+    return tuple(found)
 
 
 def sent_name(text: str, place: Place, context: Context) -> SentName | None:

@@ -17,6 +17,7 @@ type Encoding = Literal["hex", "base64", "base64url"]
 type TimestampForm = Literal["seconds", "milliseconds", "rfc3339"]
 type Payload = Literal["auto", "signed", "unsigned"]
 type MessageAlgorithm = Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"]
+type ProofAlgorithm = Literal["ES256", "EdDSA"]
 type TransitOperation = Literal[
     "hmac-sha256", "hmac-sha384", "hmac-sha512", "ed25519", "ecdsa-p256-sha256", "rsa-pss-sha512"
 ]
@@ -113,6 +114,8 @@ class AwsSigV4Signer:
     services: tuple[str, ...]
     session_token: Template | None = None
     payload: Payload = "auto"
+    asymmetric: bool = False
+    """Version 4A: a signature that is good for a set of regions."""
 
     binds_host = True
 
@@ -156,7 +159,55 @@ class HttpMessageSigner:
         return any(component.name in {"@authority", "@target-uri", "host"} for component in self.components)
 
 
-type Signer = HmacSigner | AwsSigV4Signer | HttpMessageSigner
+@dataclass(frozen=True, slots=True)
+class EdgeGridSigner:
+    """`edgegrid:` (Akamai EG1-HMAC-SHA256)."""
+
+    client_token: Template
+    client_secret: Template
+    access_token: Template
+    headers: tuple[str, ...] = ()
+    """Lower-case, in the order in which the API wants them."""
+    max_body_bytes: int = 131_072
+    """How much of a longer POST body the signature covers."""
+
+    binds_host = True
+
+
+@dataclass(frozen=True, slots=True)
+class Acs3Signer:
+    """`acs3:` (Alibaba Cloud ACS3-HMAC-SHA256)."""
+
+    access_key_id: Template
+    access_key_secret: Template
+    security_token: Template | None = None
+
+    binds_host = True
+
+
+@dataclass(frozen=True, slots=True)
+class Tc3Signer:
+    """`tc3:` (Tencent Cloud TC3-HMAC-SHA256)."""
+
+    secret_id: Template
+    secret_key: Template
+    services: tuple[str, ...]
+    token: Template | None = None
+
+    binds_host = True
+
+
+@dataclass(frozen=True, slots=True)
+class DpopSigner:
+    """`dpop:` (RFC 9449): a proof that whoever sends the token has the key to which it is bound."""
+
+    key: Template
+    algorithm: ProofAlgorithm = "ES256"
+
+    binds_host = True
+
+
+type Signer = HmacSigner | AwsSigV4Signer | HttpMessageSigner | EdgeGridSigner | Acs3Signer | Tc3Signer | DpopSigner
 
 
 def templates_of(signer: Signer) -> tuple[Template, ...]:
@@ -168,6 +219,14 @@ def templates_of(signer: Signer) -> tuple[Template, ...]:
             return (access, secret) if token is None else (access, secret, token)
         case HttpMessageSigner(key_id=key_id, key=key):
             return (key_id, key) if isinstance(key, Template) else (key_id,)
+        case EdgeGridSigner(client_token=client, client_secret=secret, access_token=access):
+            return (client, secret, access)
+        case Acs3Signer(access_key_id=access, access_key_secret=secret, security_token=token):
+            return (access, secret) if token is None else (access, secret, token)
+        case Tc3Signer(secret_id=access, secret_key=secret, token=token):
+            return (access, secret) if token is None else (access, secret, token)
+        case DpopSigner(key=key):
+            return (key,)
 
 
 def transit_use(signer: Signer) -> TransitUse | None:

@@ -10,13 +10,28 @@ from typing import Protocol
 from addons.credentials import Credential
 from addons.head import HeadersToSend, RequestHead
 from addons.refusal import Code, Refusal
+from addons.signing.acs3 import sign_acs3
 from addons.signing.aws import PayloadWay, payload_way, sign_aws
 from addons.signing.aws_chunks import ChunkSigner
 from addons.signing.aws_scope import Scope, scope_of
+from addons.signing.dpop import Nonces, sign_dpop
+from addons.signing.edgegrid import METHOD, sign_edgegrid
 from addons.signing.hmac_lines import hmac_text, put_hmac, sign_hmac
 from addons.signing.http_message import message_base, put_message, sign_message
 from addons.signing.outgoing import Outgoing
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer, TransitUse, transit_use
+from addons.signing.tc3 import service_of, sign_tc3
+from policies.sign import (
+    Acs3Signer,
+    AwsSigV4Signer,
+    DpopSigner,
+    EdgeGridSigner,
+    HmacSigner,
+    HttpMessageSigner,
+    Signer,
+    Tc3Signer,
+    TransitUse,
+    transit_use,
+)
 
 type Ask = Callable[[TransitUse, bytes], Awaitable[bytes]]
 """Asks for a signature of a key that stays in Vault."""
@@ -37,6 +52,8 @@ class Judged:
     scope: Scope | None = None
     """Of a request to AWS."""
     way: PayloadWay | None = None
+    service: str | None = None
+    """Of a request to Tencent Cloud."""
 
 
 class Signing:
@@ -47,15 +64,21 @@ class Signing:
         chunk_bytes: the most that one signed chunk of a body may have.
     """
 
-    __slots__ = ("_always", "_aws", "_chunk_bytes", "remote", "signers")
+    __slots__ = ("_always", "_aws", "_chunk_bytes", "_post", "_tc3", "nonces", "remote", "signers")
 
     def __init__(self, signers: Sequence[Signer], chunk_bytes: int) -> None:
         self.signers = tuple(signers)
         self._chunk_bytes = chunk_bytes
         self.remote = any(transit_use(signer) is not None for signer in self.signers)
-        reads = any(signer.reads_body for signer in self.signers if isinstance(signer, HmacSigner | HttpMessageSigner))
+        reads = any(_reads_body(signer) for signer in self.signers)
         self._always = Judged(reads)
+        self._post = (
+            Judged(reads_body=True) if any(isinstance(one, EdgeGridSigner) for one in self.signers) else self._always
+        )
         self._aws = next((signer for signer in self.signers if isinstance(signer, AwsSigV4Signer)), None)
+        self._tc3 = next((signer for signer in self.signers if isinstance(signer, Tc3Signer)), None)
+        self.nonces = Nonces() if any(isinstance(signer, DpopSigner) for signer in self.signers) else None
+        """What upstreams want in the proofs of a route that makes some."""
 
     def judge(self, head: RequestHead) -> Judged:
         """What signing this request takes. Asked before anything of its body, or a secret, is read.
@@ -66,9 +89,11 @@ class Signing:
         Raises:
             Refusal: `access_denied` or `bad_request`; it could not be signed whatever its body is.
         """
+        if self._tc3 is not None:
+            return Judged(reads_body=True, service=service_of(self._tc3, head))
         aws = self._aws
         if aws is None:
-            return self._always
+            return self._post if head.method == METHOD else self._always
         scope = scope_of(aws, head)
         way = payload_way(aws, scope, head)
         return Judged(way == "held", scope, way)
@@ -96,6 +121,10 @@ class Signing:
                     chunks = sign_aws(
                         signer, judged.scope, judged.way, request, credential, now_s, chunk_bytes=self._chunk_bytes
                     )
+                case Tc3Signer():
+                    if judged.service is None:
+                        raise Refusal(Code.INTERNAL, "A request was to be signed for Tencent Cloud and was not judged.")
+                    sign_tc3(signer, judged.service, request, credential, now_s)
                 case _:
                     self._one(signer, request, credential, now_s)
         return request.to_send(), chunks
@@ -128,12 +157,28 @@ class Signing:
                     await beside(partial(self._one, signer, request, credential, now_s))
         return request.to_send()
 
-    @staticmethod
-    def _one(signer: Signer, request: Outgoing, credential: Credential, now_s: float) -> None:
+    def _one(self, signer: Signer, request: Outgoing, credential: Credential, now_s: float) -> None:
         match signer:
             case HmacSigner():
                 sign_hmac(signer, request, credential, now_s)
             case HttpMessageSigner():
                 sign_message(signer, request, credential, now_s)
-            case AwsSigV4Signer():
-                raise Refusal(Code.INTERNAL, "A request was to be signed for AWS beside other signers.")
+            case EdgeGridSigner():
+                sign_edgegrid(signer, request, credential, now_s)
+            case Acs3Signer():
+                sign_acs3(signer, request, credential, now_s)
+            case DpopSigner():
+                nonce = self.nonces.of(request.host) if self.nonces is not None else None
+                sign_dpop(signer, request, credential, now_s, nonce)
+            case AwsSigV4Signer() | Tc3Signer():
+                raise Refusal(Code.INTERNAL, "A request was to be signed by a signer that signs alone, beside others.")
+
+
+def _reads_body(signer: Signer) -> bool:
+    match signer:
+        case HmacSigner() | HttpMessageSigner():
+            return signer.reads_body
+        case Acs3Signer() | Tc3Signer():
+            return True
+        case AwsSigV4Signer() | EdgeGridSigner() | DpopSigner():
+            return False

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, in the header and in the query of a presigned URL
+"""AWS Signature Version 4 and 4A, in the header and in the query of a presigned URL
 (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
 
 Rules:
@@ -20,10 +20,15 @@ from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
 from addons.credentials import Credential
 from addons.head import RequestHead
 from addons.injection.render import header_value
 from addons.refusal import Code, Refusal
+from addons.signing.aws_asymmetric import ASYMMETRIC
+from addons.signing.aws_asymmetric import signature as asymmetric_signature
+from addons.signing.aws_asymmetric import signing_key as asymmetric_key
 from addons.signing.aws_chunks import CHUNKED, CHUNKED_TRAILER, ChunkSigner
 from addons.signing.aws_scope import ALGORITHM, Scope
 from addons.signing.hmac_lines import whole
@@ -75,7 +80,7 @@ def payload_way(signer: AwsSigV4Signer, scope: Scope, head: RequestHead) -> Payl
 def _streaming(signer: AwsSigV4Signer, scope: Scope, claim: bytes) -> PayloadWay:
     if scope.service not in S3 or scope.expires_s is not None:
         raise Refusal(Code.BAD_REQUEST, "Only S3 takes a body in signed chunks.")
-    if claim in {CHUNKED, CHUNKED_TRAILER}:
+    if claim in {CHUNKED, CHUNKED_TRAILER} and not signer.asymmetric:
         return "chunks"
     if claim != UNSIGNED_TRAILER:
         raise Refusal(Code.BAD_REQUEST, "This way of signing a body in chunks is not built.")
@@ -117,49 +122,59 @@ def sign_aws(
         way = "held"
     stamp = _stamp(int(now_s))
     payload = _payload(way, request, claims)
-    place = b"%b/%b/%b/aws4_request" % (stamp[:8], scope.region.encode("ascii"), scope.service.encode("ascii"))
-    key = _signing_key(signer, credential, stamp[:8], scope)
+    region, service = scope.region.encode("ascii"), scope.service.encode("ascii")
+    key: bytes | EllipticCurvePrivateKey
+    if signer.asymmetric:
+        algorithm, place = ASYMMETRIC, b"%b/%b/aws4_request" % (stamp[:8], service)
+        key = asymmetric_key(signer, credential)
+    else:
+        algorithm, place = ALGORITHM, b"%b/%b/%b/aws4_request" % (stamp[:8], region, service)
+        key = _signing_key(signer, credential, stamp[:8], scope)
     access = header_value(signer.access_key_id, credential)
     token = header_value(signer.session_token, credential) if signer.session_token is not None else None
     if scope.expires_s is not None:
         fields = _canonical_fields(scope, request)
-        _put_presigned(request, scope, stamp, access + b"/" + place, token, b";".join([name for name, _ in fields]))
+        names = b";".join([name for name, _ in fields])
+        pairs = {
+            "X-Amz-Algorithm": algorithm,
+            "X-Amz-Credential": access + b"/" + place,
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(scope.expires_s).encode("ascii"),
+            "X-Amz-SignedHeaders": names,
+            **({"X-Amz-Security-Token": token} if token is not None else {}),
+            **({"X-Amz-Region-Set": region} if signer.asymmetric else {}),
+        }
+        request.extend_query(
+            "&".join([f"{name}={quote_from_bytes(value, safe='-_.~')}" for name, value in pairs.items()]).encode(
+                "ascii"
+            )
+        )
         canonical, _ = canonical_request(scope, request, payload)
         request.put_parameter("X-Amz-Signature", _signature(key, stamp, place, canonical).decode("ascii"))
         return None
     request.put(b"X-Amz-Date", stamp)
     if token is not None:
         request.put(b"X-Amz-Security-Token", token)
+    if signer.asymmetric:
+        request.put(b"X-Amz-Region-Set", region)
     if scope.service in S3 or payload == UNSIGNED or claims:
         request.put(b"X-Amz-Content-Sha256", payload)
     canonical, names = canonical_request(scope, request, payload)
     signature = _signature(key, stamp, place, canonical)
     request.put(
         b"Authorization",
-        b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % (ALGORITHM, access, place, names, signature),
+        b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % (algorithm, access, place, names, signature),
     )
-    return ChunkSigner(key, stamp, place, signature, request.caller, chunk_bytes) if way == "chunks" else None
+    if way == "chunks" and isinstance(key, bytes):
+        return ChunkSigner(key, stamp, place, signature, request.caller, chunk_bytes)
+    return None
 
 
-def _put_presigned(
-    request: Outgoing, scope: Scope, stamp: bytes, credential: bytes, token: bytes | None, names: bytes
-) -> None:
-    pairs = {
-        "X-Amz-Algorithm": ALGORITHM,
-        "X-Amz-Credential": credential,
-        "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(scope.expires_s).encode("ascii"),
-        "X-Amz-SignedHeaders": names,
-    }
-    if token is not None:
-        pairs["X-Amz-Security-Token"] = token
-    request.extend_query(
-        "&".join([f"{name}={quote_from_bytes(value, safe='-_.~')}" for name, value in pairs.items()]).encode("ascii")
-    )
-
-
-def _signature(key: bytes, stamp: bytes, place: bytes, canonical: bytes) -> bytes:
-    text = b"\n".join((ALGORITHM, stamp, place, hashlib.sha256(canonical).hexdigest().encode("ascii")))
+def _signature(key: bytes | EllipticCurvePrivateKey, stamp: bytes, place: bytes, canonical: bytes) -> bytes:
+    algorithm = ALGORITHM if isinstance(key, bytes) else ASYMMETRIC
+    text = b"\n".join((algorithm, stamp, place, hashlib.sha256(canonical).hexdigest().encode("ascii")))
+    if not isinstance(key, bytes):
+        return asymmetric_signature(key, text)
     return hmac.digest(key, text, "sha256").hex().encode("ascii")
 
 
@@ -178,7 +193,7 @@ def canonical_request(scope: Scope, request: Outgoing, payload: bytes) -> tuple[
     """The canonical request, and the names of the signed fields."""
     fields = _canonical_fields(scope, request)
     names = b";".join([name for name, _ in fields])
-    path = _path_once(request.path) if scope.service in S3 else _path_twice(request.path)
+    path = canonical_path(request.path) if scope.service in S3 else _path_twice(request.path)
     lines = b"".join([b"%b:%b\n" % field for field in fields])
     method = request.method.encode("ascii")
     return b"\n".join((method, path, canonical_query(request.query), lines, names, payload)), names
@@ -199,7 +214,8 @@ def _canonical_fields(scope: Scope, request: Outgoing) -> list[tuple[bytes, byte
     return sorted(found.items())
 
 
-def _path_once(path: bytes) -> bytes:
+def canonical_path(path: bytes) -> bytes:
+    """A path encoded once, segment by segment."""
     if _CANONICAL_PATH.fullmatch(path):
         return path or b"/"
     # Segment by segment: an encoded slash is no border of segments.

@@ -8,13 +8,14 @@ Version 4 are read: the `Authorization` field and the query of a presigned URL
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from addons.head import RequestHead
 from addons.refusal import Code, Refusal
+from addons.signing.aws_asymmetric import ASYMMETRIC
 from addons.signing.taken import AWS_PARAMETERS
 from policies.sign import AwsSigV4Signer
 
@@ -22,9 +23,11 @@ ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 
 # Credential=ID/20260102/region/service/aws4_request, SignedHeaders=a;b, Signature=hex
 _AUTHORIZATION: Final = re.compile(
-    rb"AWS4-HMAC-SHA256 +Credential=([^ ,]+), *SignedHeaders=([^ ,]+), *Signature=[0-9a-fA-F]*"
+    rb"(AWS4-HMAC-SHA256|AWS4-ECDSA-P256-SHA256) +Credential=([^ ,]+), *SignedHeaders=([^ ,]+), *Signature=[0-9a-fA-F]*"
 )
 _CREDENTIAL: Final = re.compile(rb"[^/]+/[0-9]{8}/([a-z0-9-]{1,63})/([a-z0-9-]{1,63})/aws4_request")
+_CREDENTIAL_OF_SET: Final = re.compile(rb"[^/]+/[0-9]{8}/([a-z0-9-]{1,63})/aws4_request")
+_SET: Final = re.compile(rb"(?:\*|[a-z0-9-]{1,63}\*?)(?: *, *(?:\*|[a-z0-9-]{1,63}\*?)){0,31}")
 _SIGNED: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z;]{1,4096}")
 _EXPIRES: Final = re.compile(rb"[1-9][0-9]{0,5}")
 MAX_EXPIRES_S: Final = 604_800
@@ -36,6 +39,7 @@ class Scope:
     """What is signed for."""
 
     region: str
+    """Of Version 4A: a set, joined by commas."""
     service: str
     signed: frozenset[bytes] = frozenset()
     """Lower-case names that the caller's SDK signed."""
@@ -54,35 +58,41 @@ def scope_of(signer: AwsSigV4Signer, head: RequestHead) -> Scope:
         Refusal: `access_denied` where the caller signs for a region or service that the route does not name; `bad_request`
             where what it signs cannot be read, or it signs nothing and the route names several.
     """
-    found = _in_query(head) or _in_header(head)
+    found = _in_query(head, signer) or _in_header(head, signer)
     if found is None:
-        if len(signer.regions) > 1 or len(signer.services) > 1:
+        if (len(signer.regions) > 1 and not signer.asymmetric) or len(signer.services) > 1:
             raise Refusal(
                 Code.BAD_REQUEST,
                 "This route signs for several AWS regions or services: sign the request with placeholder keys, so that it says for which.",
             )
-        return Scope(signer.regions[0], signer.services[0])
-    for what, value, allowed in (
-        ("region", found.region, signer.regions),
-        ("service", found.service, signer.services),
-    ):
-        if value not in allowed:
-            raise Refusal(Code.ACCESS_DENIED, f"This route does not sign for the AWS {what} {value}.")
+        return Scope(",".join(signer.regions), signer.services[0])
+    if found.service not in signer.services:
+        raise Refusal(Code.ACCESS_DENIED, f"This route does not sign for the AWS service {found.service}.")
+    for region in found.region.split(","):
+        if not any(_covers(one, region) for one in signer.regions):
+            raise Refusal(Code.ACCESS_DENIED, f"This route does not sign for the AWS region {region}.")
     return found
 
 
-def _in_header(head: RequestHead) -> Scope | None:
+def _covers(listed: str, region: str) -> bool:
+    """Whether a region, or a pattern of a set, lies within one that the route lists (`*` and `us-*` in a set alone)."""
+    return listed == region or (listed.endswith("*") and region.startswith(listed[:-1]))
+
+
+def _in_header(head: RequestHead, signer: AwsSigV4Signer) -> Scope | None:
     values = [value for value in head.values(b"authorization") if value.lstrip(b" ").startswith(b"AWS4-")]
     if not values:
         return None
+    where = "the Authorization field"
     match = _AUTHORIZATION.fullmatch(values[0].strip(b" ")) if len(values) == 1 else None
-    if match is None:
-        raise _unreadable("the Authorization field")
-    region, service = _credential(match[1], "the Authorization field")
-    return Scope(region, service, _signed(match[2], "the Authorization field"))
+    if match is None or (match[1] == ASYMMETRIC and not signer.asymmetric):
+        raise _unreadable(where)
+    sets = head.values(b"x-amz-region-set") if match[1] == ASYMMETRIC else None
+    region, service = _credential(match[2], sets, signer, where)
+    return Scope(region, service, _signed(match[3], where))
 
 
-def _in_query(head: RequestHead) -> Scope | None:
+def _in_query(head: RequestHead, signer: AwsSigV4Signer) -> Scope | None:
     query = head.target.partition(b"?")[2]
     if b"X-Amz-" not in query:
         return None
@@ -96,25 +106,40 @@ def _in_query(head: RequestHead) -> Scope | None:
             given[key] = unquote_to_bytes(value)
     if b"X-Amz-Algorithm" not in given and b"X-Amz-Credential" not in given:
         return None
-    if _in_header(head) is not None or given.get(b"X-Amz-Algorithm") != ALGORITHM:
+    known = {ALGORITHM, ASYMMETRIC} if signer.asymmetric else {ALGORITHM}
+    if _in_header(head, signer) is not None or given.get(b"X-Amz-Algorithm") not in known:
         raise _unreadable("the presigned query")
-    return _presigned(given)
+    return _presigned(given, signer)
 
 
-def _presigned(given: Mapping[bytes, bytes]) -> Scope:
+def _presigned(given: Mapping[bytes, bytes], signer: AwsSigV4Signer) -> Scope:
     expires = given.get(b"X-Amz-Expires", b"")
     if not _EXPIRES.fullmatch(expires) or int(expires) > MAX_EXPIRES_S:
         raise _unreadable("the presigned query")
-    region, service = _credential(given.get(b"X-Amz-Credential", b""), "the presigned query")
+    sets = [given.get(b"X-Amz-Region-Set", b"")] if given.get(b"X-Amz-Algorithm") == ASYMMETRIC else None
+    region, service = _credential(given.get(b"X-Amz-Credential", b""), sets, signer, "the presigned query")
     signed = _signed(given.get(b"X-Amz-SignedHeaders", b""), "the presigned query")
     return Scope(region, service, signed, int(expires))
 
 
-def _credential(raw: bytes, where: str) -> tuple[str, str]:
+def _credential(raw: bytes, sets: Sequence[bytes] | None, signer: AwsSigV4Signer, where: str) -> tuple[str, str]:
+    """Region, or set of regions, and service.
+
+    Args:
+        raw: the scope.
+        sets: the values of a region set, where the caller signs with Version 4A.
+        signer: of the route: with Version 4A it signs for all its regions, unless the caller names a set.
+        where: it stands.
+    """
+    if sets is not None:
+        match = _CREDENTIAL_OF_SET.fullmatch(raw)
+        if match is None or len(sets) != 1 or not _SET.fullmatch(sets[0]):
+            raise _unreadable(where)
+        return sets[0].replace(b" ", b"").decode("ascii"), match[1].decode("ascii")
     match = _CREDENTIAL.fullmatch(raw)
     if match is None:
         raise _unreadable(where)
-    return match[1].decode("ascii"), match[2].decode("ascii")
+    return ",".join(signer.regions) if signer.asymmetric else match[1].decode("ascii"), match[2].decode("ascii")
 
 
 def _signed(raw: bytes, where: str) -> frozenset[bytes]:

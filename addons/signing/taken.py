@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from policies.sign import AwsSigV4Signer, HmacSigner, HttpMessageSigner, Signer
+from policies.sign import (
+    Acs3Signer,
+    AwsSigV4Signer,
+    DpopSigner,
+    EdgeGridSigner,
+    HmacSigner,
+    HttpMessageSigner,
+    Signer,
+    Tc3Signer,
+)
 
-AWS_HEADERS: Final = frozenset({b"authorization", b"x-amz-date", b"x-amz-security-token", b"x-amz-content-sha256"})
+AWS_HEADERS: Final = frozenset({
+    b"authorization", b"x-amz-date", b"x-amz-security-token", b"x-amz-content-sha256", b"x-amz-region-set",
+})  # fmt: skip
+EDGEGRID_HEADERS: Final = frozenset({b"authorization"})
+ACS3_HEADERS: Final = frozenset({
+    b"authorization", b"x-acs-date", b"x-acs-signature-nonce", b"x-acs-content-sha256", b"x-acs-security-token",
+    b"x-acs-accesskey-id", b"x-acs-credentials-provider", b"x-acs-signature-type",
+})  # fmt: skip
+TC3_HEADERS: Final = frozenset({b"authorization", b"x-tc-timestamp", b"x-tc-token", b"x-tc-content-sha256"})
 AWS_PARAMETERS: Final = frozenset({
     b"X-Amz-Algorithm", b"X-Amz-Credential", b"X-Amz-Date", b"X-Amz-Expires", b"X-Amz-SignedHeaders",
-    b"X-Amz-Signature", b"X-Amz-Security-Token", b"X-Amz-Content-Sha256",
+    b"X-Amz-Signature", b"X-Amz-Security-Token", b"X-Amz-Content-Sha256", b"X-Amz-Region-Set",
 })  # fmt: skip
 """Parameters of a presigned URL."""
 AWS_CREDENTIAL: Final = b"X-Amz-Credential"
@@ -31,6 +48,14 @@ def taken_headers(signers: Sequence[Signer]) -> frozenset[bytes]:
                 found |= AWS_HEADERS
             case HttpMessageSigner(digests=digests):
                 found |= {b"signature", b"signature-input"} | ({b"content-digest"} if digests else set())
+            case EdgeGridSigner():
+                found |= EDGEGRID_HEADERS
+            case Acs3Signer():
+                found |= ACS3_HEADERS
+            case Tc3Signer():
+                found |= TC3_HEADERS
+            case DpopSigner():
+                found.add(b"dpop")
     return frozenset(found)
 
 
@@ -47,6 +72,6 @@ def taken_parameters(signers: Sequence[Signer]) -> frozenset[bytes]:
                 )
             case AwsSigV4Signer():
                 found |= AWS_PARAMETERS
-            case HttpMessageSigner():
-                pass
+            case _:
+                pass  # they put nothing there
     return frozenset(found)

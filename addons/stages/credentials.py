@@ -21,6 +21,7 @@ from addons.boundary import facts_of
 from addons.credentials import Credential, Needs, Openings, SealedCredential, may_travel, seal, seal_now, unseal
 from addons.egress import Destination
 from addons.exchange import Authority, Exchange
+from addons.grpc import speaks_grpc
 from addons.head import HeadersToSend
 from addons.injection import (
     Content,
@@ -93,6 +94,12 @@ class CredentialStage:
         if signing is not None:
             judged = signing.judge(exchange.head)
             exchange.put(judged)
+            if judged.reads_body and speaks_grpc(exchange.head.fields):
+                # Which of its calls end soon, a head does not tell: a stream would wait for its deadline.
+                raise Refusal(
+                    Code.BAD_REQUEST,
+                    "This route signs whole bodies, and a gRPC call is a stream that cannot be held: sign without the body, or call over another route.",
+                )
             reads = reads or judged.reads_body
         if reads:
             held = HeldBody(self._parts.buffered_body_bytes, self._parts.buffers)

@@ -1,8 +1,8 @@
 """An upstream has rejected a credential (401): perhaps it was rotated a moment ago.
 
 The store is asked past the cache. Where it has another version, or its owners say that the upstream still accepts the one
-before, the head is built anew, with records of its own, and the engine sends the request once more, to the same vetted
-destination. Else, and whatever fails here, the caller gets the upstream's own 401: it is a whole and true answer.
+before, or the upstream asks for a nonce in the proof (DPoP), the head is built anew, with records of its own, and the
+engine sends the request once more, to the same vetted destination. Else, and whatever fails here, the caller gets the upstream's own 401: it is a whole and true answer.
 
 Rules:
 - A request is sent a second time only if it can be repeated byte for byte (`Exchange.replayable`), and only once. A 401
@@ -32,11 +32,12 @@ from addons.credentials import (
     suspect,
     unseal,
 )
-from addons.exchange import Exchange
-from addons.head import HeadersToSend
+from addons.exchange import Authority, Exchange
+from addons.head import Challenge, HeadersToSend
 from addons.injection import applicable
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
+from addons.signing.dpop import wants_nonce
 from addons.stages.credentials import head_to_send, outgoing, still_wanted
 from addons.stages.plans import Plans
 from addons.stages.registry import Registry
@@ -64,6 +65,17 @@ class RejectedStage:
         if sealed is None or openings is None or grant.credential is None:
             return None
         route_plan = self._plans.of(exchange.policy, grant.route)
+        challenge = exchange.forget(Challenge)
+        nonces = route_plan.signing.nonces if route_plan.signing is not None else None
+        if (
+            nonces is not None
+            and challenge is not None
+            and nonces.learn(exchange.ask(Authority).host_header, challenge.values(b"dpop-nonce"))
+            and wants_nonce(challenge.values(b"www-authenticate"))
+            and exchange.replayable
+            and exchange.rewrite is None
+        ):
+            return self._anew(exchange, grant, sealed, openings)
         # What signed a body as it passed signed it for the head before this one.
         if not exchange.replayable or exchange.rewrite is not None:
             suspect(route_plan.needs(grant.credential, route_plan.plan.injectors), sealed, self._parts.secrets)
@@ -93,6 +105,15 @@ class RejectedStage:
             return
         parts.store_observer.secret_rejected(result)
         release(sealed)
+
+    async def _anew(self, exchange: Exchange, grant: Grant, sealed: SealedCredential, openings: Openings) -> None:
+        """The same credential, with a proof that has the nonce that the upstream wants (RFC 9449 section 9)."""
+        result: RejectionResult = "retried"
+        try:
+            await self._put(exchange, grant, sealed, openings)
+        except (StoreError, Refusal, AuditUnavailable):
+            result = "failed"
+        self._parts.store_observer.secret_rejected(result)
 
     async def _put(self, exchange: Exchange, grant: Grant, sealed: SealedCredential, before: Openings) -> None:
         """Opens the new records, builds the head, and only then closes the old ones."""

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from addons.signing.apply import Signing
 from addons.signing.outgoing import Outgoing
 from policies import load_policy
-from policies.keys import AWS_SIGV4, HMAC, HTTP_MESSAGE, NAMES_SENT, TRANSIT
+from policies.keys import ACS3, AWS_SIGV4, DPOP, EDGEGRID, HMAC, HTTP_MESSAGE, NAMES_SENT, TC3, TRANSIT
 from policies.model import Route
 from policies.sign import TransitUse
 from tests.harness.signing import credential, outgoing
@@ -166,6 +169,55 @@ def transit_messages(route: Route) -> None:
     assert one(made, "signature") == f"sig1=:{wanted}:"
 
 
+def everywhere(route: Route) -> None:
+    secret = {"access_key_id": "AKIA1", "secret_access_key": "s", "key": "s"}
+    made = signed(route, outgoing("GET", b"/k"), secret)
+    assert one(made, "x-amz-region-set") == "*"
+    assert one(made, "authorization").startswith("AWS4-ECDSA-P256-SHA256 Credential=AKIA1/20170712/s3/aws4_request, ")
+
+
+def akamai(route: Route) -> None:
+    made = signed(
+        route, outgoing("POST", b"/v1?a", body=BODY), {"client_token": "c", "client_secret": "s", "access_token": "a"}
+    )
+    head, _, signature = one(made, "authorization").rpartition("signature=")
+    stamp = "20170712T02:41:59+0000"
+    assert f";timestamp={stamp};nonce=" in head
+    key = base64.b64encode(mac(b"s", stamp))
+    content = base64.b64encode(hashlib.sha256(BODY).digest()).decode()
+    assert signature == base64.b64encode(mac(key, f"POST\thttps\tapi.test\t/v1?a\t\t{content}\t{head}")).decode()
+
+
+def alibaba(route: Route) -> None:
+    made = signed(route, outgoing("POST", b"/?b=1&a=2", body=BODY), {"access_key_id": "i", "access_key_secret": "s"})
+    names = "host;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce"
+    lines = "".join(f"{name}:{'api.test' if name == 'host' else one(made, name)}\n" for name in names.split(";"))
+    canonical = f"POST\n/\na=2&b=1\n{lines}\n{names}\n{hashlib.sha256(BODY).hexdigest()}"
+    wanted = mac(b"s", "ACS3-HMAC-SHA256\n" + hashlib.sha256(canonical.encode()).hexdigest()).hex()
+    assert one(made, "authorization") == f"ACS3-HMAC-SHA256 Credential=i,SignedHeaders={names},Signature={wanted}"
+
+
+def tencent(route: Route) -> None:
+    made = signed(
+        route, outgoing("POST", b"/", [(b"Content-Type", b"a/b")], BODY), {"secret_id": "i", "secret_key": "s"}
+    )
+    canonical = f"POST\n/\n\ncontent-type:a/b\nhost:api.test\n\ncontent-type;host\n{hashlib.sha256(BODY).hexdigest()}"
+    text = "TC3-HMAC-SHA256\n1499827319\n2017-07-12/cvm/tc3_request\n" + hashlib.sha256(canonical.encode()).hexdigest()
+    key = mac(mac(mac(b"TC3s", "2017-07-12"), "cvm"), "tc3_request")
+    assert one(made, "authorization").endswith(f"Signature={mac(key, text).hex()}")
+
+
+def bound(route: Route) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    made = signed(route, outgoing("POST", b"/x?q", body=None), {"private_key": pem, "key": "token"})
+    text, _, signature = one(made, "dpop").rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    der = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+    key.public_key().verify(der, text.encode(), ec.ECDSA(hashes.SHA256()))
+    assert b'"htu":"https://api.test/x"' in base64.urlsafe_b64decode(text.split(".")[1] + "===")
+
+
 CHECKS: dict[str, Callable[[Route], None]] = {
     "profile": profile,
     "binance": binance,
@@ -177,6 +229,11 @@ CHECKS: dict[str, Callable[[Route], None]] = {
     "messages": messages,
     "messages-hmac": messages_hmac,
     "transit-hmac": transit_hmac,
+    "aws-everywhere": everywhere,
+    "akamai": akamai,
+    "alibaba": alibaba,
+    "tencent": tencent,
+    "bound-token": bound,
     "transit-messages": transit_messages,
 }
 
@@ -192,6 +249,6 @@ def test_every_example_is_one_of_these(tmp_path: Path) -> None:
 
 def test_every_key_is_on_the_page() -> None:
     text = PAGE.read_text()
-    for table in (HMAC, NAMES_SENT, AWS_SIGV4, HTTP_MESSAGE, TRANSIT):
+    for table in (HMAC, NAMES_SENT, AWS_SIGV4, HTTP_MESSAGE, TRANSIT, EDGEGRID, ACS3, TC3, DPOP):
         for key in table:
             assert f"`{key}`" in text or f"{key}:" in text, key

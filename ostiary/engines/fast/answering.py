@@ -9,7 +9,7 @@ from functools import partial
 
 from mitmproxy import http
 
-from addons.head import Fields, HeadersToSend
+from addons.head import Challenge, Fields, HeadersToSend
 from addons.refusal import Code, Refusal
 from addons.stages.scrub import clean_trailers
 from addons.trailers import kept_reply_trailers
@@ -48,6 +48,7 @@ def _rejected(turn: Turn, response: http.Response, size: int | None, raw: bytes)
     """The upstream does not take the credential: the stages may have another."""
     exchange = turn.known()
     exchange.rejected = True
+    exchange.put(Challenge(response.data.headers.fields))
     # A body that the stages have built is not built a second time.
     exchange.replayable = turn.written and turn.gathered is None and (turn.held is None or turn.held.whole)
     turn.caller.deadline.expect(Wait.BODY, turn.times.idle_s)

@@ -44,7 +44,7 @@ from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.grpc import for_grpc, speaks_grpc
-from addons.head import HeadersToSend
+from addons.head import Challenge, HeadersToSend
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
 from addons.stages.scrub import clean_trailers
@@ -447,6 +447,7 @@ class GuardedStream(HttpStream):
     def _rejected(self, event: ResponseHeaders, exchange: Exchange) -> Commands:
         """The stages may have another."""
         exchange.rejected = True
+        exchange.put(Challenge(event.response.data.headers.fields))
         ended = not self._body_pending and self.client_state == self.state_done
         # A body that the stages have built is not built a second time.
         exchange.replayable = ended and not self._gathered and (self._held is None or self._held.whole)
