@@ -18,6 +18,7 @@ from addons.signing.dpop import Nonces, sign_dpop
 from addons.signing.edgegrid import METHOD, sign_edgegrid
 from addons.signing.hmac_lines import hmac_text, put_hmac, sign_hmac
 from addons.signing.http_message import message_base, put_message, sign_message
+from addons.signing.keys import decoded_key
 from addons.signing.outgoing import Outgoing
 from addons.signing.tc3 import service_of, sign_tc3
 from policies.sign import (
@@ -32,6 +33,7 @@ from policies.sign import (
     TransitUse,
     transit_use,
 )
+from vault.secret import Secret
 
 type Ask = Callable[[TransitUse, bytes], Awaitable[bytes]]
 """Asks for a signature of a key that stays in Vault."""
@@ -64,7 +66,7 @@ class Signing:
         chunk_bytes: the most that one signed chunk of a body may have.
     """
 
-    __slots__ = ("_always", "_aws", "_chunk_bytes", "_post", "_tc3", "nonces", "remote", "signers")
+    __slots__ = ("_always", "_aws", "_chunk_bytes", "_encoded", "_post", "_tc3", "nonces", "remote", "signers")
 
     def __init__(self, signers: Sequence[Signer], chunk_bytes: int) -> None:
         self.signers = tuple(signers)
@@ -77,8 +79,19 @@ class Signing:
         )
         self._aws = next((signer for signer in self.signers if isinstance(signer, AwsSigV4Signer)), None)
         self._tc3 = next((signer for signer in self.signers if isinstance(signer, Tc3Signer)), None)
+        self._encoded = [
+            signer
+            for signer in self.signers
+            if isinstance(signer, HmacSigner | HttpMessageSigner)
+            and signer.key_encoding != "utf8"
+            and transit_use(signer) is None
+        ]
         self.nonces = Nonces() if any(isinstance(signer, DpopSigner) for signer in self.signers) else None
         """What upstreams want in the proofs of a route that makes some."""
+
+    def shown(self, credential: Credential) -> tuple[Secret, ...]:
+        """Forms of the keys that an upstream knows beside those that are stored."""
+        return tuple([decoded_key(one.key, one.key_encoding, credential) for one in self._encoded])
 
     def judge(self, head: RequestHead) -> Judged:
         """What signing this request takes. Asked before anything of its body, or a secret, is read.

@@ -69,6 +69,17 @@ def hmac_key(template: Template | TransitKey, encoding: KeyEncoding, credential:
     return b"".join(part.encode() if isinstance(part, str) else raw for part in template.parts)
 
 
+def decoded_key(template: Template | TransitKey, encoding: KeyEncoding, credential: Credential) -> Secret:
+    """The bytes of a key that is stored in hex or base64, as a secret of their own: an upstream knows them, and could show
+    them in another spelling. Kept with the secret.
+
+    Raises:
+        Refusal: as `hmac_key` does.
+    """
+    secret, _ = the_secret(template, credential)
+    return secret.derive(("decoded", encoding), lambda _: Secret(hmac_key(template, encoding, credential)))
+
+
 def private_key(template: Template | TransitKey, algorithm: MessageAlgorithm, credential: Credential) -> PrivateKey:
     """A private key, PEM PKCS #8, of the kind that the algorithm wants.
 

@@ -35,7 +35,10 @@ class RoutePlan:
     def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
         """Says what the answer to this request is searched for: what it carries, and what it carried when it was sent before."""
         if self.scrubs is not None:
-            scrub = self.scrubs.of(credential.name, credential.confidential(), basics_of(ready.fields))
+            secrets = credential.confidential()
+            if self.signing is not None:
+                secrets = (*secrets, *self.signing.shown(credential))
+            scrub = self.scrubs.of(credential.name, secrets, basics_of(ready.fields))
             before = exchange.forget(Scrub)
             exchange.put(scrub if before is None else scrub.also(before))
 
