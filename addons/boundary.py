@@ -24,6 +24,7 @@ from addons.once import Once
 from addons.refusal import Answer, Answered, Code, Refusal, answer
 from addons.telemetry import Metrics
 from addons.uuid7 import uuid7
+from addons.verifying.received import Verified
 from policies import Passage
 
 _log = logging.getLogger("ostiary.boundary")
@@ -208,7 +209,10 @@ def _proven(connection: Connection) -> Fields:
 def proven(exchange: Exchange) -> WorkloadIdentity | None:
     """Who it was: proven for this request, or at least by the tunnel it came through."""
     tunnel = exchange.connection.tunnel
-    return exchange.find(WorkloadIdentity) or (tunnel.identity if tunnel is not None else None)
+    found = exchange.find(WorkloadIdentity) or (tunnel.identity if tunnel is not None else None)
+    if found is not None and found.proof == "signature" and exchange.find(Verified) is None:
+        return None  # whoever it is has not been told from a stranger
+    return found
 
 
 def facts_of(exchange: Exchange) -> Fields:

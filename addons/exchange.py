@@ -88,7 +88,7 @@ class Authority:
         return f"{host}:{self.port}"
 
 
-type ProofKind = Literal["key_hash", "peer", "any"]
+type ProofKind = Literal["key_hash", "peer", "any", "signature"]
 
 
 @dataclass(frozen=True, slots=True)

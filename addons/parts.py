@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from addons.audit import AuditLog
 from addons.bodies import DEFAULT_CAP_BYTES
@@ -12,6 +13,7 @@ from addons.buffers import Buffers
 from addons.clock import Clock
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, Resolver
+from addons.state import StateStore
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from policies import Policy
@@ -61,6 +63,10 @@ class Parts:
     """None: nothing is counted."""
     buffered_body_bytes: int = DEFAULT_CAP_BYTES
     """Cap of a body that is held until it is whole."""
+    state: StateStore | None = None
+    """None: nothing remembers what was used, so what needs that is refused."""
+    ca_file: Path | None = None
+    """Extra roots for upstreams."""
     user_addons: tuple[UserAddon, ...] = ()
     """In the order of the settings."""
     extra_keys: Mapping[str, str] = field(default_factory=dict)

@@ -22,6 +22,8 @@ class Code(enum.StrEnum):
     PROOF_REQUIRED = "proof_required"
     PROOF_INVALID = "proof_invalid"
     PROOF_EXPIRED = "proof_expired"
+    SIGNATURE_INVALID = "signature_invalid"
+    REPLAYED = "replayed"
     ACCESS_DENIED = "access_denied"
     ROUTE_DENIED = "route_denied"
     METHOD_DENIED = "method_denied"
@@ -43,6 +45,7 @@ class Code(enum.StrEnum):
     REPLY_BLOCKED = "reply_blocked"
     SECRET_UNAVAILABLE = "secret_unavailable"  # noqa: S105 - a code, no password
     AUDIT_UNAVAILABLE = "audit_unavailable"
+    STATE_UNAVAILABLE = "state_unavailable"
     OVERLOADED = "overloaded"
     DRAINING = "draining"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -61,6 +64,8 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.PROOF_REQUIRED: Row(407, "http_request_denied"),
     Code.PROOF_INVALID: Row(407, "http_request_denied"),
     Code.PROOF_EXPIRED: Row(403, "http_request_denied"),
+    Code.SIGNATURE_INVALID: Row(401, "http_request_denied"),
+    Code.REPLAYED: Row(401, "http_request_denied"),
     Code.ACCESS_DENIED: Row(403, "http_request_denied"),
     Code.ROUTE_DENIED: Row(403, "http_request_denied"),
     Code.METHOD_DENIED: Row(403, "http_request_denied"),
@@ -82,6 +87,7 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.REPLY_BLOCKED: Row(502, "http_protocol_error"),
     Code.SECRET_UNAVAILABLE: Row(503, "proxy_internal_error"),
     Code.AUDIT_UNAVAILABLE: Row(503, "proxy_internal_error"),
+    Code.STATE_UNAVAILABLE: Row(503, "proxy_internal_error"),
     Code.OVERLOADED: Row(503, "connection_limit_reached"),
     Code.DRAINING: Row(503, "proxy_internal_response"),
     Code.UPSTREAM_TIMEOUT: Row(504, "http_response_timeout"),

@@ -48,6 +48,14 @@ from policies.sign import (
     Tc3Signer,
     transit_use,
 )
+from policies.verify import (
+    HmacVerifier,
+    MessageVerifier,
+    SnsVerifier,
+    Verifier,
+    WebhookVerifier,
+    references_of_verifier,
+)
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?", re.DOTALL
@@ -307,10 +315,14 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         route = found.grant.route
         # Over plain http only where the route says so; whether the address may have it is seen when it is resolved.
         credential = found.grant.credential if not found.cleartext or route.allow_cleartext else None
-        if credential is not None:
-            shown["credential"] = credential.name
-            shown["secrets"] = [_secret(name, secret) for name, secret in credential.secrets.items()]
+        # A key to verify with stays here, so the way to the upstream has no say in it.
+        read = credential or (found.grant.credential if references_of_verifier(route.verify) else None)
+        if read is not None:
+            shown["credential"] = read.name
+            shown["secrets"] = [_secret(name, secret) for name, secret in read.secrets.items()]
         shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
+        if route.verify is not None:
+            shown["verify"] = verifies(route.verify)
         if route.sign:
             shown["sign"] = [signs(signer) for signer in route.sign] if credential is not None else []
         shown["caller_credentials"] = route.caller_credentials
@@ -380,6 +392,27 @@ def _signs(signer: Signer) -> str:
             return f"tc3 for {', '.join(services)} in header Authorization"
         case DpopSigner(algorithm=algorithm):
             return f"dpop ({algorithm}) in header DPoP"
+
+
+def verifies(verifier: Verifier) -> str:
+    """What must be signed, in a few words."""
+    match verifier:
+        case HmacVerifier(form=form, keys=keys):
+            once = "each nonce once" if form.nonce is not None else "no nonce"
+            place = f"{'header' if form.signature.place == 'header' else 'query parameter'} {form.signature.name}"
+            return f"hmac ({form.algorithm}) in {place}, {_keys(len(keys))}, {once}, within {verifier.max_skew_s:g} s"
+        case MessageVerifier(algorithm=algorithm, keys=named):
+            return f"http_message ({algorithm}), {_keys(len(named))}, within {verifier.max_skew_s:g} s"
+        case WebhookVerifier(scheme=scheme, keys=keys, max_skew_s=skew_s):
+            return f"{scheme}, {_keys(len(keys))}" + (
+                f", within {skew_s:g} s" if scheme not in {"github", "twilio"} else ""
+            )
+        case SnsVerifier(topics=topics, max_skew_s=skew_s):
+            return f"sns of {', '.join(topics)}, within {skew_s:g} s"
+
+
+def _keys(count: int) -> str:
+    return f"{count} key{'s' if count > 1 else ''}"
 
 
 def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:

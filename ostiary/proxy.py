@@ -22,6 +22,8 @@ from addons.evidence import Evidence
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
 from addons.state import StateStore
+from addons.state.guarded import Guarded
+from addons.state.memory import MemoryStore
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from ostiary import __version__, user_addons
@@ -128,7 +130,16 @@ async def build(
     ending.push_async_callback(guard.stop)
     rules = EgressRules(networks(settings.egress.allow), settings.egress.resolve, guard.forbidden)
     parts = build_parts(
-        settings, policy, begun.store, begun.audit, begun.metrics, begun.clock, rules, extra_keys, addons
+        settings,
+        policy,
+        begun.store,
+        begun.audit,
+        begun.metrics,
+        begun.clock,
+        rules,
+        extra_keys,
+        addons,
+        state=begun.state or own_state(settings, begun.clock, begun.metrics),
     )
     if isinstance(parts.store_observer, Evidence):
         looking = asyncio.get_running_loop().create_task(parts.store_observer.keep_looking())
@@ -158,6 +169,11 @@ async def build(
     return Proxy(parts, engine, health, certificates, looked_after)
 
 
+def own_state(settings: Settings, clock: Clock, metrics: Metrics) -> StateStore | None:
+    """Where the settings name no state, a lone process remembers for itself what was used; several cannot."""
+    return Guarded(MemoryStore(clock.monotonic_s), metrics, clock.monotonic_s) if settings.workers == 1 else None
+
+
 def build_parts(
     settings: Settings,
     policy: Policy,
@@ -168,6 +184,8 @@ def build_parts(
     rules: EgressRules,
     extra_keys: Mapping[str, str],
     addons: tuple[UserAddon, ...] = (),
+    *,
+    state: StateStore | None = None,
 ) -> Parts:
     """The parts that stages are given."""
     limits = settings.limits
@@ -190,6 +208,8 @@ def build_parts(
         connections_per_workload=limits.connections_per_workload,
         buffers=Buffers(metrics, limits.buffers),
         buffered_body_bytes=limits.buffered_body,
+        state=state,
+        ca_file=settings.egress.ca_file,
         user_addons=addons,
         extra_keys=extra_keys,
     )

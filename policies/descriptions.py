@@ -17,6 +17,10 @@ _MANY: Final = "Several secrets, each with a name that templates use: {NAME} or 
 
 _KEY: Final = "The key: one secret or one of its fields, such as {secret.signing_key}."
 _TRANSIT: Final = "In the place of key: a key that stays in Vault's Transit engine, which signs."
+_KEYS: Final = (
+    "Keys that are taken, the present one first: each one secret or one of its fields, such as {keys.current}."
+)
+_MAX_SKEW: Final = "How far the timestamp may be from our clock, either way (300s). At most 1h."
 _KEY_ENCODING: Final = "How an HMAC key is stored: utf8 (as it is), hex or base64."
 
 DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -63,6 +67,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "credential": "The name of an entry of credentials.",
         "inject": "Where the credential is put, one kind an item.",
         "sign": "Signers, applied last, over the bytes that leave; one kind an item.",
+        "verify": "What must be signed by the caller; one kind. Nothing is opened or sent before it is.",
         "caller_credentials": "What becomes of credentials the caller sent: replace strips them, reject answers 400, keep is for routes without inject.",
         "mode": "observe: limits and content checks only report. A grant is needed either way.",
         "http2": "Where HTTP/2 is offered to the upstream: auto for callers that speak it, prefer for all callers, never for none.",
@@ -209,6 +214,50 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "expires": "How long the signature is good for; at most 1h. Left out: it does not say.",
         "nonce": "Adds a random nonce parameter (false).",
         "tag": "The tag parameter: which application the signature is for.",
+    },
+    "verify": {
+        "hmac": "An HMAC over chosen lines or over a template, in a header or in the query.",
+        "http_message": "An HTTP message signature (RFC 9421); a body is covered by its content digest (RFC 9530).",
+        "stripe": "Webhooks of Stripe (Stripe-Signature).",
+        "github": "Webhooks of GitHub (X-Hub-Signature-256).",
+        "slack": "Requests of Slack (X-Slack-Signature).",
+        "twilio": "Webhooks of Twilio (X-Twilio-Signature).",
+        "standard_webhooks": "Standard Webhooks (webhook-signature), v1 and v1a.",
+        "sns": "Messages of Amazon SNS, whose signature stands in the body.",
+    },
+    "verify_hmac": {
+        "keys": _KEYS,
+        "max_skew": _MAX_SKEW,
+        "key_encoding": _KEY_ENCODING,
+        "algorithm": "The hash inside the HMAC: sha256 unless it stands here.",
+        "encoding": "How the signature is written: hex unless it stands here.",
+        "prefix": "Text in front of the signature: sha256= unless it stands here; none with a template.",
+        "timestamp": "How the timestamp is written: seconds unless it stands here.",
+        "headers": "Header fields that are signed, in this order.",
+        "host": "A line host:VALUE is signed (false).",
+        "nonce": "A nonce must be there and be new (true).",
+        "names": "What signature, timestamp and nonce are called: a header, or query:NAME.",
+        "template": "The signed text, with {method} {target} {path} {query} {host} {timestamp} {nonce} {body} {body_sha256} {header.NAME}.",
+    },
+    "verify_message": {
+        "keys": 'Keys that are taken, by key id: {billing-2026: "{keys.current}"}. Public keys are PEM.',
+        "max_skew": _MAX_SKEW,
+        "algorithm": "The one algorithm that is taken.",
+        "key_encoding": _KEY_ENCODING,
+        "components": "What a signature must cover: @method and a target at least. It may cover more.",
+        "label": "The label of the signature. Left out: there must be one signature alone.",
+        "nonce": "A nonce must be there (true). One that is there must be new either way.",
+        "tag": "The tag parameter that it must have. Left out: any.",
+    },
+    "webhook": {"keys": _KEYS, "max_skew": _MAX_SKEW},
+    "webhook_untimed": {"keys": _KEYS},
+    "twilio": {
+        "keys": _KEYS,
+        "origin": "The origin in the URL that Twilio was given, https://hooks.example.com, where it is not that of the listener.",
+    },
+    "sns": {
+        "topics": "ARNs of the topics whose messages are taken: AWS signs for every topic of everybody.",
+        "max_skew": "How old a message may be (65m): SNS sends it again for up to an hour. At most 24h.",
     },
     "egress": {
         "allow": "Address blocks inside the network that may be dialled, such as 10.1.0.0/16.",

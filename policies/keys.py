@@ -77,6 +77,7 @@ ROUTE: Final[Keys] = {
     "credential": _TEXT,
     "inject": _one_or_list(_ref("inject")),
     "sign": _one_or_list(_ref("sign")),
+    "verify": _ref("verify"),
     "caller_credentials": {"enum": ["replace", "reject", "keep"]},
     "mode": {"enum": ["enforce", "observe"]},
     "http2": {"enum": ["auto", "prefer", "never"]},
@@ -189,6 +190,31 @@ HTTP_MESSAGE: Final[Keys] = {
     "nonce": _BOOLEAN,
     "tag": _TEXT,
 }
+VERIFY: Final[Keys] = {
+    "hmac": _ref("verify_hmac"),
+    "http_message": _ref("verify_message"),
+    "stripe": _ref("webhook"),
+    "github": _ref("webhook_untimed"),
+    "slack": _ref("webhook"),
+    "twilio": _ref("twilio"),
+    "standard_webhooks": _ref("webhook"),
+    "sns": _ref("sns"),
+}
+_KEYS: Final[Schema] = _one_or_list(_KEY)
+VERIFY_HMAC: Final[Keys] = {
+    "keys": _KEYS,
+    "max_skew": _DURATION,
+    **{key: schema for key, schema in HMAC.items() if key not in {"key", "transit"}},
+}
+VERIFY_MESSAGE: Final[Keys] = {
+    "keys": _map(_KEY),
+    "max_skew": _DURATION,
+    **{key: HTTP_MESSAGE[key] for key in ("algorithm", "key_encoding", "components", "label", "nonce", "tag")},
+}
+WEBHOOK: Final[Keys] = {"keys": _KEYS, "max_skew": _DURATION}
+WEBHOOK_UNTIMED: Final[Keys] = {"keys": _KEYS}
+TWILIO: Final[Keys] = {"keys": _KEYS, "origin": ROUTE["upstream"]}
+SNS: Final[Keys] = {"topics": _NAMES, "max_skew": _DURATION}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT), "share_connections": _BOOLEAN}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
@@ -227,6 +253,13 @@ TABLES: Final[Mapping[str, Keys]] = {
     "acs3": ACS3,
     "tc3": TC3,
     "dpop": DPOP,
+    "verify": VERIFY,
+    "verify_hmac": VERIFY_HMAC,
+    "verify_message": VERIFY_MESSAGE,
+    "webhook": WEBHOOK,
+    "webhook_untimed": WEBHOOK_UNTIMED,
+    "twilio": TWILIO,
+    "sns": SNS,
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
@@ -249,7 +282,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
         "derive": "derived credentials come later; store the final credential for now",
-        "verify": "signature verification comes later",
         "limits": "limits come later",
         "body": "body checks come later",
         "classification": "classification labels come later",
@@ -272,6 +304,8 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
+    "verify_hmac": {"transit": "keys that stay in Vault come later here; store the key"},
+    "verify_message": {"transit": "keys that stay in Vault come later here; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
     "reply": {

@@ -31,6 +31,7 @@ from policies.matcher import Policy
 from policies.model import CredentialSpec, KeyHashProof, PresetUse, Route, Workload
 from policies.paths import can_meet, parse_pattern
 from policies.rights import Rights
+from policies.verify import VERIFIED
 
 _EVERYTHING: Final = parse_pattern("/**")
 
@@ -125,6 +126,9 @@ def load_policy(
         tests.extend((node, path) for node in keys.nodes("tests"))
     for name, entry in ((name, entry) for name, (entry, _) in groups.entries.items() if name in workloads.entries):
         faults.add(entry.key_place, f"{name!r} names both a group and a workload", "rename one of them")
+    for entry, _ in (*workloads.entries.values(), *groups.entries.values()):
+        if entry.key == VERIFIED:
+            faults.add(entry.key_place, f"{VERIFIED!r} stands for whoever signed a request", "use another name")
     known = {name: read_workload(name, entry.value, context) for name, (entry, _) in workloads.entries.items()}
     members = {name: read_group(name, entry.value, known, context) for name, (entry, _) in groups.entries.items()}
     presets = Presets(context, own.entries)
@@ -294,7 +298,8 @@ def _examples(
         test = read_test(node, faults)
         if test is None:
             continue
-        _known(test.workload, known, "workload", test.place, faults)
+        if test.workload != VERIFIED:
+            _known(test.workload, known, "workload", test.place, faults)
         if test.expected_route is not None:
             _known(test.expected_route, routes, "route", test.place, faults)
         found.append(test)

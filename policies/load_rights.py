@@ -36,6 +36,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "inject", "sign", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",
+        "verify",
     }),
     "preset": frozenset({
         "docs", "checked", "driven", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "inject",

@@ -25,6 +25,7 @@ from policies.load_parts import (
 )
 from policies.load_reverse import read_reach
 from policies.load_sign import judge_beside, read_signers
+from policies.load_verify import read_verifier
 from policies.model import (
     AllowEntry,
     CredentialSpec,
@@ -39,6 +40,7 @@ from policies.model import (
     Workload,
 )
 from policies.sign import Signer, references_of_signers, transit_use
+from policies.verify import VERIFIED, references_of_verifier
 
 type Members = Mapping[str, frozenset[str]]
 
@@ -156,6 +158,7 @@ def read_route(
         credential=credential,
         inject=inject,
         sign=sign,
+        verify=read_verifier(name, keys, context),
         caller_credentials=cast("Literal['replace', 'reject', 'keep']", caller or "replace"),
         mode=cast("Literal['enforce', 'observe']", keys.choice("mode", {"enforce", "observe"}, "enforce") or "enforce"),
         egress=_egress(name, keys, context),
@@ -215,7 +218,7 @@ class _Names:
         self._defined, self._used, self._context = defined, used, context
 
     def _workload(self, scalar: Scalar) -> frozenset[str]:
-        if scalar.text in self._workloads:
+        if scalar.text in self._workloads or scalar.text == VERIFIED:
             return frozenset({scalar.text})
         _unknown("workload", scalar.text, self._workloads, scalar.place, self._context)
         return frozenset()
@@ -227,6 +230,8 @@ class _Names:
         return frozenset()
 
     def _either(self, scalar: Scalar) -> frozenset[str]:
+        if scalar.text == VERIFIED:
+            return frozenset({VERIFIED})
         if scalar.text in self._groups:
             return self._groups[scalar.text]
         if scalar.text in self._workloads:
@@ -326,6 +331,7 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
     own = "secret" in keys or "secrets" in keys or "credential" in keys
     specs = [spec for spec in (route.credential, *(entry.credential for entry in route.allow)) if spec is not None]
     uses = bool(route.inject or route.sign)
+    checks = references_of_verifier(route.verify)
     place = keys.place_of("inject" if route.inject else "sign")
     if uses and not specs:
         faults.add(
@@ -333,13 +339,19 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             f"route {route.name} {'injects' if route.inject else 'signs'} but has no secret",
             "add secret: {path: …, field: …} or credential:",
         )
-    if specs and not uses:
+    if checks and not specs:
+        faults.add(
+            keys.place_of("verify"),
+            f"route {route.name} verifies with a key and has no secret",
+            "add secrets: {keys: {path: …}} or credential:",
+        )
+    if specs and not (uses or checks):
         faults.add(
             keys.place_of("secret") if own else keys.place,
             f"route {route.name} has a secret and puts it nowhere",
             'add inject: {bearer: "{secret}"}',
         )
-    if uses and specs and route.credential is None:
+    if (uses or checks) and specs and route.credential is None:
         for entry in route.allow:
             if entry.credential is None:
                 faults.add(
@@ -359,6 +371,7 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
             f"route {route.name} has no credential that an answer could show",
             "remove reply: answers of such a route pass as they are",
         )
+    _senders(route, keys, context)
     if route.allow_cleartext and not uses:
         faults.add(
             keys.place_of("allow_cleartext"),
@@ -375,6 +388,24 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
         _wildcard(route, keys, context)
     for spec in specs:
         _references(route, spec, keys, context)
+
+
+def _senders(route: Route, keys: Fields, context: Context) -> None:
+    """`allow: verified`: callers whose only proof is their signature."""
+    if not any(VERIFIED in entry.workloads for entry in route.allow):
+        return
+    if route.verify is None:
+        context.faults.add(
+            keys.place_of("allow"),
+            f"route {route.name} allows whoever signed the request and verifies nothing",
+            "add verify: with the scheme of the sender",
+        )
+    if not route.listeners:
+        context.faults.add(
+            keys.place_of("allow"),
+            f"route {route.name} allows whoever signed the request, and no reverse listener leads to it",
+            "add listener: and upstream:; callers of a forward listener prove who they are first",
+        )
 
 
 def _wildcard(route: Route, keys: Fields, context: Context) -> None:
@@ -395,8 +426,9 @@ def _wildcard(route: Route, keys: Fields, context: Context) -> None:
 
 def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Context) -> None:
     named = set[str]()
-    place = keys.place_of("inject" if route.inject else "sign")
-    for reference in (*references_of(route.inject), *references_of_signers(route.sign)):
+    place = keys.place_of("inject" if route.inject else "sign" if route.sign else "verify")
+    checks = references_of_verifier(route.verify)
+    for reference in (*references_of(route.inject), *references_of_signers(route.sign), *checks):
         named.add(reference.entry)
         secret = spec.secrets.get(reference.entry)
         if secret is None:
@@ -413,7 +445,7 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
                 f"write {{{reference.entry}.NAME}} or give the secret a field",
             )
     for entry in spec.secrets:
-        if (route.inject or route.sign) and entry not in named:
+        if (route.inject or route.sign or checks) and entry not in named:
             context.faults.add(
                 place,
                 f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}",

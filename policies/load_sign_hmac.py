@@ -18,7 +18,18 @@ def read_hmac(route: str, node: Node, context: Context) -> HmacSigner | None:
     keys = Fields(node, context.faults, f"hmac of route {route}", known=HMAC)
     if not isinstance(node, MappingNode):
         return None
-    key = key_of(keys, context)
+    return read_form(keys, context, key_of(keys, context), nonce=False)
+
+
+def read_form(keys: Fields, context: Context, key: Template | TransitKey | None, *, nonce: bool) -> HmacSigner | None:
+    """How a signature is made, of one that is sent or one that must have been.
+
+    Args:
+        keys: of `hmac:`.
+        context: where faults go.
+        key: already read.
+        nonce: whether there is a nonce where nothing says so.
+    """
     template = _text_template(keys, context)
     if "template" in keys:
         for own in ("headers", "host"):
@@ -31,7 +42,7 @@ def read_hmac(route: str, node: Node, context: Context) -> HmacSigner | None:
     text = f"{algorithm}=" if prefix is None and template is None else "" if prefix is None else prefix.text
     if any(not 0x20 <= ord(char) < 0x7F for char in text):
         context.faults.add(keys.place_of("prefix"), "prefix holds something other than visible ASCII and spaces")
-    signature, timestamp, nonce = _names(keys, template, context)
+    signature, timestamp, nonce_name = _names(keys, template, context, wants_nonce=keys.boolean("nonce", default=nonce))
     encoding = cast("Encoding", keys.choice("encoding", {"hex", "base64", "base64url"}, "hex") or "hex")
     headers = signed_names(keys, context)
     form = keys.choice("timestamp", {"seconds", "milliseconds", "rfc3339"}, "seconds") or "seconds"
@@ -43,7 +54,7 @@ def read_hmac(route: str, node: Node, context: Context) -> HmacSigner | None:
         key=key,
         signature=signature,
         timestamp=timestamp,
-        nonce=nonce,
+        nonce=nonce_name,
         key_encoding=cast("KeyEncoding", key_encoding),
         algorithm=cast("Digest", algorithm),
         encoding=encoding,
@@ -82,7 +93,7 @@ def _text_template(keys: Fields, context: Context) -> Template | None:
 
 
 def _names(
-    keys: Fields, template: Template | None, context: Context
+    keys: Fields, template: Template | None, context: Context, *, wants_nonce: bool
 ) -> tuple[SentName | None, SentName | None, SentName | None]:
     """What signature, timestamp and nonce are called."""
     node = keys.node("names")
@@ -96,7 +107,6 @@ def _names(
 
     signature = named("signature", "X-Signature")
     timestamp, nonce = named("timestamp", "X-Timestamp"), named("nonce", "X-Nonce")
-    wants_nonce = keys.boolean("nonce")
     if template is not None and not _signs(template, "timestamp", timestamp):
         if inner is not None and "timestamp" in inner:
             context.faults.add(

@@ -14,7 +14,7 @@ from policies.load_parts import Context
 from policies.load_sign_parts import judge_signed, key_of, template_of
 from policies.sign import Component, HttpMessageSigner, KeyEncoding, MessageAlgorithm
 
-_LABEL: Final = re.compile(r"[a-z*][a-z0-9_.*-]{0,62}")
+LABEL: Final = re.compile(r"[a-z*][a-z0-9_.*-]{0,62}")
 _DERIVED: Final = frozenset({
     "@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query", "@query-param",
 })  # fmt: skip
@@ -36,7 +36,7 @@ def read_message(route: str, node: Node, context: Context) -> HttpMessageSigner 
         context.faults.add(keys.place_of("key_encoding"), f"a key of {algorithm} is PEM: it has no key_encoding")
     key_encoding = keys.choice("key_encoding", {"utf8", "hex", "base64"}, "utf8") or "utf8"
     label = keys.text("label", "sig1") or "sig1"
-    if not _LABEL.fullmatch(label):
+    if not LABEL.fullmatch(label):
         context.faults.add(keys.place_of("label"), f"{label!r} is no label", "lower-case letters, digits, _ . * -")
     tag = keys.text("tag")
     if tag is not None and any(not 0x20 <= ord(char) < 0x7F for char in tag):
@@ -44,7 +44,7 @@ def read_message(route: str, node: Node, context: Context) -> HttpMessageSigner 
     expires_s = keys.duration("expires")
     if expires_s is not None and not 1 <= expires_s <= _MAX_EXPIRES_S:
         context.faults.add(keys.place_of("expires"), "expires must lie between 1s and 1h")
-    components = _components(keys, context)
+    components = read_components(keys, context)
     nonce = keys.boolean("nonce")
     if key_id is None or key is None or algorithm is None or not components:
         return None
@@ -61,7 +61,7 @@ def read_message(route: str, node: Node, context: Context) -> HttpMessageSigner 
     )
 
 
-def _components(keys: Fields, context: Context) -> tuple[Component, ...]:
+def read_components(keys: Fields, context: Context) -> tuple[Component, ...]:
     found: list[Component] = []
     for scalar in keys.texts("components"):
         component = _component(scalar.text, scalar.place, context)

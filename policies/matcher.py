@@ -27,6 +27,7 @@ from policies.model import (
 )
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 from policies.sign import TransitUse, transit_use
+from policies.verify import VERIFIED
 
 if TYPE_CHECKING:
     from policies.examples import PolicyTest
@@ -198,6 +199,10 @@ class Policy:
     def prefers_http2(self, listener: str) -> bool:
         """Whether a route of this reverse listener says `http2: prefer`."""
         return listener in self._reverse_http2
+
+    def takes_senders(self, listener: str) -> bool:
+        """Whether a route of this reverse listener allows whoever signed the request."""
+        return VERIFIED in self._reverse.get(listener, ())
 
     # --- what ---
 

@@ -17,6 +17,7 @@ from policies.paths import PathPattern
 from policies.pointer import Pointer
 from policies.sign import Signer
 from policies.template import Template
+from policies.verify import Verifier
 
 # --- who calls
 # -------------------------------------------------------------------------------------------------------------------------------
@@ -279,6 +280,8 @@ class Route:
     inject: tuple[Injector, ...] = ()
     sign: tuple[Signer, ...] = ()
     """In the order in which they sign."""
+    verify: Verifier | None = None
+    """What the caller must have signed."""
     caller_credentials: Literal["replace", "reject", "keep"] = "replace"
     mode: Literal["enforce", "observe"] = "enforce"
     egress: EgressSpec | None = None

@@ -21,6 +21,12 @@ REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "preset": ("match",),
     "example": ("method", "url", "put"),
     "basic": ("username", "password"),
+    "verify_hmac": ("keys",),
+    "verify_message": ("keys", "algorithm", "components"),
+    "webhook": ("keys",),
+    "webhook_untimed": ("keys",),
+    "twilio": ("keys",),
+    "sns": ("topics",),
     "test": ("as", "request", "expect"),
     "expect": ("route",),
 }
@@ -32,6 +38,7 @@ def policy_schema() -> dict[str, Any]:
     root = tables.pop("file")
     tables["proof"] |= {"minProperties": 1, "maxProperties": 1}
     tables["inject"] |= {"minProperties": 1}
+    tables["verify"] |= {"minProperties": 1, "maxProperties": 1}
     tables["route"] |= {
         # A reverse listener's caller names no host, so neither need the route; a preset brings its own.
         "if": {"anyOf": [{"required": ["listener"]}, {"required": ["use"]}]},

@@ -35,6 +35,8 @@ class Fields(TypedDict, total=False):
     secret_version: str
     lease: str
     cache: str
+    use: str
+    """`verify`, where the secret is a key that a signature of the caller is judged with."""
     payload_sha256: str
     status: int
     outcome: str

@@ -13,6 +13,7 @@ from addons.head import RequestHead
 from addons.identity.caller_key import PROXY_FIELD, REVERSE_FIELD, presented_key
 from addons.refusal import Code, Refusal
 from policies import Policy
+from policies.verify import VERIFIED
 
 
 def prove(
@@ -43,6 +44,9 @@ def prove(
         proven.setdefault(workload, ("peer", None))
     if named is not None and named not in proven and named in policy.provable_by_any:
         proven[named] = ("any", None)
+    if not proven and connection.listener.reverse is not None and policy.takes_senders(connection.listener.name):
+        # Nobody yet: the route that is chosen will have the signature judged before it does anything else.
+        return WorkloadIdentity(VERIFIED, "signature")
     if not proven:
         raise Refusal(Code.PROOF_REQUIRED, f"Say who calls: send {field} with a caller key.")
     if len(proven) > 1:
@@ -77,5 +81,7 @@ def still_proven(
             return connection.peer_uid is not None and identity.workload in policy.workloads_for_peer(
                 connection.peer_uid
             )
+        case "signature":
+            return policy.takes_senders(connection.listener.name)
         case "any":
             return connection.listener.workload == identity.workload and identity.workload in policy.provable_by_any

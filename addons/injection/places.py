@@ -20,6 +20,7 @@ from addons.injection.segments import replaced
 from addons.names import ByName
 from addons.refusal import Code, Refusal
 from addons.signing.taken import AWS_CREDENTIAL, taken_headers, taken_parameters
+from addons.verifying.taken import ended_headers, ended_parameters
 from policies.model import (
     BasicInjector,
     BearerInjector,
@@ -130,18 +131,22 @@ def plan_for(route: Route) -> Plan:
                 parameters.update(name.encode() for name in others)
             case _:
                 pass
+    # Signatures of the caller are for this proxy alone.
+    changes_body = any(isinstance(one, JsonInjector | FormInjector | SwapInjector) for one in route.inject)
+    ended = {place(name) for name in ended_headers(route.verify, changes_body=changes_body)}
+    ended_pairs = ended_parameters(route.verify)
     if not (route.inject or route.sign) or route.caller_credentials == "keep":
         # Without a credential of ours the caller's own may pass; overrides change what was granted, so they never do.
         swaps = tuple(injector for injector in route.inject if isinstance(injector, SwapInjector))
-        return Plan(route.inject, OVERRIDES, frozenset(), frozenset(), frozenset(), reject=False, swaps=swaps)
+        return Plan(route.inject, OVERRIDES | ended, ended_pairs, frozenset(), frozenset(), reject=False, swaps=swaps)
     places = CREDENTIAL_HEADERS | headers
     known = CREDENTIAL_PARAMETERS | parameters
     # What signers replace does not travel either, but is no credential: an SDK dates each request that it signs.
     taken = taken_parameters(route.sign)
     return Plan(
         route.inject,
-        places | OVERRIDES | {place(name) for name in taken_headers(route.sign)},
-        known | taken,
+        places | OVERRIDES | ended | {place(name) for name in taken_headers(route.sign)},
+        known | taken | ended_pairs,
         frozenset(places),
         known | (taken & {AWS_CREDENTIAL}),
         reject=route.caller_credentials == "reject",

@@ -53,14 +53,23 @@ def hmac_text(signer: HmacSigner, request: Outgoing, credential: Credential, now
     if signer.nonce is not None:
         nonce = secrets.token_hex(NONCE_BYTES)
         _put(request, signer.nonce, nonce)
-    if signer.template is None:
-        return profile_text(request, timestamp, nonce, signer.headers, host=signer.host)
-    return _template_text(signer, request, credential, timestamp, nonce)
+    return signed_text(signer, request, credential, timestamp, nonce)
 
 
 def put_hmac(signer: HmacSigner, request: Outgoing, digest: bytes) -> None:
     """Puts the signature."""
     _put(request, signer.signature, signer.prefix + encoded(digest, signer.encoding))
+
+
+def signed_text(signer: HmacSigner, request: Outgoing, credential: Credential, timestamp: str, nonce: str) -> bytes:
+    """What is signed: of the profile, or of the template.
+
+    Raises:
+        Refusal: `secret_malformed`, `secret_missing`; `internal` where the body that is signed is not there.
+    """
+    if signer.template is None:
+        return profile_text(request, timestamp, nonce, signer.headers, host=signer.host)
+    return _template_text(signer, request, credential, timestamp, nonce)
 
 
 def profile_text(request: Outgoing, timestamp: str, nonce: str, headers: tuple[str, ...], *, host: bool) -> bytes:

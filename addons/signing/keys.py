@@ -13,7 +13,7 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from addons.credentials import Credential
 from addons.refusal import Code, Refusal
@@ -22,6 +22,7 @@ from policies.template import FieldRef, Template
 from vault.secret import Secret
 
 type PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+type PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 MIN_RSA_BITS: Final = 2048
 _HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
@@ -105,3 +106,29 @@ def private_key(template: Template | TransitKey, algorithm: MessageAlgorithm, cr
                 raise malformed(reference, f"is no key for {algorithm}")
 
     return secret.derive(("pem", algorithm), parse)
+
+
+def public_key(template: Template, algorithm: MessageAlgorithm, credential: Credential) -> PublicKey:
+    """A public key, PEM, of the kind that the algorithm wants.
+
+    Raises:
+        Refusal: `secret_malformed`.
+    """
+    secret, reference = the_secret(template, credential)
+
+    def parse(raw: bytes) -> PublicKey:
+        try:
+            key = load_pem_public_key(raw)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise malformed(reference, "is no public key in PEM (BEGIN PUBLIC KEY)") from None
+        match algorithm:
+            case "ed25519" if isinstance(key, ed25519.Ed25519PublicKey):
+                return key
+            case "ecdsa-p256-sha256" if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+                return key
+            case "rsa-pss-sha512" if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+                return key
+            case _:
+                raise malformed(reference, f"is no key for {algorithm}")
+
+    return secret.derive(("public", algorithm), parse)

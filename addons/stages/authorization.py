@@ -10,6 +10,7 @@ from addons.authorization import admit, grant
 from addons.exchange import Authority, Exchange, WorkloadIdentity
 from addons.reverse import authority_of, for_upstream
 from addons.stages.registry import Registry
+from addons.verifying.received import keep_sent
 from policies import Grant
 
 
@@ -37,6 +38,7 @@ class AuthorizationStage:
 def _lead(exchange: Exchange, granted: Grant, request: http.RequestData) -> None:
     """From a reverse listener to the route's upstream."""
     authority = authority_of(granted.route)
+    keep_sent(exchange)
     exchange.put(authority)
     exchange.head = for_upstream(exchange.head, authority)
     # What the engine goes by, and what addons of users are shown.

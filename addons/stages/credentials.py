@@ -41,6 +41,9 @@ from addons.signing.outgoing import Outgoing, one_cookie
 from addons.stages.plans import Plans, RoutePlan
 from addons.stages.registry import Registry
 from addons.stages.remote_keys import RemoteKeys, note_opened, opening
+from addons.stages.verification import Verification
+from addons.verifying.apply import Verifying
+from addons.verifying.received import SentHead
 from policies import Grant
 from policies.model import Injector
 
@@ -68,6 +71,7 @@ class CredentialStage:
         self._parts = parts
         self._registry = registry
         self._plans = plans
+        self._verification = Verification(parts)
 
     def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         exchange = self._registry.exchange(flow)
@@ -88,9 +92,13 @@ class CredentialStage:
                 Code.ACCESS_DENIED,
                 "This route signs its requests, and does not over plain http to where this one goes: use https.",
             )
+        verifying = route_plan.verifying
+        if verifying is not None:
+            verifying.judge_head(exchange.head if (sent := exchange.find(SentHead)) is None else sent.head)
         if plan.path is not None:
             judge_path(plan.path, exchange.head.target.partition(b"?")[0])
         reads = bool(plan.body) and grant.credential is not None and reads_body(plan, exchange.head)
+        reads = reads or verifying is not None
         if signing is not None:
             judged = signing.judge(exchange.head)
             exchange.put(judged)
@@ -121,6 +129,27 @@ class CredentialStage:
         route_plan = self._plans.of(exchange.policy, exchange.ask(Grant).route)
         body = held.whole()
         exchange.bytes_in = len(body)
+        if route_plan.verifying is not None:
+            return self._check(exchange, route_plan, route_plan.verifying, body)
+        return self._whole(exchange, route_plan, body)
+
+    async def _check(self, exchange: Exchange, route_plan: RoutePlan, verifying: Verifying, body: bytes) -> None:
+        """The signature comes before all else. A request that gets no credential then leaves as it is."""
+        await self._verification.check(exchange, route_plan, verifying, body)
+        plan, head = route_plan.plan, exchange.head
+        puts = bool(applicable(plan, head)) or (bool(plan.body) and reads_body(plan, head))
+        travels = may_travel(exchange.ask(Grant).route, exchange.ask(Destination))
+        if route_plan.signing is None and not (puts and travels):
+            ready = build_forward(plan, head, exchange.ask(Authority))
+            fields = framed(ready.fields, len(body), http2=head.http2)
+            _hand_on(exchange, HeadersToSend(ready.target, fields, body))
+            return
+        self._verification.done(exchange)
+        rest = self._whole(exchange, route_plan, body)
+        if rest is not None:
+            await rest
+
+    def _whole(self, exchange: Exchange, route_plan: RoutePlan, body: bytes) -> Coroutine[Any, Any, None] | None:
         if not (route_plan.plan.body and reads_body(route_plan.plan, exchange.head)):
             # Held for a signer alone: it is not looked into.
             injectors = applicable(route_plan.plan, exchange.head)

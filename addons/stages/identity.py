@@ -47,7 +47,9 @@ class IdentityStage:
             if refusal.code is Code.PROOF_INVALID and not self._budget.spend(exchange.connection.source):
                 refusal.close = True
             raise
-        self._presence.enter(exchange.connection, identity.workload)
+        if identity.proof != "signature":
+            # Strangers who have yet to be told from senders must not take up these places.
+            self._presence.enter(exchange.connection, identity.workload)
         exchange.put(identity)
 
     def client_disconnected(self, client: Client) -> None:

@@ -12,6 +12,7 @@ from addons.injection import Plan, plan_for, references
 from addons.parts import Parts
 from addons.reply.scrub import Scrub, Scrubs, basics_of
 from addons.signing.apply import Signing
+from addons.verifying.apply import Verifying
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 from policies.sign import references_of_signers
@@ -27,8 +28,12 @@ class RoutePlan:
     """What its answers are searched for; None where they pass as they are."""
     signing: Signing | None = None
     """None for a route that does not sign."""
+    verifying: Verifying | None = None
+    """None for a route that wants nothing signed."""
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
+    vetted_certificates: Vetted = field(default_factory=dict)
+    """The same, of hosts of signing certificates."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
 
@@ -73,5 +78,6 @@ class Plans:
                 self._global_allow + extra,
                 Scrubs(route.scrub) if route.scrub != "none" else None,
                 Signing(route.sign, self._chunk_bytes) if route.sign else None,
+                None if route.verify is None else Verifying(route.verify),
             )
         return found

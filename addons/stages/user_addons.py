@@ -39,6 +39,7 @@ from addons.stages.user_changes import (
     taken,
 )
 from addons.user_addon import UserAddon
+from addons.verifying.received import keep_sent
 
 _log = logging.getLogger("ostiary.addons")
 
@@ -215,6 +216,7 @@ class UserRequestStage:
         flow.metadata["ostiary.workload"] = exchange.ask(WorkloadIdentity).workload
         flow.metadata["ostiary.route"] = exchange.route
         exchange.put(Shown())
+        keep_sent(exchange)
         for addon in common.addons:
             if "requestheaders" in addon.hooks:
                 await self._ask(exchange, addon, flow)

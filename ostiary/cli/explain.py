@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     )
     add_config(parser)
     parser.add_argument(
-        "--workload", metavar="W", help="who asks (may be left out where the policy has but one workload)"
+        "--workload",
+        metavar="W",
+        help="who asks (may be left out where the policy has but one workload); verified: whoever signed the request",
     )
     parser.add_argument(
         "--listener", metavar="NAME", help="the reverse listener it is sent to (left out where URL is that of one)"
@@ -32,16 +34,20 @@ def add(commands: Any) -> None:
 def command(options: argparse.Namespace) -> int:
     from ostiary.explain import NoUrl, as_json, explain
     from ostiary.settings import load_all
+    from policies.verify import VERIFIED
 
     settings, policy = load_all(config_of(options), os.environ)
     workload = options.workload
     if workload is None:
-        if len(policy.workloads) != 1:
+        if not policy.workloads:
+            workload = VERIFIED
+        elif len(policy.workloads) != 1:
             raise CommandFailed(
                 f"the policy has several workloads; say which with --workload: {', '.join(policy.workloads)}", 64
             )
-        workload = next(iter(policy.workloads))
-    elif workload not in policy.workloads:
+        else:
+            workload = next(iter(policy.workloads))
+    elif workload not in policy.workloads and workload != VERIFIED:
         raise CommandFailed(f"no policy defines workload {workload!r}; there are {', '.join(policy.workloads)}", 64)
     names = [one.name for one in settings.listen if one.mode == "reverse"]
     if options.listener is not None and options.listener not in names:
@@ -88,8 +94,10 @@ def _lines(shown: dict[str, Any]) -> list[str]:
     elif shown["allowed"]:
         if shown.get("sign") == []:
             lines.append("  cleartext plain http is refused: what this route signs needs TLS (allow_cleartext)")
-        elif "cleartext" in shown and not shown["inject"]:
+        elif "cleartext" in shown and not shown["inject"] and "verify" not in shown:
             lines.append("  cleartext plain http is forwarded without the credential (allow_cleartext)")
+        if "verify" in shown:
+            lines.append(f"  verify    {shown['verify']}")
         lines.extend(f"  inject    {place}" for place in shown["inject"] or ["nothing"])
         lines.extend(f"  sign      {what}" for what in shown.get("sign", ()))
         lines.append(f"  caller's  {shown['caller_credentials']}")

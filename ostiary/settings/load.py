@@ -17,10 +17,11 @@ from addons.user_addon import UserAddon
 from ostiary.settings.addons import read_addons
 from ostiary.settings.admin import read_admin
 from ostiary.settings.keys import KNOWN, LATER
-from ostiary.settings.listen import judge_routes, read_listeners
+from ostiary.settings.listen import read_listeners
 from ostiary.settings.model import DEFAULT_ENGINE, ENGINES, EgressSetting, EngineName, Limits, Settings
 from ostiary.settings.rights import read_policies
 from ostiary.settings.state import read_state
+from ostiary.settings.together import judge_policy
 from ostiary.settings.transit import judge_keys
 from ostiary.settings.vault import read_vault
 from ostiary.settings.workers import MAX_WORKERS, MIN_BUFFERS, check_workers
@@ -161,12 +162,12 @@ def judge_reloaded(settings: Settings, policy: Policy, faults: Faults, *, privat
     """What settings and a policy that is read again together can show."""
     judge_keys(settings.store, policy, faults)
     if not private:
-        judge_routes(settings.listen, policy, faults)
+        judge_policy(settings, policy, faults)
 
 
 def _together(settings: Settings, policy: Policy, faults: Faults) -> None:
     """What only settings and policy together can show."""
-    judge_routes(settings.listen, policy, faults)
+    judge_policy(settings, policy, faults)
     named = {listener.workload for listener in settings.listen}
     for listener in settings.listen:
         if listener.workload is not None and listener.workload not in policy.workloads:

@@ -41,6 +41,7 @@ def test_secrets_leave_in_few_places() -> None:
         "addons/signing/keys.py",  # into the key of an HMAC
         "addons/state/valkey.py",  # the password of the state's server, into its client
         "addons/stages/remote_keys.py",  # a signature that Vault made, into the request that leaves
+        "addons/verifying/webhooks.py",  # into the key of a Standard Webhook
         "vault/hashicorp/answers.py",  # out of what Vault says, should it quote what was sent
         "vault/hashicorp/client.py",  # a Vault token, into Vault's client
         "vault/hashicorp/methods.py",  # what logs in, likewise

@@ -16,6 +16,17 @@ from policies.keys import LATER, TABLES
 from policies.schema import REQUIRED, policy_schema
 
 GOOD = sorted((Path(__file__).parent / "golden" / "good").glob("*.yaml"))
+VERIFY: dict[str, tuple[str, dict[str, Any]]] = {
+    "verify_hmac": ("hmac", {"keys": "{secret}"}),
+    "verify_message": (
+        "http_message",
+        {"keys": {"k": "{secret}"}, "algorithm": "ed25519", "components": ["@method", "@target-uri"]},
+    ),
+    "webhook": ("stripe", {"keys": ["{secret}"]}),
+    "webhook_untimed": ("github", {"keys": "{secret}"}),
+    "twilio": ("twilio", {"keys": "{secret}"}),
+    "sns": ("sns", {"topics": "arn:aws:sns:eu-west-1:123456789012:orders"}),
+}
 
 
 def test_every_table_is_in_the_schema() -> None:
@@ -56,6 +67,14 @@ def test_what_the_schema_requires_the_loader_requires(table: str, key: str, tmp_
         },
         "tests": [{"as": "w", "request": "GET https://a.test/", "expect": {"route": "r"}}],
     }
+    if table in VERIFY:
+        kind, keys = VERIFY[table]
+        document["routes"]["v"] = {
+            "match": {"host": "v.test"},
+            "allow": "w",
+            **({} if kind == "sns" else {"secret": {"path": "secret/a", "field": "k"}}),
+            "verify": {kind: {**keys}},
+        }
     path = tmp_path / "policy.yaml"
     path.write_text(json.dumps(document))
     jsonschema.validate(document, policy_schema())
@@ -72,6 +91,7 @@ def test_what_the_schema_requires_the_loader_requires(table: str, key: str, tmp_
         "basic": route["inject"]["basic"],
         "test": document["tests"][0],
         "expect": document["tests"][0]["expect"],
+        **({table: document["routes"]["v"]["verify"][VERIFY[table][0]]} if table in VERIFY else {}),
     }[table]
     del holder[key]
     path.write_text(json.dumps(document))
