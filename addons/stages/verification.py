@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 import ssl
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from addons.audit import Fields, OpenRecord
@@ -45,7 +44,7 @@ class Verification:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._certificates = Certificates(parts.clock)
-        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._context: ssl.SSLContext | None = None
 
     async def check(self, exchange: Exchange, plan: RoutePlan, verifying: Verifying, body: bytes) -> None:
         """Puts `Verified`, or refuses.
@@ -122,8 +121,8 @@ class Verification:
             raise Refusal(Code.REPLAYED, "The nonce of the signature has been used before.")
 
     async def _certified(self, exchange: Exchange, plan: RoutePlan, claim: CertificateClaim) -> None:
-        parts, route = self._parts, exchange.ask(Grant).route
-        # The certificate is no part of the route's upstream: what the route says of networks is not for it.
+        parts = self._parts
+        # The certificate is no part of the route's upstream: what the route says of networks and roots is not for it.
         found = await destination(
             Authority(claim.host, 443),
             parts.egress,
@@ -134,16 +133,15 @@ class Verification:
             deadline_s=parts.deadlines.connect_s,
         )
         _wanted(exchange)
-        key = await self._certificates.key_of(found, claim.path, lambda: self._context(route.ca_file))
+        key = await self._certificates.key_of(found, claim.path, self._made_context)
         _wanted(exchange)
         if not claim.holds(key):
             raise invalid("The signature was not made with the key of its certificate over what came.")
 
-    def _context(self, ca_file: Path | None) -> ssl.SSLContext:
-        known = self._contexts.get(ca_file)
-        if known is None:
-            known = self._contexts[ca_file] = roots(self._parts.ca_file, ca_file)
-        return known
+    def _made_context(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = roots(self._parts.ca_file)
+        return self._context
 
 
 def _opened(facts: Fields, secret: SealedSecret) -> Fields:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.e2e.test_websocket import HANDSHAKE, switching
 from tests.harness.canaries import canary
 from tests.harness.client import Answer, Raw, get, tunnel
 from tests.harness.http2 import Http2
@@ -37,7 +38,7 @@ POLICY = """
 workloads: {billing: {proofs: [{any: true}]}}
 routes:
   signed:
-    match: {host: api.test, paths: ["/v1", "/v1/**"]}
+    match: {host: api.test, paths: ["/v1", "/v1/**", /live]}
     allow: billing
     secrets: {key: {path: secret/egress/api, field: key}, keys: {path: secret/verify/billing}}
     inject: {bearer: "{key}"}
@@ -64,8 +65,12 @@ LISTEN = '[{name: sidecar, bind: "127.0.0.1:0", workload: billing}, {name: hooks
 HOOK = b'{"id": "evt_1",  "text": "\xc3\xa9"}'
 
 
-def shown(_: Seen, wire: Wire) -> None:
-    wire.answer(200, b"hello")
+def shown(seen: Seen, wire: Wire) -> None:
+    """Answers; a handshake as a server of WebSockets, and 401 where it is asked for."""
+    if seen.get("upgrade") is not None:
+        switching()(seen, wire)
+    else:
+        wire.answer(401 if seen.get("X-Say") else 200, b"hello")
 
 
 class Verified:
@@ -234,6 +239,15 @@ def test_g38_signed_requests(
     for target in (queried(at_ms, "&b=1"), queried(at_ms, "&signature=x"), queried(at_ms - 400_000), "/query/x?a=1"):
         refused(one, one.get(target, [], "POST", body))
 
+    # A handshake is a request like any other; what follows on the connection is not signed.
+    made = profile(key, "GET", "/live?x=1", lines=("content-type:",))
+    with tunnel(one.proxy.address("sidecar"), one.proxy.ca) as raw:
+        raw.send((HANDSHAKE + "\r\n".join([*made, "", ""])).encode())
+        assert raw.head().status == 101
+        assert one.api.requests[-1].get("authorization") == f"Bearer {one.credential}"
+    with tunnel(one.proxy.address("sidecar"), one.proxy.ca) as raw:
+        refused(one, raw.request(HANDSHAKE + "\r\n".join([*made, "", ""])), "replayed")
+    before += 1
     before += _http2(one)
     _messages(one, before)
     refusals = one.proxy.audit("request.refused")
@@ -360,9 +374,11 @@ def test_g38_webhooks(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
         assert (seen.target, seen.body, seen.get(name)) == (path, body, None)
         assert seen.get("host") == "receiver.test:8080"
         assert seen.get("content-length") == str(len(body))
+    # What the receiver answers is its own affair: a key that we verify with is not looked for anew.
+    assert one.hook("/stripe", [*stripe([hooks["stripe"]], HOOK), "X-Say: 401"]).status == 401
     assert one.receiver.requests[14].get("webhook-id") == "msg_1"
     assert one.asked == 1
-    records = one.proxy.wait_audit("credential.closed", 16)
+    records = one.proxy.wait_audit("credential.closed", 17)
     assert {(record["route"], record["secret"]) for record in records if record["outcome"] == "ok"} == {
         (name, f"secret/verify/{name}") for name in ("stripe", "github", "slack", "twilio", "standard")
     }

@@ -161,3 +161,15 @@ def test_base_url(reader: Callable[..., Reader], upstream: Callable[..., Upstrea
         if record["event"] == "credential.opened"
     ]
     assert listeners == ["openai", "openai", "socket", "gateway"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_webhooks(reader: Callable[..., Reader]) -> None:
+    one = reader(
+        upstreams={},
+        secrets=("whsec_the-first-one", "whsec_the-second-one", "chosen-at-github"),
+        replaced={":8080": f":{free_port()}", "9000": str(free_port())},
+    )
+    one.follow(blocks("webhooks"))
+    lines = bytes(one.servers[0].output).decode().splitlines()
+    assert lines[1:] == [f'/stripe {{"id": "evt_{number}"}} None' for number in (1, 4, 5)]

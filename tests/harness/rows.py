@@ -118,7 +118,6 @@ LEAKS: Final = {
 LATER: Final = {
     "G35": "client certificates as proof",
     "G37": "JWT as proof",
-    "G38": "signed requests as proof",
     "G39": "budgets",
     "G40": "kill switch",
     "V6": "leased secrets",
@@ -126,7 +125,7 @@ LATER: Final = {
     "U8": "retry of unprocessed streams",
     "A4": "audit verify",
     "T1": "clock alarm",
-    "L1": "limits, nonces and kills that use the state store, which is tested",
+    "L1": "limits and kills that use the state store, which is tested",
 }
 """Rows whose feature is not built yet: what they wait for. A test that names such a row takes it off this list,
 or the row stands `in part`."""
