@@ -34,6 +34,7 @@ from addons.clock import SystemClock
 from addons.egress import EgressRules, networks
 from addons.exchange import Listener
 from addons.parts import Deadlines, Parts, PolicyInForce
+from addons.state.memory import MemoryStore
 from addons.telemetry import Metrics
 from addons.user_addon import FLOW_HOOKS, UserAddon
 from ostiary.ca import LeafStore, load_or_create
@@ -50,6 +51,7 @@ from tests.harness.client import Answer, Raw, tunnel
 from tests.harness.pki import Pki
 from tests.harness.report import figure
 from tests.harness.scripted_vault import scripted, send
+from tests.harness.senders import profile
 from tests.harness.upstream import Cleartext, Seen, Upstream, Wire
 from vault.cache import SecretCache
 from vault.hashicorp.config import TokenFileAuth, VaultConfig
@@ -67,6 +69,12 @@ routes:
     allow: billing
     secret: {path: secret/egress/api, field: key, ttl: 0}
     inject: {bearer: "{secret}"}
+  signed:
+    match: {host: api.test, port: PORT, paths: "/v1/signed"}
+    allow: billing
+    secrets: {key: {path: secret/egress/api, field: key, ttl: 0}, keys: {path: secret/verify/api, field: key, ttl: 0}}
+    inject: {bearer: "{key}"}
+    verify: {hmac: {keys: "{keys}", host: true}}
   clear:
     match: {host: clear.test, port: PORT}
     allow: billing
@@ -74,6 +82,7 @@ routes:
     inject: {bearer: "{secret}"}
     allow_cleartext: true
 """
+KEY: Final = "what the caller signs with"
 HUNG_S: Final = 4.0
 """A request that gave no answer and no end of its connection by then hangs. Deadlines are cut to 0.3 s here."""
 
@@ -190,9 +199,10 @@ class Running:
         self.reload: Callable[[], None] = lambda: None
 
     def opened(self, event: str = "credential.opened") -> list[dict[str, Any]]:
+        """Records of what goes upstream."""
         # A line that is just being written is none yet.
         records = map(json.loads, self.audit.read_text().split("\n")[:-1])
-        return [record for record in records if record["event"] == event]
+        return [record for record in records if record["event"] == event and "use" not in record]
 
 
 @contextlib.contextmanager
@@ -242,6 +252,7 @@ def running_engine(
             boundary=wrapped(Boundary(wrapped(audit), wrapped(metrics), wrapped(clock))),
             resolver=wrapped(Names()),
             egress=EgressRules(networks(["127.0.0.0/8"]), {}),
+            state=cast("Any", wrapped(MemoryStore(clock.monotonic_s))),
             user_addons=(UserAddon("mine", hooks, 0.3),) if addon else (),
             deadlines=Deadlines(connect_s=0.3, first_byte_s=2.0, idle_s=2.0),
         )
@@ -285,6 +296,12 @@ def running_engine(
 
 def _plain(run: Running, raw: Raw) -> Answer:
     return raw.request(f"POST /v1 HTTP/1.1\r\nHost: {run.authority}\r\nContent-Length: 3\r\n\r\nabc")
+
+
+def _signed(run: Running, raw: Raw) -> Answer:
+    made = profile(KEY, "POST", "/v1/signed", b"abc", host=run.authority)
+    lines = [f"POST /v1/signed HTTP/1.1\r\nHost: {run.authority}", *made, "Content-Length: 3"]
+    return raw.request("\r\n".join(lines) + "\r\n\r\nabc")
 
 
 def _upload(run: Running, raw: Raw) -> Answer:
@@ -373,7 +390,9 @@ KINDS: Final[dict[str, tuple[Callable[[Running, Raw], Answer], int]]] = {
     "from Vault": (_plain, 200),
     "with an addon": (_upload, 200),
     "sent again after a 401": (_plain, 200),
+    "signed by its caller": (_signed, 200),
 }
+SLOW: Final = frozenset({"signed by its caller"})
 
 
 def attempt(run: Running, ask: Callable[[Running, Raw], Answer]) -> Answer | None:
@@ -428,6 +447,7 @@ def sealed(folder: Path, key: str) -> SealedStore:
     SealedFile.create(folder / "secrets.sealed", folder / "secrets.key")
     file = SealedFile(folder / "secrets.sealed", read_key(KeyFile(folder / "secrets.key"), {}))
     file.set("secret/egress/api", "key", Secret(key))
+    file.set("secret/verify/api", "key", Secret(KEY))
     return SealedStore(file)
 
 
@@ -481,7 +501,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 # A call that never ends is waited for: these are for `make test-slow`.
 @pytest.mark.parametrize("how", ["exception", pytest.param("timeout", marks=pytest.mark.slow), "cancellation"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in KINDS])
 def test_f3_every_call_fails_once(
     tmp_path: Path,
     pki: Pki,
@@ -543,7 +563,13 @@ def test_f3_every_call_fails_once(
             if answer is None or answer.status != status:
                 refused += 1
                 if answer is not None and answer.status >= 500 and answer.body:
-                    assert answer.code in {"internal", "secret_unavailable", "upstream_timeout", "upstream_unreachable"}
+                    assert answer.code in {
+                        "internal",
+                        "secret_unavailable",
+                        "upstream_timeout",
+                        "upstream_unreachable",
+                        "state_unavailable",
+                    }
             # And the process goes on.
             assert (again := attempt(run, ask)) is not None, failed
             assert again.status == status, (failed, again)
