@@ -6,6 +6,7 @@ handed to the engine once, never stored on a flow, without a repr because it hol
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, final
 
 type Fields = tuple[tuple[bytes, bytes], ...]

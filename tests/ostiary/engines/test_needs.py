@@ -34,7 +34,9 @@ class Asked:
         timeouts = of_route.pop(
             "timeouts", SimpleNamespace(connect_s=None, first_byte_s=None, idle_s=None, total_s=None)
         )
-        made = SimpleNamespace(**{"name": route, "ca_file": None, "http2": "auto", "egress": None, "timeouts": timeouts, **of_route})
+        made = SimpleNamespace(
+            **{"name": route, "ca_file": None, "http2": "auto", "egress": None, "timeouts": timeouts, **of_route}
+        )
         self._facts: dict[type[Any], Any] = {
             Destination: to,
             WorkloadIdentity: WorkloadIdentity(workload, "any"),
