@@ -36,9 +36,13 @@ def test_secrets_leave_in_few_places() -> None:
     assert found == {
         "addons/injection/render.py",  # into the head that leaves
         "addons/reply/scrub.py",  # into the spellings that answers are searched for
+        "addons/signing/acs3.py",  # into the key of a signature
         "addons/signing/aws.py",  # into the key of a day, region and service
+        "addons/signing/aws_asymmetric.py",  # into the key pair that is derived from it
+        "addons/signing/edgegrid.py",  # into the key of a signature
         "addons/signing/hmac_lines.py",  # into the text that a template signs
         "addons/signing/keys.py",  # into the key of an HMAC
+        "addons/signing/tc3.py",  # into the key of a day and service
         "addons/state/valkey.py",  # the password of the state's server, into its client
         "addons/stages/remote_keys.py",  # a signature that Vault made, into the request that leaves
         "addons/verifying/webhooks.py",  # into the key of a Standard Webhook
