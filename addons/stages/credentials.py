@@ -95,6 +95,11 @@ class CredentialStage:
         verifying = route_plan.verifying
         if verifying is not None:
             verifying.judge_head(exchange.head if (sent := exchange.find(SentHead)) is None else sent.head)
+            if speaks_grpc(exchange.head.fields):
+                raise Refusal(
+                    Code.BAD_REQUEST,
+                    "This route verifies whole bodies, and a gRPC call is a stream that cannot be held: call over another route.",
+                )
         if plan.path is not None:
             judge_path(plan.path, exchange.head.target.partition(b"?")[0])
         reads = bool(plan.body) and grant.credential is not None and reads_body(plan, exchange.head)

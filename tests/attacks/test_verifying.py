@@ -270,6 +270,8 @@ def _http2(one: Verified) -> int:
         ]
         paths = ("/v1/h2", "/v1/h2", "/v1/other")
         heads = [connection.answer(connection.send("GET", path, *made)).headers for path in paths]
+        call = connection.send("POST", "/v1/grpc", *made, ("content-type", "application/grpc"), ends=False)
+        assert connection.answer(call).headers["x-ostiary-error"] == "bad_request"
     assert [(head[":status"], head.get("x-ostiary-error")) for head in heads] == [
         ("200", None),
         ("401", "replayed"),
