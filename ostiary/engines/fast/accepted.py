@@ -23,10 +23,11 @@ from addons.exchange import Connection, Listener
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.downstream import Downstream
 from ostiary.engines.fast.failures import FAILURES
+from ostiary.engines.fast.flows import new_client
 from ostiary.engines.fast.link import WRITE_HIGH_BYTES, Link
 from ostiary.engines.fast.phase import Phase
 from ostiary.engines.fast.steps import Steps
-from ostiary.engines.mitm.engine import facts_of_peer, new_client
+from ostiary.engines.mitm.engine import facts_of_peer
 from ostiary.engines.threshold import agreed
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Accepted(Downstream):
             self.phase = Phase.CLOSED
             accepted.close()
             return
-        self.client = new_client(transport)
+        self.client = new_client(transport, self.connection.id)
         if self.listener.reverse is not None:
             self.phase, self.client.alpn = Phase.ENTRANCE, agreed(transport)
         self.engine.enter(self.client, self)

@@ -14,8 +14,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from mitmproxy.connection import Server
-
 from addons.exchange import Exchange, Listener
 from addons.parts import Deadlines
 from addons.refusal import Answer, Code, Refusal
@@ -23,6 +21,7 @@ from ostiary.engines.fast import asking, ending, reverse
 from ostiary.engines.fast.accepted import Accepted
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.failures import FAILURES
+from ostiary.engines.fast.flows import no_server
 from ostiary.engines.fast.heads import own_answer
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.opening import Opening
@@ -51,7 +50,7 @@ class Caller(Accepted):
 
     def __init__(self, engine: FastEngine, listener: Listener, below: asyncio.Transport | None = None) -> None:
         super().__init__(engine, listener, below)
-        self.no_server = Server(address=None)
+        self.no_server = no_server()
         """What a flow has for a server before one is reached."""
         self._reader = HeadReader(engine.parts.heads, reverse=listener.reverse is not None)
         self._turn: Turn | None = None

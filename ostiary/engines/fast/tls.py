@@ -65,6 +65,8 @@ class CallerContexts:
         # HTTP/2 first where mitmproxy's serves the tunnel in any case.
         offers = (ALPN_HTTP2, ALPN_HTTP1) if http2_first else (ALPN_HTTP1, ALPN_HTTP2)
         context.set_alpn_protocols([offer.decode() for offer in offers])
+        # Each ticket costs a tenth of a handshake, and each resumed connection is given one again.
+        context.num_tickets = 1
         context.sni_callback = self._named
         self._contexts[key] = (serial, now_s, context)
         self._contexts.move_to_end(key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from mitmproxy import http
 from mitmproxy.connection import Client, Server
 
 from addons.edge import HeadLimits, judge_head
-from ostiary.engines.fast.flows import new_flow
+from ostiary.engines.fast.flows import new_client, new_flow, no_server
 from ostiary.engines.mitm.http1 import request_of
 from ostiary.engines.mitm.upstream import parse_answer
 
@@ -129,3 +129,21 @@ def test_modification_and_backup() -> None:
     assert mine.modified()
     mine.revert()
     assert mine.request.path == "/v1?a=b"
+
+
+def test_a_client_and_a_server_are_as_mitmproxy_makes_them() -> None:
+    class Accepted:
+        def get_extra_info(self, name: str) -> Any:
+            return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name)
+
+    mine, real = new_client(cast("Any", Accepted()), "number"), client()
+    assert (mine.id, mine.peername, mine.sockname, mine.connected) == ("number", real.peername, real.sockname, True)
+    for ours_, theirs_ in ((mine, real), (no_server(), Server(address=None))):
+        assert set(vars(ours_)) == set(vars(theirs_))
+        for name, value in vars(theirs_).items():
+            assert type(vars(ours_)[name]) is type(value), name
+    one, other = no_server(), no_server()
+    one.address = ("api.test", 443)
+    assert one.id != other.id
+    assert other.address is None
+    assert Server(address=None).address is None
