@@ -216,6 +216,11 @@ _BLANK: Final = http.Request(
 )
 
 
+def blank_request() -> http.Request:
+    """A request to fill in. mitmproxy's constructor would check the type of every field, which costs as much as parsing."""
+    return request_like(_BLANK.data)
+
+
 def request_like(data: http.RequestData) -> http.Request:
     """A request with a shallow copy of these parts."""
     request = http.Request.__new__(http.Request)

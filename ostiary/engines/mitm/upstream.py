@@ -30,7 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Client, make_body_reader
 
 from addons.websocket import NotSwitched, judge_switch
-from ostiary.engines.mitm.http2 import BoundedHttp2Client
+from ostiary.engines.mitm.http2 import BLANK_RESPONSE, BoundedHttp2Client
 from ostiary.engines.mitm.trailing import Trailing
 
 type Commands = layer.CommandGenerator[None]
@@ -45,9 +45,6 @@ _FIELDS: Final = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x
 _FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _NO_BODY: Final = frozenset({204, 304})
-_BLANK: Final = http.Response(
-    b"HTTP/1.1", 200, b"", http.Headers(), None, None, timestamp_start=0.0, timestamp_end=None
-)
 
 
 class NotHttp(ValueError):
@@ -97,7 +94,7 @@ def parse_answer(head: bytes, *, to_head: bool) -> tuple[http.Response, int | No
     headers = http.Headers.__new__(http.Headers)
     headers.fields = tuple(fields)
     data.__dict__ = {
-        **_BLANK.data.__dict__,
+        **BLANK_RESPONSE.data.__dict__,
         "http_version": b"HTTP/1." + status_line[1],
         "status_code": status,
         "reason": status_line[3] or b"",
