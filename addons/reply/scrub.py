@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
@@ -150,34 +150,39 @@ class BodyScrub:
     def redactions(self) -> int:
         return self._redactor.count
 
-    def feed(self, piece: bytes) -> tuple[bytes, ...]:
-        """What of the body leaves.
+    def feed(self, piece: bytes) -> Iterable[bytes]:
+        """What of the body leaves. Of a coded one each piece is decoded when it is asked for, since a few bytes may become
+        many; all must be taken before the next are fed.
 
         Args:
             piece: what has come; empty at the end of the body.
 
         Raises:
-            Refusal: `reply_blocked`; nothing more may leave.
+            Refusal: `reply_blocked`, here or while pieces are taken; nothing more may leave.
         """
+        if self._decoding is not None:
+            return self._decoded(self._decoding, piece)
         redactor = self._redactor
-        if self._decoding is None and piece:
-            passes = redactor.feed(piece)
-            if self._block and redactor.count:
-                raise _reflected()
-            return (passes,) if passes else ()
-        try:
-            found: list[bytes] = []
-            if self._decoding is not None:
-                found = [redactor.feed(decoded) for decoded in self._decoding.feed(piece)]
-                if not piece:
-                    self._decoding.end()
-        except Undecodable as error:
-            raise _blocked(f"The upstream's answer cannot be read: {error}.") from None
+        passes = redactor.feed(piece) if piece else redactor.end()
         if self._block and redactor.count:
             raise _reflected()
-        if not piece:
-            found.append(redactor.end())
-        return tuple([one for one in found if one])
+        return (passes,) if passes else ()
+
+    def _decoded(self, decoding: Decoding, piece: bytes) -> Iterator[bytes]:
+        redactor = self._redactor
+        try:
+            for decoded in decoding.feed(piece):
+                passes = redactor.feed(decoded)
+                if self._block and redactor.count:
+                    raise _reflected()
+                if passes:
+                    yield passes
+            if not piece:
+                decoding.end()
+        except Undecodable as error:
+            raise _blocked(f"The upstream's answer cannot be read: {error}.") from None
+        if not piece and (last := redactor.end()):
+            yield last
 
     def __repr__(self) -> str:
         return "BodyScrub(…)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 
 from mitmproxy import http
@@ -55,13 +55,13 @@ def response_meter(exchange: Exchange) -> Callable[[bytes], bytes]:
     return pass_on
 
 
-def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> Callable[[bytes], tuple[bytes, ...]]:
+def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> Callable[[bytes], Iterable[bytes]]:
     """Counts what reaches the caller of a body that is searched for the credential. Where no more of it may pass, the
-    exchange is refused and nothing follows; the engine cuts it.
+    exchange is refused and nothing follows; the engine cuts it. A coded body comes piece by piece, as it is asked for.
     """
     before = exchange.redactions
 
-    def pass_on(chunk: bytes) -> tuple[bytes, ...]:
+    def pass_on(chunk: bytes) -> Iterable[bytes]:
         if exchange.refused is not None:
             return ()
         try:
@@ -70,11 +70,24 @@ def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> 
             exchange.redactions = before + body.redactions
             boundary.refuse(exchange, refusal)
             return ()
+        if body.decodes:
+            return decoded(found)
         if redactions := body.redactions:
             exchange.redactions = before + redactions
         for piece in found:
             exchange.bytes_out += len(piece)
         return found
+
+    def decoded(found: Iterable[bytes]) -> Iterator[bytes]:
+        try:
+            for piece in found:
+                exchange.redactions = before + body.redactions
+                exchange.bytes_out += len(piece)
+                yield piece
+        except Refusal as refusal:
+            exchange.redactions = before + body.redactions
+            boundary.refuse(exchange, refusal)
+        exchange.redactions = before + body.redactions
 
     return pass_on
 

@@ -54,6 +54,10 @@ CODERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+GROWN = b"".join(b"%016x%b" % (number * 0x9E3779B97F4A7C15 % 2**64, b" " * 1000) for number in range(24_000))
+"""24 MB that become a third of one."""
+
+
 def spelled(key: str) -> bytes:
     raw = key.encode()
     basic = base64.b64encode(f"{USER}:{key}".encode())
@@ -111,6 +115,9 @@ def reflect(seen: Seen, wire: Wire) -> None:
             wire.answer(200, coded, (("Content-Encoding", "gzip"),))
         case "bomb":
             wire.answer(200, gzip.compress(bytes(1 << 28)), (("Content-Encoding", "gzip"),))
+        case "grown-gzip" | "grown-zstd":
+            coding = kind.partition("-")[2]
+            wire.answer(200, CODERS[coding](GROWN), (("Content-Encoding", coding),))
         case "two":
             coded = brotli.compress(gzip.compress(text))
             wire.answer(200, coded, (("Content-Encoding", "gzip, br"),))
@@ -282,6 +289,22 @@ def test_g17_g55_u9_no_part_of_an_answer_shows_the_credential(
     told = [line for line in proxy.stderr.decode().splitlines() if "showed its credential" in line]
     assert len(told) == 3, told  # once for each route
     assert proxy.rss_bytes() < 300 << 20
+
+
+def test_an_answer_that_grows_leaves_as_it_is_taken(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """A read of a coded body may become many megabytes: they are not made before the caller takes them."""
+    proxy = start(ostiary, upstream(reflect))
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        before = proxy.peak_bytes()
+        for coding in ("gzip", "zstd"):
+            answer = ask(raw, f"/v1/grown-{coding}", f"Accept-Encoding: {coding}")
+            assert answer.status == 200
+            assert answer.body == GROWN, coding
+        # The connections are in step.
+        assert ask(raw, "/v1/clean").body == b"x" * 5000
+        assert proxy.peak_bytes() - before < 16 << 20
 
 
 def test_g17_http2_and_its_empty_frames(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:

@@ -53,6 +53,9 @@ class Accepted(Downstream):
         self.engine = engine
         self.listener = listener
         self._steps = Steps(self.loop)
+        self._full = False
+        """Whether what was written waits for the caller to read it."""
+        self._then: Callable[[], None] | None = None
         self._entered = False
 
     def gone(self) -> None:
@@ -118,6 +121,7 @@ class Accepted(Downstream):
 
     def _leave(self) -> None:
         self._entered = False
+        self._then = None
         if self.engine.parts.buffers is not None:
             self.engine.parts.buffers.forget(self)
         self.engine.leave(self.client, self.connection)
@@ -126,16 +130,28 @@ class Accepted(Downstream):
 
     # --- what waits here ---
 
+    def when_there_is_room(self, then: Callable[[], None]) -> None:
+        """Goes on with the next turn of the loop, or when the caller has read what waits for it."""
+        if self._full:
+            self._then = then
+        else:
+            self.loop.call_soon(then)
+
     def pause_writing(self) -> None:
+        self._full = True
         self.backlog()
         link = self.upstream()
         if link is not None:
             link.pause_reading()
 
     def resume_writing(self) -> None:
+        self._full = False
         link = self.upstream()
-        if link is not None:
+        if link is not None and not link.waiting:
             link.resume_reading()
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def backlog(self) -> None:
         """Something waits here: it is counted until nothing does."""

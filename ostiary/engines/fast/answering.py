@@ -16,6 +16,7 @@ from addons.trailers import kept_reply_trailers
 from ostiary.engines.fast import asking, ending
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.flows import pieces
+from ostiary.engines.fast.growing import Growing
 from ostiary.engines.fast.heads import answer_head, asks_for_trailers
 from ostiary.engines.fast.turn import Turn
 from ostiary.engines.framing import chunk, last_chunk
@@ -96,6 +97,7 @@ def _judged(turn: Turn, size: int | None, whole: bytes, came: http.ResponseData,
     raw = whole if came.headers.fields is fields and came.reason is reason else None
     if exchange.reframed:
         size = None
+        turn.growing = Growing(turn, partial(_gone_through, turn))
     chunked = size is None and turn.request.data.http_version != b"HTTP/1.0"
     turn.answer_chunked = chunked
     turn.framed = chunked or (size is not None and size >= 0)
@@ -120,6 +122,10 @@ def data(turn: Turn, payload: bytes) -> None:
 
 
 def _pass(turn: Turn, response: http.Response, payload: bytes) -> None:
+    if turn.growing is not None and callable(response.stream):
+        found = response.stream(payload)
+        turn.growing.take((found,) if isinstance(found, bytes) else found)
+        return
     for piece in pieces(response.stream, payload):
         turn.caller.write(chunk(piece) if turn.answer_chunked else piece)
     if (turn.exchange or turn.known()).refused is not None:
@@ -127,8 +133,30 @@ def _pass(turn: Turn, response: http.Response, payload: bytes) -> None:
         ending.refuse(turn, None)
 
 
+def _gone_through(turn: Turn) -> None:
+    """All that has come of a body that grows has left."""
+    growing, link = turn.growing, turn.link
+    if turn.known().refused is not None:
+        ending.refuse(turn, None)
+    elif growing is not None and growing.trailers is not None:
+        trailers, growing.trailers = growing.trailers, None
+        if link is not None and link.waiting:
+            link.surplus()
+        _ended(turn, trailers)
+    elif link is not None and link.waiting:
+        link.go_on()
+
+
 def ended(turn: Turn, trailers: Fields) -> None:
     """All of the body was there."""
+    growing = turn.growing
+    if growing is not None and growing.waits:
+        growing.trailers = trailers
+    else:
+        _ended(turn, trailers)
+
+
+def _ended(turn: Turn, trailers: Fields) -> None:
     response = turn.flow.response
     if response is not None:
         _pass(turn, response, b"")

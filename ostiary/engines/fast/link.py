@@ -297,6 +297,12 @@ class Link(asyncio.Protocol):
             except Malformed:
                 answering.broke(turn, "The upstream's answer is not valid HTTP.")
 
+    def surplus(self) -> None:
+        """The answer has ended and passed: what has been held since then is none of it."""
+        self.waiting = False
+        if self._buffer:
+            self._buffer, self._reusable = b"", False
+
     def _head(self, turn: Turn, data: bytes) -> bytes | None:
         """Reads heads up to the one that answers; gives what is behind it, or None while it is not there."""
         while True:

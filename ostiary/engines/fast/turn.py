@@ -46,6 +46,7 @@ from ostiary.engines.held import HeldBody
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.caller import Caller
+    from ostiary.engines.fast.growing import Growing
     from ostiary.engines.fast.link import Link
 
 
@@ -70,6 +71,7 @@ class Turn:
         "framed",
         "gathered",
         "gathered_then",
+        "growing",
         "held",
         "keep",
         "link",
@@ -112,6 +114,8 @@ class Turn:
         # The answer.
         self.answer_open = False
         """Whether its body may pass: its head has been judged and sent."""
+        self.growing: Growing | None = None
+        """Its body, where the stages decode it."""
         self.answer_chunked = False
         self.answer_passed_on = False
         self.framed = True

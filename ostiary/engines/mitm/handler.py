@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
 from ostiary.engines.mitm.inactivity import InactivityWatch
 from ostiary.engines.mitm.layers import GuardedHttpLayer
 from ostiary.engines.mitm.reverse import ReverseEntrance
+from ostiary.engines.mitm.stream import RoomHook
 from ostiary.engines.needs import bound_of, longest_silence_s, times_of
 from policies import Grant
 
@@ -200,7 +202,7 @@ class ClientHandler(server.ConnectionHandler):
     def hook_now(self, hook: commands.StartHook) -> bool:
         """Runs a hook; False if it has to wait for something, and its completion will be posted."""
         (subject,) = hook.args()
-        rest = self.engine.dispatcher.start(hook.name, subject)
+        rest = self._room() if isinstance(hook, RoomHook) else self.engine.dispatcher.start(hook.name, subject)
         if rest is None:
             return True
         task = asyncio.Task(rest, loop=self.loop, eager_start=True)
@@ -258,8 +260,23 @@ class ClientHandler(server.ConnectionHandler):
             self._progress.clear()
             await self._progress.wait()
 
+    async def _room(self) -> None:
+        """Comes back when the caller has read what waits for it, and never in the same turn of the loop."""
+        await asyncio.sleep(0)
+        io = self.transports.get(self.client)
+        if io is not None and isinstance(io.writer, asyncio.StreamWriter):
+            with contextlib.suppress(OSError):
+                await io.writer.drain()
+        while self.client.connected and self._http2_waits():
+            self.backlog()
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _http2_waits(self) -> bool:
+        return self.http2_waiting is not None and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES
+
     def _download_waits(self) -> bool:
-        if self.http2_waiting is not None and self.http2_waiting() > MAX_HTTP2_WAITING_BYTES:
+        if self._http2_waits():
             return True
         # Answers whose heads a hook still judges: a store is asked, or an addon, and both have deadlines.
         return self.http_layer is not None and self.http_layer.answers_paused()

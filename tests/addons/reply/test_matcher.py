@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from addons.refusal import Code, Refusal
+from addons.reply.codings import STEP_BYTES
 from addons.reply.matcher import Matcher, Redactor
 from addons.reply.scrub import BodyScrub, Scrub
 from addons.reply.spellings import MAX_PROBES, MIN_VALUE_BYTES, encoded, spellings_of
@@ -228,6 +229,15 @@ def test_a_long_key_costs_nothing_to_look_for() -> None:
     matcher = Matcher(spellings_of(pem))
     for shown in (pem.encode(), json.dumps(pem).encode(), quote(pem).encode()):
         assert pem[100:160].encode() not in through(matcher, pieces(shown, list(range(0, 5000, 37))))
+
+
+def test_a_coded_body_is_decoded_as_it_is_asked_for() -> None:
+    bomb = gzip.compress(bytes(1 << 28), 9)
+    body = BodyScrub(Scrub(Matcher(spellings_of(KEY)), block=False), ["gzip"])
+    taken = iter(body.feed(bomb))
+    assert sum(len(next(taken)) for _ in range(4)) <= 4 * STEP_BYTES
+    with pytest.raises(Refusal):
+        list(taken)
 
 
 def test_block_ends_the_body_before_anything_of_it_leaves() -> None:
