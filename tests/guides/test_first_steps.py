@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tests.harness.canaries import canary
 from tests.harness.guides import ROOT, Reader, blocks
@@ -99,3 +103,22 @@ def test_rotation(reader: Callable[..., Reader], upstream: Callable[..., Upstrea
     one.follow(blocks("rotation"))
     first, second, third, fourth = keys
     assert [seen.get("Authorization") for seen in api.requests] == [first, first, second, second, third, fourth]
+
+
+def test_transit_signing(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    api = upstream(names=("api.example.com",))
+    one = reader(
+        upstreams={"api.example.com:443": api.port},
+        secrets=(),
+        replaced={":8080": f":{free_port()}", ":8200": f":{free_port()}"},
+    )
+    one.follow(blocks("transit-signing"))
+    keys = json.loads(one.type("bao read -format=json transit/keys/egress-bank"))["data"]["keys"]
+    assert [seen.target for seen in api.requests] == ["/payments", "/payments"], "the third one was not signed"
+    for number, seen in enumerate(api.requests, 1):
+        params = (seen.get("signature-input") or "").removeprefix("sig1=")
+        digest = base64.b64encode(hashlib.sha256(f"amount={11 + number}".encode()).digest()).decode()
+        base = f'"@method": POST\n"@target-uri": https://api.example.com/payments\n"content-digest": sha-256=:{digest}:\n"@signature-params": {params}'
+        signature = base64.b64decode((seen.get("signature") or "").removeprefix("sig1=:").removesuffix(":"))
+        public = base64.b64decode(keys[str(number)]["public_key"])
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, base.encode())

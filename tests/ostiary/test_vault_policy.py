@@ -10,6 +10,7 @@ import pytest
 
 from ostiary.vault_policy import beyond, least_policy, missing
 from policies.model import SecretSpec
+from policies.sign import TransitKey, TransitUse
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import command
 
@@ -19,6 +20,7 @@ routes:
   one: {match: {host: one.test}, allow: billing, secret: {path: secret/egress/one, field: key}, inject: {bearer: "{secret}"}}
   two: {match: {host: two.test}, allow: billing, secret: {path: secret/egress/two, field: key, kv: 2}, inject: {bearer: "{secret}"}}
   old: {match: {host: old.test}, allow: billing, secret: {path: old/egress/three, field: key, kv: 1}, inject: {bearer: "{secret}"}}
+  signed: {match: {host: signed.test}, allow: billing, sign: [{hmac: {transit: {key: egress-mac}}}, {http_message: {key_id: a, algorithm: ed25519, transit: {key: egress-ed, mount: keys/transit}, components: "@method"}}]}
 """
 
 
@@ -34,10 +36,17 @@ def test_rules() -> None:
             SecretSpec("secret/*", kv=2),
         ],
         "team",
+        [
+            TransitUse(TransitKey("mac"), "hmac-sha512"),
+            TransitUse(TransitKey("mac", version=2), "hmac-sha256"),
+            TransitUse(TransitKey("ed", "deep/mount", "team/a"), "ed25519"),
+            TransitUse(TransitKey("far", namespace="other"), "ed25519"),
+        ],
     )
     assert str(found).splitlines() == [
         "# secret/f is in namespace other, which this policy cannot reach.",
         "# secret/* is not granted here: a policy would read some of its characters as a pattern.",
+        "# transit/sign/far is in namespace other, which this policy cannot reach.",
         'path "secret/data/a" { capabilities = ["read"] }',
         'path "secret/subkeys/a" { capabilities = ["read"] }',
         'path "deep/mount/data/b/c" { capabilities = ["read"] }',
@@ -47,6 +56,8 @@ def test_rules() -> None:
         'path "old/d" { capabilities = ["read"] }',
         'path "a/secret/data/e" { capabilities = ["read"] }',
         'path "a/secret/subkeys/e" { capabilities = ["read"] }',
+        'path "transit/hmac/mac" { capabilities = ["update"] }',
+        'path "a/deep/mount/sign/ed" { capabilities = ["update"] }',
         'path "auth/token/lookup-self" { capabilities = ["read"] }',
         'path "auth/token/renew-self" { capabilities = ["update"] }',
         'path "auth/token/revoke-self" { capabilities = ["update"] }',
@@ -94,16 +105,19 @@ def test_what_it_prints_suffices_and_no_less_does(bao: OpenBao, tmp_path: Path) 
         return (done.stdout + done.stderr).decode()
 
     printed = run("vault", "policy")
-    assert printed.count("path ") == 10
+    assert printed.count("path ") == 12
     bao.policy("least", printed)
     (tmp_path / "vault-token").write_text(bao.new_token("least"))
     assert "every secret has its fields" in run("check", "--live")
     # Less: names of fields are still to be had, but not the secret.
     less = printed.replace('path "secret/data/egress/two"', 'path "secret/data/egress/other"')
+    less = less.replace('path "keys/transit/sign/egress-ed"', 'path "keys/transit/sign/egress-other"')
     bao.policy("less", less)
     (tmp_path / "vault-token").write_text(bao.new_token("less"))
     told = run("check", "--live", code=78)
     assert "the Vault token may not read secret/data/egress/two\n" in told
+    assert "the Vault token may not update keys/transit/sign/egress-ed\n" in told
+    assert "egress-mac" not in told
     assert "egress/one" not in told
     assert json.loads(run("check", "--live", "--json", code=78).partition("\n")[0])["ok"] is False
     # One that may not even ask says so; one that may more than is needed too.
