@@ -27,10 +27,10 @@ from addons.exchange import Connection, Exchange
 from addons.parts import Deadlines
 from addons.refusal import Refusal
 from ostiary.engines.mitm.dialling import Bound, PoolKey, dial, failure_text
+from ostiary.engines.mitm.growing import RoomHook
 from ostiary.engines.mitm.inactivity import InactivityWatch
 from ostiary.engines.mitm.layers import GuardedHttpLayer
 from ostiary.engines.mitm.reverse import ReverseEntrance
-from ostiary.engines.mitm.stream import RoomHook
 from ostiary.engines.needs import bound_of, longest_silence_s, times_of
 from policies import Grant
 

@@ -9,7 +9,6 @@ with the very bytes of the body that left the first time. What still comes of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -52,6 +51,7 @@ from addons.stages.scrub import clean_trailers
 from addons.trailers import kept_reply_trailers
 from ostiary.engines.held import HeldBody
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
+from ostiary.engines.mitm.growing import grow
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
 from ostiary.engines.mitm.watch import Expired, Watch
 from ostiary.engines.needs import REJECTED, credential_rejected, request_trailers
@@ -70,8 +70,6 @@ _OF_AN_ATTEMPT: Final = (
     ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError, Expired,
 )  # fmt: skip
 
-GROWING_BYTES: Final = 1024 * 1024
-"""Of a body that is decoded here, before its caller is waited for."""
 MAX_DISCARDED_BYTES: Final = 64 * 1024
 """What a refused caller may still send before its connection is closed."""
 LINGER_S: Final = 2.0
@@ -107,13 +105,6 @@ class BoundConnection(GetHttpConnection):
 @dataclass
 class RejectedHook(commands.StartHook):
     """The `rejected` hook of our stages."""
-
-    flow: http.HTTPFlow
-
-
-@dataclass
-class RoomHook(commands.StartHook):
-    """Waits until the caller has read of what was written, and lets others have their turn. No stage's: the handler's own."""
 
     flow: http.HTTPFlow
 
@@ -494,24 +485,12 @@ class GuardedStream(HttpStream):
         exchange = self._exchange()
         stream = self.flow.response.stream if self.flow.response is not None else False
         if isinstance(event, ResponseData) and exchange is not None and exchange.reframed and callable(stream):
-            yield from self._grow(stream(event.data))
+            yield from grow(stream(event.data), self.stream_id, self.flow, self.context, self._paused_event_queue)
         else:
             yield from super().state_stream_response_body(event)
         if exchange is not None and exchange.refused is not None and self.server_state != self.state_errored:
             # A stage lets no more of it pass.
             yield from self._cut()
-
-    def _grow(self, pieces: Iterable[bytes] | bytes) -> Commands:
-        """Passes on what a piece of a coded body becomes, a bounded part at a time: the stages decode it as they are asked."""
-        passed = 0
-        for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
-            yield SendHttp(ResponseData(self.stream_id, piece), self.context.client)
-            passed += len(piece)
-            if passed >= GROWING_BYTES:
-                passed = 0
-                yield RoomHook(self.flow)
-                if not self.context.client.connected or any(type(late) is Expired for late in self._paused_event_queue):
-                    return  # what has come meanwhile ends it
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
