@@ -21,7 +21,9 @@ FOLDER = PROGRAMS / "aws"
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    return node_with("npm-aws", FOLDER / "package-lock.json", [FOLDER / name for name in ("calls.mjs", "package.json", ".npmrc")])
+    return node_with(
+        "npm-aws", FOLDER / "package-lock.json", [FOLDER / name for name in ("calls.mjs", "package.json", ".npmrc")]
+    )
 
 
 def test_the_javascript_sdk_is_signed_anew(
