@@ -35,8 +35,6 @@ class Fields(TypedDict, total=False):
     secret_version: str
     lease: str
     cache: str
-    use: str
-    """`verify`, where the secret is a key that a signature of the caller is judged with."""
     payload_sha256: str
     status: int
     outcome: str
@@ -48,6 +46,8 @@ class Fields(TypedDict, total=False):
     ms_upstream: float
     redactions: int
     retries: int
+    use: str
+    """`verify`, where the secret is a key that a signature of the caller is judged with."""
     addon: str
     """The user's addon that answered, refused or failed."""
     count: int

@@ -58,6 +58,9 @@ class Exchange:
     def find(self, kind: type[Any]) -> Any:
         return self.facts.get(kind)
 
+    def put(self, fact: Any) -> None:
+        self.facts[type(fact)] = fact
+
     def forget(self, kind: type[Any]) -> Any:
         return self.facts.pop(kind, None)
 
