@@ -220,6 +220,39 @@ def test_workloads_share_connections_where_their_routes_say_so(
     assert (api.connections, len(api.requests)) == (2, 6)
 
 
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)  # the other one keeps connections for one caller anyway
+def test_a_connection_that_is_somebody_is_nobody_elses(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    """NTLM and Negotiate authenticate the connection: it ends with the exchange, whichever side speaks of them."""
+
+    def script(seen: Seen, wire: Wire) -> None:
+        offered = seen.target.removeprefix("/").replace("%20", " ")
+        wire.answer(200, b"ok", (("wWW-Authenticate", offered),) if offered else ())
+
+    api = upstream(script)
+    policy = (
+        "workloads: {billing: {proofs: [{any: true}]}}\n"
+        "routes: {api: {match: {host: api.test}, allow: billing, caller_credentials: keep}}\n"
+    )
+    proxy = start(ostiary, api, policy=policy)
+    used = []
+    for target, said in [
+        ("", "Basic negotiateNTLM"),
+        ("Basic", "Bearer NTLM-like"),
+        ("Basic,%20NEGOTIATE", "Basic YTpi"),
+        ("ntlm", "Basic YTpi"),
+        ("", "negotiate YTpi"),
+        ("", "NTLM YTpi"),
+        ("", "Basic YTpi"),
+    ]:
+        with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+            head = f"GET /{target} HTTP/1.1\r\nHost: api.test\r\nAuthorization: {said}\r\n\r\n"
+            assert raw.request(head).status == 200
+        used.append(api.connections)
+    assert used == [1, 1, 1, 2, 3, 4, 5]
+
+
 def test_sessions_with_upstreams_are_resumed_by_one_workload_alone(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:

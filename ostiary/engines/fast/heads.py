@@ -6,6 +6,7 @@ injectors, the upstream's fields as they were read.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mitmproxy import http
@@ -20,6 +21,9 @@ _EXPECT: Final = b"expect"
 _TE: Final = b"te"
 _TRANSFER_ENCODING: Final = b"transfer-encoding"
 _SWITCHING: Final = 101
+_BINDING: Final = re.compile(
+    rb"\n(?:www-authenticate|authorization):(?:[^\n]*,)?[ \t]*(?:negotiate|ntlm)(?=[ \t,\r\n])"
+)
 
 
 def said(fields: Fields, name: bytes) -> list[bytes]:
@@ -34,6 +38,14 @@ def says_close(fields: Fields) -> bool:
         if len(key) == _CONNECTION_SIZE and key.lower() == _CONNECTION and b"close" in value.lower():
             return True
     return False
+
+
+def binds(head: bytes) -> bool:
+    """Whether this head, of a request or of an answer, speaks of a scheme that authenticates the connection and not the
+    request (NTLM, Negotiate; RFC 4559 section 6): whoever used it next would be that user.
+    """
+    low = head.lower()
+    return (b"negotiate" in low or b"ntlm" in low) and _BINDING.search(low) is not None
 
 
 def keeps(request: http.Request) -> bool:

@@ -23,7 +23,7 @@ from addons.refusal import Code, Refusal
 from addons.websocket import NotSwitched, judge_switch
 from ostiary.engines.fast import answering, ending
 from ostiary.engines.fast.failures import FAILURES
-from ostiary.engines.fast.heads import says_close
+from ostiary.engines.fast.heads import binds, says_close
 from ostiary.engines.fast.sessions import session_of
 from ostiary.engines.framing import BodyReader, Malformed, reader_of
 from ostiary.engines.mitm.dialling import Bound
@@ -79,6 +79,8 @@ class Link(asyncio.Protocol):
         self._answered = False
         self._complete = False
         self._reusable = False
+        self._binding = False
+        """Whether the request authenticates the connection: it is then nobody else's."""
         self._closed = False
         self._counted = False
 
@@ -144,6 +146,7 @@ class Link(asyncio.Protocol):
         self._answered = self._complete = self._reusable = self.waiting = False
         self._ended_behind = None
         self._interim = 0
+        self._binding = binds(head)
         if self.transport is not None and not self._closed:
             self.transport.write(head)
 
@@ -329,7 +332,7 @@ class Link(asyncio.Protocol):
             self._keep_session()
         self._reader = reader_of(size) if size != 0 else None
         keeps = response.data.http_version == b"HTTP/1.1" and size != -1 and status != HTTPStatus.SWITCHING_PROTOCOLS
-        self._reusable = keeps and not says_close(response.data.headers.fields)
+        self._reusable = keeps and not says_close(response.data.headers.fields) and not (self._binding or binds(raw))
         answering.answered(turn, response, size, raw)
         return data
 
