@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, NoReturn, final
+from typing import Final, NamedTuple, NoReturn, Protocol, final
 
 from addons.audit import OpenRecord
 from addons.egress import Destination, any_public
 from addons.refusal import Code, Refusal
+from policies.derive import TOKEN_FIELD
 from policies.model import CredentialSpec, Route, SecretSpec
 from policies.template import FieldRef
 from vault.secret import Secret
@@ -32,6 +33,43 @@ LACKING_S: Final = 2.0
 """How long a version that lacks a needed field is believed to be the newest."""
 
 
+TOKEN: Final = "token"  # noqa: S105 - a name in templates
+"""The name under which templates find what `derive:` made; no secret may have it."""
+
+type TokenParts = tuple[SealedSecret, ...]
+"""A derived token, closed: one for each secret it was made of, all records of which must be open before it is used. The
+first has its values."""
+
+
+class TokenSource(Protocol):
+    """What one credential derives, for the routes of one way to its endpoint (`addons/deriving`)."""
+
+    def now(self, workload: str) -> TokenParts | None:
+        """From memory; None where something has to be waited for.
+
+        Raises:
+            Refusal: no token can be made now.
+        """
+
+    async def read(self, workload: str) -> TokenParts:
+        """From memory, or made in a flight that all share.
+
+        Raises:
+            Refusal: as above, or `secret_unavailable`, `secret_denied`, `secret_missing`, `secret_malformed`,
+                `egress_denied`, `audit_unavailable`.
+        """
+
+    async def other(self, workload: str, used: SealedSecret) -> TokenParts | None:
+        """Another than the one that an upstream has just rejected; None where there is none.
+
+        Raises:
+            Refusal: it could not be made.
+        """
+
+    def suspect(self, workload: str, used: SealedSecret) -> None:
+        """As `other`, for a request that cannot be sent again: nobody waits."""
+
+
 class SealedCredential(NamedTuple):
     """Every secret of a grant's credential, read and still closed. `secrets` holds each path once."""
 
@@ -40,6 +78,8 @@ class SealedCredential(NamedTuple):
     secrets: tuple[SealedSecret, ...]
     fields: tuple[tuple[str, str], ...]
     """The fields that are used, by the name of their secret."""
+    token: TokenParts = ()
+    """Those of `secrets` that a derived token is."""
 
 
 class Openings(NamedTuple):
@@ -72,7 +112,7 @@ class Credential:
     def confidential(self) -> tuple[Secret, ...]:
         """What is used of it and must not be shown: all but the fields of secrets that are `public`."""
         specs, values = self._spec.secrets, self._values
-        return tuple([values[name][field] for name, field in self._fields if not specs[name].public])
+        return tuple([values[name][field] for name, field in self._fields if name == TOKEN or not specs[name].public])
 
     def value(self, reference: FieldRef) -> Secret:
         """The secret a template refers to.
@@ -95,6 +135,8 @@ class Credential:
 
 def field_name(spec: CredentialSpec, reference: FieldRef) -> str:
     """The field a reference stands for. The loader refuses a bare reference to a secret without a `field`."""
+    if reference.entry == TOKEN:
+        return reference.field or TOKEN_FIELD
     return reference.field or spec.secrets[reference.entry].field or ""
 
 
@@ -119,10 +161,12 @@ class Needs:
     """For each secret: its name in the credential, the store's name for it, `ttl_s`, `max_stale_s` and `watch_s`."""
     fields: tuple[tuple[str, str], ...]
     """Fields that must be there, by the name of their secret."""
+    token: TokenSource | None = None
+    """Where it needs what is derived."""
 
     @classmethod
-    def of(cls, spec: CredentialSpec, references: Sequence[FieldRef]) -> Needs:
-        names = tuple(dict.fromkeys(reference.entry for reference in references))
+    def of(cls, spec: CredentialSpec, references: Sequence[FieldRef], token: TokenSource | None = None) -> Needs:
+        names = tuple(dict.fromkeys(reference.entry for reference in references if reference.entry != TOKEN))
         return cls(
             spec,
             tuple(
@@ -130,11 +174,12 @@ class Needs:
                 for name, one in ((name, spec.secrets[name]) for name in names)
             ),
             tuple((reference.entry, field_name(spec, reference)) for reference in references),
+            token if any(reference.entry == TOKEN for reference in references) else None,
         )
 
 
-def seal_now(needs: Needs, source: SecretSource) -> SealedCredential | None:
-    """Every secret of the credential from memory; None where the store has to be asked for one.
+def seal_now(needs: Needs, source: SecretSource, workload: str = "") -> SealedCredential | None:
+    """Every secret of the credential from memory; None where the store, or a token endpoint, has to be asked for one.
 
     Raises:
         Refusal: `secret_missing`.
@@ -149,15 +194,21 @@ def seal_now(needs: Needs, source: SecretSource) -> SealedCredential | None:
                 return None
             read[ref] = known
         entries[name] = known
+    token: TokenParts = ()
+    if needs.token is not None:
+        found = needs.token.now(workload)
+        if found is None:
+            return None
+        token = found
     try:
-        return _complete(needs, entries, read)
+        return _complete(needs, entries, read, token)
     except Refusal:
         if _old(read):
             return None
         raise
 
 
-async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
+async def seal(needs: Needs, source: SecretSource, workload: str = "") -> SealedCredential:
     """Reads every secret of the credential, each path once, and checks that the needed fields are there.
 
     Raises:
@@ -170,8 +221,9 @@ async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
             if ref not in read:
                 read[ref] = await source.read(ref, ttl_s=ttl_s, max_stale_s=max_stale_s, watch_s=watch_s)
             entries[name] = read[ref]
+        token = await needs.token.read(workload) if needs.token is not None else ()
         try:
-            return _complete(needs, entries, read)
+            return _complete(needs, entries, read, token)
         except Refusal:
             if not _old(read):
                 raise
@@ -180,7 +232,7 @@ async def seal(needs: Needs, source: SecretSource) -> SealedCredential:
             entries[name] = read[ref] = await source.read(ref, ttl_s=min(ttl_s, LACKING_S), max_stale_s=max_stale_s)
     except StoreError as error:
         raise refusal_for(error) from None
-    return _complete(needs, entries, read)
+    return _complete(needs, entries, read, token)
 
 
 def _old(read: Mapping[SecretRef, SealedSecret]) -> bool:
@@ -188,9 +240,11 @@ def _old(read: Mapping[SecretRef, SealedSecret]) -> bool:
     return any(secret.age_s >= LACKING_S for secret in read.values())
 
 
-async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSource) -> SealedCredential | None:
-    """The credential in another version than the one that an upstream has just rejected; None where no secret of it has
-    another.
+async def seal_other(
+    needs: Needs, rejected: SealedCredential, source: SecretSource, workload: str = ""
+) -> SealedCredential | None:
+    """The credential in another version than the one that an upstream has just rejected, or with another token; None where
+    nothing of it has another.
 
     Raises:
         StoreError, Refusal: what was found is not usable.
@@ -199,9 +253,10 @@ async def seal_other(needs: Needs, rejected: SealedCredential, source: SecretSou
     times = {ref: ttl_s for _, ref, ttl_s, *_ in needs.reads}
     others = await asyncio.gather(*(source.read_other(ref, used[ref], ttl_s=times[ref]) for ref in used))
     found = dict(zip(used, others, strict=True))
-    if not any(found.values()):
+    token = await needs.token.other(workload, rejected.entries[TOKEN]) if needs.token is not None else None
+    if not any(found.values()) and token is None:
         return None
-    return _exchanged(needs, {ref: other or used[ref] for ref, other in found.items()})
+    return _exchanged(needs, {ref: other or used[ref] for ref, other in found.items()}, token or _again(rejected))
 
 
 async def seal_before(
@@ -226,10 +281,15 @@ async def seal_before(
             older = True
             used = await source.read(replace(ref, version=number), ttl_s=ttl_s, max_stale_s=max_stale_s)
         found[ref] = used
-    return _exchanged(needs, found) if older else None
+    return _exchanged(needs, found, _again(rejected)) if older else None
 
 
-def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource) -> None:
+def _again(rejected: SealedCredential) -> TokenParts:
+    """The same token for another attempt, which has records of its own."""
+    return tuple(part.again(part.cache, part.age_s) for part in rejected.token)
+
+
+def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource, workload: str = "") -> None:
     """Has the store asked behind the back of a request that cannot be sent again.
 
     Args:
@@ -238,21 +298,29 @@ def suspect(needs: Needs, rejected: SealedCredential, source: SecretSource) -> N
     for name, ref, *_ in needs.reads:
         if (used := rejected.entries.get(name)) is not None:
             source.suspect(ref, used)
+    if needs.token is not None and rejected.token:
+        needs.token.suspect(workload, rejected.token[0])
 
 
-def _exchanged(needs: Needs, found: Mapping[SecretRef, SealedSecret]) -> SealedCredential:
-    return _complete(needs, {name: found[ref] for name, ref, *_ in needs.reads}, found)
+def _exchanged(needs: Needs, found: Mapping[SecretRef, SealedSecret], token: TokenParts) -> SealedCredential:
+    return _complete(needs, {name: found[ref] for name, ref, *_ in needs.reads}, found, token)
 
 
 def _complete(
-    needs: Needs, entries: Mapping[str, SealedSecret], read: Mapping[SecretRef, SealedSecret]
+    needs: Needs,
+    entries: dict[str, SealedSecret],
+    read: Mapping[SecretRef, SealedSecret],
+    token: TokenParts,
 ) -> SealedCredential:
+    if token:
+        entries[TOKEN] = token[0]
     try:
         for name, field in needs.fields:
             entries[name].require(field)
     except StoreError as error:
         raise refusal_for(error) from None
-    return SealedCredential(needs.spec, entries, tuple(read.values()), needs.fields)
+    secrets = (*read.values(), *token) if token else tuple(read.values())
+    return SealedCredential(needs.spec, entries, secrets, needs.fields, token)
 
 
 def unseal(sealed: SealedCredential, openings: Openings) -> Credential:

@@ -11,6 +11,7 @@ from addons.bodies import DEFAULT_CAP_BYTES
 from addons.boundary import Boundary
 from addons.buffers import Buffers
 from addons.clock import Clock
+from addons.deriving.source import Deriving
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, Resolver
 from addons.state import StateStore
@@ -69,5 +70,7 @@ class Parts:
     """Extra roots for upstreams."""
     user_addons: tuple[UserAddon, ...] = ()
     """In the order of the settings."""
+    deriving: Deriving | None = None
+    """Makes tokens of secrets; None where no credential derives any."""
     extra_keys: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 hex of keys of this process alone, to workloads."""

@@ -114,6 +114,9 @@ class Metrics:
             "When a secret ends, by what its owners say: seconds since the epoch, +Inf where they say so no more.",
             "secret",
         )
+        self._tokens_made = counter(
+            "tokens_made", "Tokens that were derived, or were not, by grant.", "grant", "result"
+        )
         self._rejected = counter(
             "secret_rejected", "Credentials that an upstream rejected (401), by what was done.", "result"
         )
@@ -233,6 +236,9 @@ class Metrics:
 
     def secret_rejected(self, result: str) -> None:
         self._rejected(result).inc()
+
+    def token_made(self, grant: str, result: str) -> None:
+        self._tokens_made(grant, result).inc()
 
     def store_up(self, *, up: bool) -> None:
         self._vault_up.set(up)

@@ -21,6 +21,7 @@ from addons.reverse import authority_of, is_own
 from ostiary.listeners import reverse_of
 from ostiary.settings.model import Limits, Settings
 from policies import Denial, Grant, Policy, Question
+from policies.derive import Derivation
 from policies.faults import nearest
 from policies.model import (
     BasicInjector,
@@ -320,6 +321,8 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
         if read is not None:
             shown["credential"] = read.name
             shown["secrets"] = [_secret(name, secret) for name, secret in read.secrets.items()]
+        if credential is not None and credential.derive is not None:
+            shown["derive"] = _derive(credential.derive)
         shown["inject"] = [puts(injector) for injector in route.inject] if credential is not None else []
         if route.verify is not None:
             shown["verify"] = verifies(route.verify)
@@ -413,6 +416,12 @@ def verifies(verifier: Verifier) -> str:
 
 def _keys(count: int) -> str:
     return f"{count} key{'s' if count > 1 else ''}"
+
+
+def _derive(derive: Derivation) -> dict[str, Any]:
+    endpoint = derive.endpoint
+    asked = {"host": endpoint.host, "port": endpoint.port, "path": endpoint.target} if endpoint is not None else {}
+    return {"grant": derive.word, **asked, **({"per": "workload"} if derive.per_workload else {})}
 
 
 def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:

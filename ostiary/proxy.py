@@ -16,6 +16,9 @@ from addons.audit import AuditLog
 from addons.boundary import Boundary
 from addons.buffers import Buffers
 from addons.clock import Clock, SystemClock
+from addons.deriving.asking import Asker
+from addons.deriving.source import Deriving
+from addons.deriving.tokens import Tokens
 from addons.edge import HeadLimits
 from addons.egress import EgressRules, SystemResolver, networks
 from addons.evidence import Evidence
@@ -31,6 +34,7 @@ from ostiary.admin import Health
 from ostiary.ca import LeafStore, load_or_create
 from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.fast.engine import FastEngine
+from ostiary.engines.fast.tls import UpstreamContexts
 from ostiary.engines.listener_tls import Certificates, ListenerTls
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.settings.model import EngineName, Settings
@@ -40,7 +44,7 @@ from ostiary.stores import log_in, open_state_of, open_store
 from policies import Policy
 from vault.cache import SecretCache
 from vault.keys import Keys
-from vault.store import SecretStore
+from vault.store import SecretStore, SecretWriter
 
 ENGINES: Final[Mapping[EngineName, type[MitmEngine]]] = {"fast": FastEngine, "mitmproxy": MitmEngine}
 
@@ -147,6 +151,8 @@ async def build(
     await user_addons.running(addons, begun.clock)
     ending.push_async_callback(user_addons.done, addons, begun.clock)
     descriptors = raise_limit(held)
+    if parts.deriving is not None:
+        ending.push_async_callback(parts.deriving.close)
     engine = ENGINES[settings.engine](
         parts,
         begun.leaves,
@@ -190,6 +196,14 @@ def build_parts(
     """The parts that stages are given."""
     limits = settings.limits
     evidence = Evidence(audit, metrics, clock)
+    resolver = SystemResolver(clock)
+    deriving = Deriving(
+        Tokens(clock, metrics),
+        Asker(resolver, rules, UpstreamContexts(settings.egress.ca_file).of),
+        audit,
+        clock,
+        store if isinstance(store, SecretWriter) else None,
+    )
     return Parts(
         in_force=PolicyInForce(policy),
         secrets=SecretCache(store, clock.monotonic_s, evidence),
@@ -199,7 +213,7 @@ def build_parts(
         metrics=metrics,
         clock=clock,
         boundary=Boundary(audit, metrics, clock),
-        resolver=SystemResolver(clock),
+        resolver=resolver,
         egress=rules,
         heads=HeadLimits(limits.request_line, limits.header_bytes, limits.header_count),
         deadlines=Deadlines(
@@ -211,5 +225,6 @@ def build_parts(
         state=state,
         ca_file=settings.egress.ca_file,
         user_addons=addons,
+        deriving=deriving,
         extra_keys=extra_keys,
     )

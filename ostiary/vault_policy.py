@@ -1,6 +1,6 @@
 """The least Vault policy that the loaded routes need: as rules, in Vault's language, and held against what a token may.
 
-Everything here is `read` of named paths, `update` where a key of Transit signs, and what a login needs for its own token. Paths are written out, never as
+Everything here is `read` of named paths, `update` where a key of Transit signs or a refresh token is written back, and what a login needs for its own token. Paths are written out, never as
 patterns: a route that is added needs a policy that is looked at again.
 """
 
@@ -44,7 +44,9 @@ class LeastPolicy:
 
     def __str__(self) -> str:
         lines = [f"# {note}" for note in self.notes]
-        lines += [f'path "{rule.path}" {{ capabilities = ["{rule.capability}"] }}' for rule in self.rules]
+        for path in dict.fromkeys(rule.path for rule in self.rules):
+            shown = ", ".join(f'"{rule.capability}"' for rule in self.rules if rule.path == path)
+            lines.append(f'path "{path}" {{ capabilities = [{shown}] }}')
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -58,6 +60,7 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Seq
             its own, and a note says so.
     """
     rules: dict[str, Rule] = {}
+    updates: dict[str, Rule] = {}
     notes: list[str] = []
     for secret in secrets:
         mount, path = _split(secret)
@@ -72,6 +75,8 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Seq
         plain, data = f"{prefix}{mount}/{path}", f"{prefix}{mount}/data/{path}"
         if secret.kv != 1:
             rules[data] = Rule(data, "read", None if secret.kv == 2 else plain)
+            if secret.rotates:
+                updates[data] = Rule(data, "update")
             subkeys = f"{prefix}{mount}/subkeys/{path}"
             rules[subkeys] = Rule(subkeys, "read", None if secret.kv == 2 else plain)
             if secret.watch_s:
@@ -87,7 +92,8 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Seq
             continue
         rules[prefix + use.path] = Rule(prefix + use.path, "update")
     return LeastPolicy(
-        (*rules.values(), *(Rule(path, what) for path, what in OWN.items())), tuple(dict.fromkeys(notes))
+        (*rules.values(), *updates.values(), *(Rule(path, what) for path, what in OWN.items())),
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -118,10 +124,11 @@ def beyond(policy: LeastPolicy, capabilities: Mapping[str, Sequence[str]]) -> li
     if any("root" in told for told in capabilities.values()):
         return ["the Vault token is a root token: one with the least policy is enough"]
     found = []
-    for rule in policy.rules:
-        more = sorted(set(capabilities.get(rule.path, ())) - {rule.capability, "deny", "list"})
+    for path in dict.fromkeys(rule.path for rule in policy.rules):
+        enough = [rule.capability for rule in policy.rules if rule.path == path]
+        more = sorted(set(capabilities.get(path, ())) - {*enough, "deny", "list"})
         if more:
-            found.append(f"the Vault token may also {', '.join(more)} {rule.path}: {rule.capability} is enough")
+            found.append(f"the Vault token may also {', '.join(more)} {path}: {' and '.join(enough)} is enough")
     return found
 
 

@@ -15,6 +15,16 @@ _VALUE: Final = "A template: literal text with {secret}, {secret.NAME} or {NAME}
 _ONE: Final = "Where one secret lives; {secret} stands for its field."
 _MANY: Final = "Several secrets, each with a name that templates use: {NAME} or {NAME.FIELD}."
 
+_DERIVE: Final = "A grant that makes a token of the secrets; {token} stands for it."
+_ROLE: Final = "The role, as an ARN."
+_TOKEN_URL: Final = "The token endpoint: https, and no secret."  # noqa: S105 - a sentence
+_SCOPES: Final = "The scopes that are asked for."
+_AUDIENCE: Final = "The audience that is asked for."
+_JWT_KEY: Final = "The signing key: one secret. PEM (PKCS #8 or #1), for HS256 its bytes."
+_KEY_ID: Final = "The kid of the JWT header."
+_JWT_ALGORITHM: Final = "How the JWT is signed."
+_PER: Final = "workload: a token for each workload. Left out: one token for all."
+
 _KEY: Final = "The key: one secret or one of its fields, such as {secret.signing_key}."
 _TRANSIT: Final = "In the place of key: a key that stays in Vault's Transit engine, which signs."
 _KEYS: Final = (
@@ -22,6 +32,24 @@ _KEYS: Final = (
 )
 _MAX_SKEW: Final = "How far the timestamp may be from our clock, either way (300s). At most 1h."
 _KEY_ENCODING: Final = "How an HMAC key is stored: utf8 (as it is), hex or base64."
+
+_CLIENT: Final[Mapping[str, str]] = {
+    "token_url": _TOKEN_URL,
+    "client_id": "The client id.",
+    "client_secret": "The client secret: one secret.",
+    "auth": "How the client proves itself: basic (default), post or private_key_jwt.",
+    "key": _JWT_KEY,
+    "key_id": _KEY_ID,
+    "algorithm": _JWT_ALGORITHM,
+    "assertion_audience": "The aud of the client's assertion. Left out: the token endpoint.",
+    "scopes": _SCOPES,
+}
+_STS: Final[Mapping[str, str]] = {
+    "role_arn": _ROLE,
+    "region": "The region whose STS is asked.",
+    "session_name": "The name of the session, as CloudTrail shows it (ostiary).",
+    "duration": "How long the keys live (1h), between 15m and 12h.",
+}
 
 DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "file": {
@@ -44,7 +72,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "any": "Whoever reaches a listener that names this workload.",
     },
     "peer": {"uid": "The user id of the process."},
-    "credential": {"secret": _ONE, "secrets": _MANY},
+    "credential": {"secret": _ONE, "secrets": _MANY, "derive": _DERIVE},
     "secret": {
         "path": "Mount first (secret/egress/stripe), or below mount. ${name} is put in from vars of the settings.",
         "field": "The field that {secret} stands for.",
@@ -63,6 +91,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "allow": "Workloads, groups or grants; the first that holds counts.",
         "deny": "What is refused although allow names it; wins over allow.",
         "secret": _ONE,
+        "derive": _DERIVE,
         "secrets": _MANY,
         "credential": "The name of an entry of credentials.",
         "inject": "Where the credential is put, one kind an item.",
@@ -258,6 +287,82 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "sns": {
         "topics": "ARNs of the topics whose messages are taken: AWS signs for every topic of everybody.",
         "max_skew": "How old a message may be (65m): SNS sends it again for up to an hour. At most 24h.",
+    },
+    "derive": {
+        "client_credentials": "OAuth 2.0 client credentials (RFC 6749 section 4.4).",
+        "refresh_token": "OAuth 2.0 refresh token; a new one goes back to where it was read.",
+        "jwt_bearer": "A signed assertion for an access token (RFC 7523).",
+        "token_exchange": "One token for another (RFC 8693).",
+        "google_service_account": "A Google service account: access token or ID token.",
+        "github_app": "An installation token of a GitHub App.",
+        "jwt": "A JWT that is signed here; no endpoint is asked.",
+        "aws_assume_role": "Short-lived AWS keys of a role, for a pair of AWS keys.",
+        "aws_web_identity": "Short-lived AWS keys of a role, for an OIDC token.",
+        "azure": "A token of Microsoft Entra, for a client secret or a certificate.",
+    },
+    "client_credentials": {**_CLIENT, "audience": _AUDIENCE, "per": _PER},
+    "refresh_token": {**_CLIENT, "refresh_token": "The refresh token: one field; a new one is written back there."},
+    "jwt_bearer": {
+        "token_url": _TOKEN_URL,
+        "issuer": "The iss of the assertion.",
+        "subject": "The sub of the assertion. Left out: the issuer.",
+        "audience": "The aud of the assertion. Left out: the token endpoint.",
+        "algorithm": _JWT_ALGORITHM,
+        "key": _JWT_KEY,
+        "key_id": _KEY_ID,
+        "scopes": _SCOPES,
+    },
+    "token_exchange": {
+        **_CLIENT,
+        "subject_token": "The token that is exchanged: one secret.",
+        "subject_token_type": "Its type. Left out: urn:ietf:params:oauth:token-type:access_token.",
+        "actor_token": "The token of who acts: one secret.",
+        "actor_token_type": "Its type. Left out: urn:ietf:params:oauth:token-type:access_token.",
+        "requested_token_type": "The type of token that is asked for.",
+        "audience": _AUDIENCE,
+        "resource": "The URI of the service that the token is for.",
+        "per": _PER,
+    },
+    "google_service_account": {
+        "key_json": "The key file of the service account, as Google gives it: one secret.",
+        "scopes": "Scopes: an access token is made.",
+        "audience": "An audience: an ID token is made.",
+        "subject": "The user it acts for, by domain-wide delegation.",
+        "token_url": "Another token endpoint than oauth2.googleapis.com/token.",
+    },
+    "github_app": {
+        "app_id": "The id of the app, or its client id.",
+        "installation_id": "The id of the installation.",
+        "private_key": "The private key of the app, PEM: one secret.",
+        "permissions": "What the token may do, by permission. Left out: all that the installation may.",
+        "repositories": "Names of the repositories that the token reaches. Left out: all of the installation.",
+        "api_url": "The API of a GitHub Enterprise server, such as https://github.corp/api/v3.",
+    },
+    "minted_jwt": {
+        "algorithm": _JWT_ALGORITHM,
+        "key": _JWT_KEY,
+        "issuer": "The claim iss.",
+        "subject": "The claim sub.",
+        "audience": "The claim aud; several are a list.",
+        "ttl": "How long it lives (300s). At most an hour.",
+        "claims": "More claims: texts, or lists of texts.",
+        "key_id": _KEY_ID,
+    },
+    "aws_assume_role": {
+        **_STS,
+        "access_key_id": "The access key id of who takes the role.",
+        "secret_access_key": "Its secret access key: one secret.",
+        "session_token": "Its session token, where it has one.",
+        "external_id": "What the role's trust policy asks for.",
+    },
+    "aws_web_identity": {**_STS, "token": "The OIDC token: one secret."},
+    "azure": {
+        "tenant": "The id or domain of the tenant.",
+        "client_id": "The id of the application.",
+        "client_secret": "A client secret: one secret.",
+        "certificate": "PEM with the private key and its certificate: one secret.",
+        "scope": "Such as https://vault.azure.net/.default.",
+        "host": "Another host than login.microsoftonline.com, such as login.microsoftonline.us.",
     },
     "egress": {
         "allow": "Address blocks inside the network that may be dialled, such as 10.1.0.0/16.",

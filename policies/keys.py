@@ -32,7 +32,10 @@ def _map(item: Schema) -> Schema:
 
 _DURATION: Final[Schema] = {"type": ["string", "integer"], "pattern": "^(0|[0-9]{1,9}(ms|s|m|h|d))$"}
 _SIZE: Final[Schema] = {"type": "string", "pattern": "^[0-9]{1,9}(B|KiB|MiB|GiB)$"}
-_TEMPLATE: Final[Schema] = {"type": "string", "description": "literal text with {secret}, {secret.NAME} or {NAME}"}
+_TEMPLATE: Final[Schema] = {
+    "type": "string",
+    "description": "literal text with {secret}, {secret.NAME}, {NAME} or {token}",
+}
 _PATHS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^/"})
 _METHODS: Final[Schema] = _one_or_list({"type": "string", "pattern": "^[A-Z]+$"})
 _NAMES: Final[Schema] = _one_or_list(_TEXT)
@@ -54,7 +57,7 @@ PROOF: Final[Keys] = {
     "any": {"const": True},
 }
 PEER: Final[Keys] = {"uid": {"type": "integer", "minimum": 0}}
-CREDENTIAL: Final[Keys] = {"secret": _ref("secret"), "secrets": _map(_ref("secret"))}
+CREDENTIAL: Final[Keys] = {"secret": _ref("secret"), "secrets": _map(_ref("secret")), "derive": _ref("derive")}
 SECRET: Final[Keys] = {
     "path": _TEXT,
     "field": _TEXT,
@@ -75,6 +78,7 @@ ROUTE: Final[Keys] = {
     "secret": _ref("secret"),
     "secrets": _map(_ref("secret")),
     "credential": _TEXT,
+    "derive": _ref("derive"),
     "inject": _one_or_list(_ref("inject")),
     "sign": _one_or_list(_ref("sign")),
     "verify": _ref("verify"),
@@ -215,6 +219,92 @@ WEBHOOK: Final[Keys] = {"keys": _KEYS, "max_skew": _DURATION}
 WEBHOOK_UNTIMED: Final[Keys] = {"keys": _KEYS}
 TWILIO: Final[Keys] = {"keys": _KEYS, "origin": ROUTE["upstream"]}
 SNS: Final[Keys] = {"topics": _NAMES, "max_skew": _DURATION}
+DERIVE: Final[Keys] = {
+    "client_credentials": _ref("client_credentials"),
+    "refresh_token": _ref("refresh_token"),
+    "jwt_bearer": _ref("jwt_bearer"),
+    "token_exchange": _ref("token_exchange"),
+    "google_service_account": _ref("google_service_account"),
+    "github_app": _ref("github_app"),
+    "jwt": _ref("minted_jwt"),
+    "aws_assume_role": _ref("aws_assume_role"),
+    "aws_web_identity": _ref("aws_web_identity"),
+    "azure": _ref("azure"),
+}
+_URL: Final[Schema] = {"type": "string", "pattern": "^https://[^/?#@]+"}
+_JWT_ALGORITHM: Final[Schema] = {"enum": ["HS256", "RS256", "PS256", "ES256", "EdDSA"]}
+_CLIENT: Final[Keys] = {
+    "token_url": _URL,
+    "client_id": _TEMPLATE,
+    "client_secret": _KEY,
+    "auth": {"enum": ["basic", "post", "private_key_jwt", "mtls"]},
+    "key": _KEY,
+    "key_id": _TEMPLATE,
+    "algorithm": _JWT_ALGORITHM,
+    "assertion_audience": _TEXT,
+    "scopes": _NAMES,
+}
+"""What most grants of OAuth 2.0 share."""
+_PER: Final[Schema] = {"const": "workload"}
+CLIENT_CREDENTIALS: Final[Keys] = {**_CLIENT, "audience": _TEXT, "per": _PER}
+REFRESH_TOKEN: Final[Keys] = {**_CLIENT, "refresh_token": _KEY}
+JWT_BEARER: Final[Keys] = {
+    "token_url": _URL,
+    "issuer": _TEMPLATE,
+    "subject": _TEMPLATE,
+    "audience": _TEXT,
+    "algorithm": _JWT_ALGORITHM,
+    "key": _KEY,
+    "key_id": _TEMPLATE,
+    "scopes": _NAMES,
+}
+TOKEN_EXCHANGE: Final[Keys] = {
+    **_CLIENT,
+    "subject_token": _KEY,
+    "subject_token_type": _TEXT,
+    "actor_token": _KEY,
+    "actor_token_type": _TEXT,
+    "requested_token_type": _TEXT,
+    "audience": _TEXT,
+    "resource": _TEXT,
+    "per": _PER,
+}
+GOOGLE: Final[Keys] = {"key_json": _KEY, "scopes": _NAMES, "audience": _TEXT, "subject": _TEMPLATE, "token_url": _URL}
+GITHUB_APP: Final[Keys] = {
+    "app_id": _TEMPLATE,
+    "installation_id": _TEMPLATE,
+    "private_key": _KEY,
+    "permissions": _map({"enum": ["read", "write", "admin"]}),
+    "repositories": _NAMES,
+    "api_url": _URL,
+}
+MINTED_JWT: Final[Keys] = {
+    "algorithm": _JWT_ALGORITHM,
+    "key": _KEY,
+    "issuer": _TEMPLATE,
+    "subject": _TEMPLATE,
+    "audience": _NAMES,
+    "ttl": _DURATION,
+    "claims": _map(_one_or_list(_SCALAR)),
+    "key_id": _TEMPLATE,
+}
+_STS: Final[Keys] = {"role_arn": _TEMPLATE, "region": _TEXT, "session_name": _TEXT, "duration": _DURATION}
+AWS_ASSUME_ROLE: Final[Keys] = {
+    **_STS,
+    "access_key_id": _TEMPLATE,
+    "secret_access_key": _KEY,
+    "session_token": _KEY,
+    "external_id": _TEMPLATE,
+}
+AWS_WEB_IDENTITY: Final[Keys] = {**_STS, "token": _KEY}
+AZURE: Final[Keys] = {
+    "tenant": _TEMPLATE,
+    "client_id": _TEMPLATE,
+    "client_secret": _KEY,
+    "certificate": _KEY,
+    "scope": _TEXT,
+    "host": _TEXT,
+}
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT), "share_connections": _BOOLEAN}
 TLS: Final[Keys] = {"ca_file": _TEXT}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
@@ -260,6 +350,17 @@ TABLES: Final[Mapping[str, Keys]] = {
     "webhook_untimed": WEBHOOK_UNTIMED,
     "twilio": TWILIO,
     "sns": SNS,
+    "derive": DERIVE,
+    "client_credentials": CLIENT_CREDENTIALS,
+    "refresh_token": REFRESH_TOKEN,
+    "jwt_bearer": JWT_BEARER,
+    "token_exchange": TOKEN_EXCHANGE,
+    "google_service_account": GOOGLE,
+    "github_app": GITHUB_APP,
+    "minted_jwt": MINTED_JWT,
+    "aws_assume_role": AWS_ASSUME_ROLE,
+    "aws_web_identity": AWS_WEB_IDENTITY,
+    "azure": AZURE,
     "egress": EGRESS,
     "tls": TLS,
     "timeouts": TIMEOUTS,
@@ -276,12 +377,10 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "kubernetes": "service-account tokens come with JWT identity",
         "all": "several proofs at once come with JWT identity",
     },
-    "credential": {"derive": "derived credentials come later; store the final credential for now"},
     "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
     "route": {
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",
-        "derive": "derived credentials come later; store the final credential for now",
         "limits": "limits come later",
         "body": "body checks come later",
         "classification": "classification labels come later",
@@ -304,6 +403,7 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
+    "client_credentials": {"client_cert": "client certificates for token endpoints come later; use private_key_jwt"},
     "verify_hmac": {"transit": "keys that stay in Vault come later here; store the key"},
     "verify_message": {"transit": "keys that stay in Vault come later here; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},

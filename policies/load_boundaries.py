@@ -14,7 +14,7 @@ from typing import Final
 
 from policies.faults import Faults, Place
 from policies.load_rights import Limits, Owned, shown_secret, spec_of_key
-from policies.model import CredentialSpec, PeerProof, Route, Workload
+from policies.model import CredentialSpec, HostPattern, PeerProof, Route, Workload
 from policies.paths import may_overlap, parse_pattern
 from policies.rights import Rights
 from policies.sign import transit_use
@@ -123,6 +123,9 @@ def _beyond(route: Route, rights: Rights) -> str | None:
             if not rights.workload(name):
                 return f"names workload {name!r}, which its file may not"
     for credential in (route.credential, *(entry.credential for entry in route.allow)):
+        endpoint = credential.derive.endpoint if credential is not None and credential.derive is not None else None
+        if endpoint is not None and not rights.host(HostPattern(endpoint.host), endpoint.port):
+            return f"asks {endpoint.host}:{endpoint.port} for its token, which its file may not"
         for spec in credential.secrets.values() if isinstance(credential, CredentialSpec) else ():
             if not rights.secret(spec):
                 return f"reads secret {shown_secret(spec)}, which its file may not"

@@ -344,7 +344,4 @@ def read_template(keys: Fields, key: str, context: Context) -> Template | None:
     except TemplateError as error:
         context.faults.add(scalar.place, f"{key!r} of {keys.what}: {error}")
         return None
-    if any(reference.entry == "token" for reference in template.references):
-        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
-        return None
     return template

@@ -18,6 +18,7 @@ from policies.document import Mapping as MappingNode
 from policies.faults import Faults, Place
 from policies.fields import Fields
 from policies.keys import MATCH, TABLES
+from policies.load_derive import TABLE_OF, endpoint_of
 from policies.load_parts import Context, read_host, read_secret
 from policies.load_reverse import read_upstream
 from policies.model import HostPattern, SecretSpec
@@ -27,14 +28,18 @@ from policies.sign import TransitKey
 type Owned = tuple[Entry, Path]
 """A definition and the file it stands in."""
 
+_CLIENT: Final = frozenset({
+    "token_url", "client_id", "client_secret", "auth", "key", "key_id", "algorithm", "assertion_audience", "scopes",
+})  # fmt: skip
+_STS: Final = frozenset({"role_arn", "region", "session_name", "duration"})
 WALKED: Final[Mapping[str, frozenset[str]]] = {
     "file": frozenset({"version", *KINDS}),
     "workload": frozenset({"proofs", "labels"}),
     "proof": frozenset({"key_hash", "any", "peer"}),
-    "credential": frozenset({"secret", "secrets"}),
+    "credential": frozenset({"secret", "secrets", "derive"}),
     "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
-        "match", "allow", "deny", "secret", "secrets", "credential", "inject", "sign", "caller_credentials", "mode",
+        "match", "allow", "deny", "secret", "secrets", "credential", "derive", "inject", "sign", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",
         "verify",
     }),
@@ -45,6 +50,25 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "match": frozenset({"host", "port", "methods", "paths"}),
     "grant": frozenset({"workload", "group", "credential", "methods", "paths", "reason"}),
     "deny": frozenset({"workload", "group", "methods", "paths"}),
+    "derive": frozenset({
+        "client_credentials", "refresh_token", "jwt_bearer", "token_exchange", "google_service_account", "github_app", "jwt",
+        "aws_assume_role", "aws_web_identity", "azure",
+    }),
+    "client_credentials": _CLIENT | {"audience", "per"},
+    "refresh_token": _CLIENT | {"refresh_token"},
+    "jwt_bearer": frozenset({
+        "token_url", "issuer", "subject", "audience", "algorithm", "key", "key_id", "scopes",
+    }),
+    "token_exchange": _CLIENT | {
+        "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type", "audience",
+        "resource", "per",
+    },
+    "google_service_account": frozenset({"key_json", "scopes", "audience", "subject", "token_url"}),
+    "github_app": frozenset({"app_id", "installation_id", "private_key", "permissions", "repositories", "api_url"}),
+    "minted_jwt": frozenset({"algorithm", "key", "issuer", "subject", "audience", "ttl", "claims", "key_id"}),
+    "aws_assume_role": _STS | {"access_key_id", "secret_access_key", "session_token", "external_id"},
+    "aws_web_identity": _STS | {"token"},
+    "azure": frozenset({"tenant", "client_id", "client_secret", "certificate", "scope", "host"}),
     "tls": frozenset({"ca_file"}),
     "reply": frozenset({"scrub"}),
     "test": frozenset({"as", "request", "headers", "listener", "expect"}),
@@ -103,6 +127,7 @@ class Limits:
         if rights is not None:
             self._walked("credential", entry.value, rights)
             self._secrets(entry.value, path, rights)
+            self._derive(_at(entry.value, "derive"), rights)
 
     def route(
         self, entry: Entry, path: Path, groups: Mapping[str, frozenset[str]], credentials: Mapping[str, Owned]
@@ -121,6 +146,7 @@ class Limits:
         self._shared(_at(entry.value, "credential"), credentials, rights)
         self._secrets(entry.value, path, rights)
         self._transit(entry.value, rights)
+        self._derive(_at(entry.value, "derive"), rights)
         self._guarded(entry.value, "egress", "egress", rights)
         self._guarded(entry.value, "allow_cleartext", "allow_cleartext", rights)
         self._walked("tls", _at(entry.value, "tls"), rights)
@@ -162,6 +188,20 @@ class Limits:
         if written is not None and found is not None and not rights.host(HostPattern(found.host), found.port):
             named = found.host if found.port == 443 else f"{found.host}:{found.port}"
             self._add(written.place, f"no route of this file may lead to {named}", f"add {named!r} to hosts", rights)
+
+    def _derive(self, written: Node | None, rights: Rights) -> None:
+        """Where a token is asked for: a secret is sent there."""
+        self._walked("derive", written, rights)
+        for entry in written if isinstance(written, MappingNode) else ():
+            if entry.key in TABLE_OF:
+                self._walked(TABLE_OF[entry.key], entry.value, rights)
+        found = endpoint_of(written, Context(Faults(), self.context.variables, self.context.folder))
+        if found is None:
+            return
+        endpoint, node = found
+        if not rights.host(HostPattern(endpoint.host), endpoint.port):
+            named = endpoint.host if endpoint.port == 443 else f"{endpoint.host}:{endpoint.port}"
+            self._add(node.place, f"no token of this file may be asked of {named}", f"add {named!r} to hosts", rights)
 
     def _who(self, item: Node, table: str, groups: Mapping[str, frozenset[str]], rights: Rights) -> None:
         self._walked(table, item, rights)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+from policies.derive import TOKEN_FIELD, RefreshToken, references_of_derivation
 from policies.document import Entry, Node, Scalar, kind_of
 from policies.document import Mapping as MappingNode
 from policies.faults import Place, nearest
 from policies.fields import Fields
 from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, REPLY, ROUTE, TIMEOUTS, TLS
+from policies.load_derive import read_derive
 from policies.load_inject import read_injectors, references_of
 from policies.load_parts import (
     NAME,
@@ -47,10 +50,24 @@ type Members = Mapping[str, frozenset[str]]
 
 def read_credential(name: str, node: Node, context: Context) -> CredentialSpec | None:
     """One entry of `credentials:`."""
-    keys = Fields(node, context.faults, f"credential {name}", known=CREDENTIAL, later=LATER["credential"])
+    keys = Fields(node, context.faults, f"credential {name}", known=CREDENTIAL)
     if not isinstance(node, MappingNode):
         return None
-    return _secrets(name, keys, context, required=True)
+    return _derived(_secrets(name, keys, context, required=True), keys, context)
+
+
+def _derived(spec: CredentialSpec | None, keys: Fields, context: Context) -> CredentialSpec | None:
+    """The same, with its `derive:`, if it has one. One that is at fault leaves nothing to go on with."""
+    if spec is None or "derive" not in keys:
+        return spec
+    derive = read_derive(spec, keys, context)
+    if derive is None:
+        return None
+    secrets = dict(spec.secrets)
+    if isinstance(derive, RefreshToken):
+        (reference,) = derive.refresh_token.references
+        secrets[reference.entry] = replace(secrets[reference.entry], rotates=True)
+    return replace(spec, secrets=secrets, derive=derive)
 
 
 def _secrets(name: str, keys: Fields, context: Context, *, required: bool) -> CredentialSpec | None:
@@ -183,8 +200,15 @@ def _route_credential(
 ) -> CredentialSpec | None:
     shared = keys.text("credential")
     own = _secrets(name, keys, context, required=False)
+    if "derive" in keys and (shared is not None or ("secret" not in keys and "secrets" not in keys)):
+        context.faults.add(
+            keys.place_of("derive"),
+            f"derive of route {name} has no secret of this route to make a token of",
+            "write it beside secret:, or in the credential that the route names",
+        )
+        return None
     if shared is None:
-        return own
+        return _derived(own, keys, context)
     used.add(shared)
     if own is not None:
         context.faults.add(
@@ -425,10 +449,21 @@ def _wildcard(route: Route, keys: Fields, context: Context) -> None:
 
 
 def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Context) -> None:
-    named = set[str]()
+    named = (
+        {reference.entry for reference in references_of_derivation(spec.derive)}
+        if spec.derive is not None
+        else set[str]()
+    )
+    derives = False
     place = keys.place_of("inject" if route.inject else "sign" if route.sign else "verify")
     checks = references_of_verifier(route.verify)
     for reference in (*references_of(route.inject), *references_of_signers(route.sign), *checks):
+        if reference.entry == "token":
+            if reference in checks:
+                context.faults.add(place, f"verify of route {route.name} names {{token}}", "name a stored secret")
+            derives = True
+            _token(route, spec, reference.field, place, context)
+            continue
         named.add(reference.entry)
         secret = spec.secrets.get(reference.entry)
         if secret is None:
@@ -444,6 +479,12 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
                 f"{{{reference.entry}}} has no field to stand for",
                 f"write {{{reference.entry}.NAME}} or give the secret a field",
             )
+    if spec.derive is not None and not derives and (route.inject or route.sign):
+        context.faults.add(
+            place,
+            f"route {route.name} does not use {{token}} of {_owner(spec, route)}, which derives one",
+            'write {token} where it goes: inject: {bearer: "{token}"}',
+        )
     for entry in spec.secrets:
         if (route.inject or route.sign or checks) and entry not in named:
             context.faults.add(
@@ -451,6 +492,20 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
                 f"route {route.name} does not use {{{entry}}} of {_owner(spec, route)}",
                 "use it or remove it",
             )
+
+
+def _token(route: Route, spec: CredentialSpec, field: str | None, place: Place, context: Context) -> None:
+    """A reference to `{token}`."""
+    if spec.derive is None:
+        context.faults.add(
+            place,
+            f"route {route.name} refers to {{token}}, and {_owner(spec, route)} derives none",
+            "add derive: beside its secret",
+        )
+    elif (field or TOKEN_FIELD) not in spec.derive.names or field == TOKEN_FIELD:
+        known = ["{token}" if name == TOKEN_FIELD else f"{{token.{name}}}" for name in sorted(spec.derive.names)]
+        written = f"{{token.{field}}}" if field is not None else "{token}"
+        context.faults.add(place, f"{spec.derive.word} makes no {written}", f"it makes {', '.join(known)}")
 
 
 def _owner(spec: CredentialSpec, route: Route) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from policies.derive import Derivation
 from policies.faults import Place
 from policies.paths import PathPattern
 from policies.pointer import Pointer
@@ -73,6 +74,8 @@ class SecretSpec:
     watch_s: float = 0.0
     """How often the version is asked for between reads of the value; 0: never."""
     public: bool = False
+    rotates: bool = False
+    """Whether a refresh token of it is replaced by the one that comes in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class CredentialSpec:
     name: str
     """Name in `credentials:`, or the route's own name where the secret stands in the route."""
     secrets: Mapping[str, SecretSpec]
+    derive: Derivation | None = None
+    """What makes `{token}` of them."""
 
 
 # --- where it is put

@@ -47,7 +47,15 @@ from vault.sealed_key import (
     read_key,
 )
 from vault.secret import Secret
-from vault.store import Described, SecretMalformed, SecretMissing, SecretRef, SecretUnavailable, SecretVersion
+from vault.store import (
+    Described,
+    SecretMalformed,
+    SecretMissing,
+    SecretRef,
+    SecretUnavailable,
+    SecretVersion,
+    VersionConflict,
+)
 
 __all__ = [
     "KeyCredential",
@@ -139,19 +147,27 @@ class SealedFile:
         check_path(path)
         if not _FIELD.fullmatch(field):
             raise SealedFileError(f"{field!r} is no field name: letters, digits, dots, dashes and underscores")
-        raw = value.reveal_bytes()
-        if len(raw) > MAX_VALUE_BYTES:
-            raise SealedFileError(f"the value of {path} {field} is over {MAX_VALUE_BYTES // 1024} KiB")
-        try:
-            stored: dict[str, str] = {"text": raw.decode("utf-8")}
-        except UnicodeDecodeError:
-            stored = {"base64": base64.b64encode(raw).decode("ascii")}
+        stored = _stored(path, field, value)
         with self._locked():
             content = self._read()
             versions = content.setdefault(path, [])
             fields = dict(versions[-1]["fields"]) if versions else {}
             fields[field] = stored
             return self._store(content, path, fields, now)
+
+    def replace(self, path: str, fields: Mapping[str, Secret], over: str) -> int | None:
+        """Stores fields as a new version, if `over` is still the newest; the path's other fields stay.
+
+        Returns:
+            The new version's number; None where another version is the newest.
+        """
+        stored = {field: _stored(path, field, value) for field, value in fields.items()}
+        with self._locked():
+            content = self._read()
+            versions = content.get(path)
+            if not versions or str(versions[-1]["version"]) != over:
+                return None
+            return self._store(content, path, {**versions[-1]["fields"], **stored}, None)
 
     def remove(self, path: str, field: str | None = None, *, now: dt.datetime | None = None) -> bool:
         """Removes a path with all its versions, or one field by a new version without it.
@@ -304,6 +320,16 @@ class SealedFile:
             os.close(descriptor)
 
 
+def _stored(path: str, field: str, value: Secret) -> dict[str, str]:
+    raw = value.reveal_bytes()
+    if len(raw) > MAX_VALUE_BYTES:
+        raise SealedFileError(f"the value of {path} {field} is over {MAX_VALUE_BYTES // 1024} KiB")
+    try:
+        return {"text": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode("ascii")}
+
+
 def _create_private(path: Path, content: bytes) -> None:
     """A new file, 0600, on the disk before this returns. Raises `FileExistsError`, `OSError`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -427,6 +453,17 @@ class SealedStore:
             return seen
         # The look comes before the read: a file exchanged between the two is read once more, never taken for seen.
         return _Seen(identity, self._file.load())
+
+    async def write(self, ref: SecretRef, fields: Mapping[str, Secret], *, over: str) -> None:
+        """See `SecretWriter.write`."""
+        try:
+            written = await asyncio.to_thread(self._file.replace, ref.name, fields, over)
+        except SealedFileDamaged as error:
+            raise SecretMalformed(ref.name, str(error)) from None
+        except SealedFileError as error:
+            raise SecretUnavailable(ref.name, str(error)) from None
+        if written is None:
+            raise VersionConflict(ref.name, f"has another version than {over} by now")
 
     async def probe(self) -> None:
         """See `SecretStore.probe`."""

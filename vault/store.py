@@ -14,9 +14,9 @@ flight and bounded staleness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, final
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, final, runtime_checkable
 
 from vault.control import NOTHING, Control
 from vault.secret import Secret
@@ -142,6 +142,29 @@ class SealedSecret:
         """Whether this is another version than that, or another value where there are no versions."""
         return self.__material is not version and not self.__material.same(version)
 
+    def derived(self, fields: Mapping[str, Secret]) -> SealedSecret:
+        """What was made of this version: named and counted as it is, with other values. Records tell its version; while a
+        request holds it, this version is in use.
+        """
+        return SealedSecret(self.name, replace(self.__material, fields=fields), cache=self.cache, age_s=self.age_s)
+
+    def again(self, cache: CacheState, age_s: float) -> SealedSecret:
+        """The same, for another request."""
+        return SealedSecret(self.name, self.__material, cache=cache, age_s=age_s)
+
+    def is_again(self, other: SealedSecret) -> bool:
+        """Whether both have the very values of one read, or of one token."""
+        return self.__material.fields is other.__material.fields
+
+    def same(self, other: SealedSecret) -> bool:
+        """Whether both are of the same version, with the same values where there are no versions."""
+        return self.__material is other.__material or self.__material.same(other.__material)
+
+    def agrees(self, other: SealedSecret, fields: Iterable[str]) -> bool:
+        """Whether these fields have the same values in both."""
+        mine, theirs = self.__material.fields, other.__material.fields
+        return all(name in mine and name in theirs and mine[name].matches(theirs[name]) for name in fields)
+
     def before(self, now_s: float) -> int | None:
         """The version before this one, while the owners say that the upstream accepts it too (`overlap_until`); else
         None.
@@ -207,6 +230,19 @@ class SecretStore(Protocol):
         """Ends pools, renewals and own logins."""
 
 
+@runtime_checkable
+class SecretWriter(Protocol):
+    """A store that takes back what a grant has made anew (a refresh token)."""
+
+    async def write(self, ref: SecretRef, fields: Mapping[str, Secret], *, over: str) -> None:
+        """Puts fields into a new version, if `over` is still the newest; the other fields stay as they are.
+
+        Raises:
+            VersionConflict: another version has been written meanwhile.
+            SecretUnavailable, SecretDenied, SecretMissing, SecretMalformed: nothing was written, or nobody knows.
+        """
+
+
 class SecretSource(Protocol):
     """What the pipeline asks: a store behind its cache."""
 
@@ -268,3 +304,7 @@ class SecretMissing(StoreError):
 
 class SecretMalformed(StoreError):
     """The store answered something that is no secret: not a mapping of names to scalars, or over the size cap."""
+
+
+class VersionConflict(StoreError):
+    """A version was to be written over another that is the newest no more: nothing was written."""

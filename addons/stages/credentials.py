@@ -191,14 +191,14 @@ class CredentialStage:
             raise Refusal(Code.INTERNAL, "A request was about to get a credential without having one.")
         needs = work.plan.needs(spec, work.injectors)
         before_s = self._parts.clock.monotonic_s()
-        sealed = seal_now(needs, self._parts.secrets)
+        sealed = seal_now(needs, self._parts.secrets, work.exchange.ask(Grant).workload)
         if sealed is None:
             return self._seal(work, needs, before_s)
         return self._sealed(work, sealed, before_s)
 
     async def _seal(self, work: _Work, needs: Needs, before_s: float) -> None:
         """The secret is not in memory, or too old: the store is asked."""
-        sealed = await seal(needs, self._parts.secrets)
+        sealed = await seal(needs, self._parts.secrets, work.exchange.ask(Grant).workload)
         still_wanted(work.exchange)
         rest = self._sealed(work, sealed, before_s)
         if rest is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from addons.credentials import Credential, Needs
+from addons.credentials import Credential, Needs, TokenSource
+from addons.deriving.asking import Way
 from addons.egress import Network, Vetted, networks
 from addons.exchange import Exchange
 from addons.head import HeadersToSend
@@ -16,6 +18,8 @@ from addons.verifying.apply import Verifying
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 from policies.sign import references_of_signers
+
+type TokensOf = Callable[[CredentialSpec], TokenSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class RoutePlan:
     """Destinations vetted before."""
     vetted_certificates: Vetted = field(default_factory=dict)
     """The same, of hosts of signing certificates."""
+    tokens: TokensOf | None = None
+    """What its credentials derive."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
 
@@ -52,7 +58,8 @@ class RoutePlan:
         if injectors is self.plan.injectors and (known := self.whole.get(id(spec))) is not None:
             return known
         signers = self.signing.signers if self.signing is not None else ()
-        found = Needs.of(spec, tuple(dict.fromkeys((*references(injectors), *references_of_signers(signers)))))
+        token = self.tokens(spec) if spec.derive is not None and self.tokens is not None else None
+        found = Needs.of(spec, tuple(dict.fromkeys((*references(injectors), *references_of_signers(signers)))), token)
         if injectors is self.plan.injectors:
             self.whole[id(spec)] = found
         return found
@@ -63,6 +70,8 @@ class Plans:
 
     def __init__(self, parts: Parts) -> None:
         self._global_allow = parts.egress.allow
+        self._deriving = parts.deriving
+        self._secrets = parts.secrets
         self._chunk_bytes = parts.buffered_body_bytes
         self._policy: Policy | None = None
         self._plans: dict[str, RoutePlan] = {}
@@ -73,11 +82,17 @@ class Plans:
         found = self._plans.get(route.name)
         if found is None:
             extra = networks(route.egress.allow) if route.egress is not None else ()
+            allow = self._global_allow + extra
             found = self._plans[route.name] = RoutePlan(
                 plan_for(route),
-                self._global_allow + extra,
+                allow,
                 Scrubs(route.scrub) if route.scrub != "none" else None,
                 Signing(route.sign, self._chunk_bytes) if route.sign else None,
                 None if route.verify is None else Verifying(route.verify),
+                tokens=self._tokens_of(Way(allow, route.egress, route.ca_file)),
             )
         return found
+
+    def _tokens_of(self, way: Way) -> TokensOf | None:
+        deriving, secrets = self._deriving, self._secrets
+        return None if deriving is None else lambda spec: deriving.of(spec, way, secrets)

@@ -78,7 +78,8 @@ class RejectedStage:
             return self._anew(exchange, grant, sealed, openings)
         # What signed a body as it passed signed it for the head before this one.
         if not exchange.replayable or exchange.rewrite is not None:
-            suspect(route_plan.needs(grant.credential, route_plan.plan.injectors), sealed, self._parts.secrets)
+            needs = route_plan.needs(grant.credential, route_plan.plan.injectors)
+            suspect(needs, sealed, self._parts.secrets, grant.workload)
             self._parts.store_observer.secret_rejected("not_replayable")
             return None
         needs = route_plan.needs(grant.credential, applicable(route_plan.plan, exchange.head))
@@ -90,7 +91,7 @@ class RejectedStage:
         parts = self._parts
         result: RejectionResult = "retried"
         try:
-            found = await seal_other(needs, sealed, parts.secrets)
+            found = await seal_other(needs, sealed, parts.secrets, grant.workload)
             if found is None:
                 result = "retried_before"
                 found = await seal_before(needs, sealed, parts.secrets, parts.clock.wall_s())

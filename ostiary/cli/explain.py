@@ -89,6 +89,10 @@ def _lines(shown: dict[str, Any]) -> list[str]:
         lines.append(
             f"  secret    {secret['path']}{field}{version} (ttl {secret['ttl_s']:g} s, max_stale {secret['max_stale_s']:g} s)"
         )
+    if "derive" in shown:
+        derive = shown["derive"]
+        asked = f" at {derive['host']}:{derive['port']}" if "host" in derive else ", signed here"
+        lines.append(f"  derive    {derive['grant']}{asked}{', one for each workload' if 'per' in derive else ''}")
     if "passage" in shown:
         lines.append("  unopened  passed on as it is; nothing in it is read and no credential is put")
     elif shown["allowed"]:

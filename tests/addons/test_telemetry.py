@@ -46,6 +46,7 @@ def everything() -> Metrics:
     observer.secret_changed("secret/api", "6", "7")
     observer.secret_told("secret/api", Control(expires_at_s=1.8e9))
     observer.secret_rejected("retried")
+    metrics.token_made("jwt", "ok")
     observer.store_up(up=True)
     observer.token_ttl(3600)
     observer.store_login("denied")

@@ -34,6 +34,9 @@ def test_secrets_leave_in_few_places() -> None:
         str(path.relative_to(ROOT)) for path in MODULES if re.search(r"\.(reveal(_bytes)?|derive)\(", path.read_text())
     }
     assert found == {
+        "addons/deriving/azure.py",  # into the thumbprint of a certificate
+        "addons/deriving/google_service_account.py",  # into what a key file holds
+        "addons/deriving/jws.py",  # into a signing key
         "addons/injection/render.py",  # into the head that leaves
         "addons/reply/scrub.py",  # into the spellings that answers are searched for
         "addons/signing/acs3.py",  # into the key of a signature
@@ -47,6 +50,7 @@ def test_secrets_leave_in_few_places() -> None:
         "addons/stages/remote_keys.py",  # a signature that Vault made, into the request that leaves
         "addons/verifying/webhooks.py",  # into the key of a Standard Webhook
         "vault/hashicorp/answers.py",  # out of what Vault says, should it quote what was sent
+        "vault/hashicorp/kv.py",  # a new refresh token, back into Vault
         "vault/hashicorp/client.py",  # a Vault token, into Vault's client
         "vault/hashicorp/methods.py",  # what logs in, likewise
         "vault/hashicorp/wrapped.py",  # a wrapping token, likewise

@@ -73,6 +73,18 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         ROUTE + '    sign: [{http_message: {key_id: a, algorithm: ed25519, transit: {key: k, mount: /ads/, namespace: n}, components: "@method"}}]\n',
         ("5:68: this file may not sign with key {namespace: n, path: 'ads/keys/k'} (add {namespace: n, path: 'ads/keys/k'} to secrets",),
     ),
+    # --- token endpoints ---
+    "a token of an endpoint of others": (
+        ROUTE
+        + '    secret: {path: secret/pay/a, field: k}\n    inject: {bearer: "{token}"}\n    derive:\n      client_credentials: {token_url: "https://evil.test/t", client_id: c, client_secret: "{secret}"}\n',
+        ("8:39: no token of this file may be asked of evil.test (add 'evil.test' to hosts",),
+    ),
+    "a token of a known endpoint in a credential": (
+        'credentials:\n  pay:\n    secret: {path: secret/pay/a, field: k}\n    derive: {google_service_account: {key_json: "{secret}", scopes: a}}\n'
+        + ROUTE
+        + '    credential: pay\n    inject: {bearer: "{token}"}\n',
+        ("4:13: no token of this file may be asked of oauth2.googleapis.com (add 'oauth2.googleapis.com' to hosts",),
+    ),
     # --- hosts ---
     "a host of others": (
         ROUTE.replace("api.stripe.com", "api.other.test"),

@@ -11,10 +11,11 @@ import hvac
 from vault.control import read_control
 from vault.hashicorp.client import DetectionRefused, VaultAnswer
 from vault.secret import Secret
-from vault.store import Described, SecretMalformed, SecretMissing, SecretRef, SecretVersion
+from vault.store import Described, SecretMalformed, SecretMissing, SecretRef, SecretVersion, VersionConflict
 
 _KV_KINDS: Final = frozenset({"kv", "generic"})
 _SEGMENT: Final = re.compile(r"[^/\\%?#;\x00-\x20\x7f]+")
+_CONFLICT: Final = "check-and-set parameter did not match"
 _VAULTS_OWN: Final = frozenset({"auth", "cubbyhole", "identity", "sys"})
 """Mounts of Vault itself. `auth/token/lookup-self`, read as a secret, would be the token that Ostiary logs in with."""
 
@@ -96,6 +97,30 @@ def _read_v2(client: hvac.Client, ref: SecretRef, mount: str, path: str, wanted:
         metadata.get("created_time"),
         read_control(metadata.get("custom_metadata") or {}),
     )
+
+
+def write(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2], fields: Mapping[str, Secret], over: str) -> None:
+    """Puts fields into a new version by check-and-set; what else the version holds stays, whatever its type.
+
+    Raises:
+        SecretMalformed: the mount keeps no versions.
+        VersionConflict: `over` is the newest version no more.
+    """
+    mount, path = split(ref)
+    if kv == 1:
+        raise SecretMalformed(ref.name, "is in a KV version 1 mount, which takes nothing back by check-and-set")
+    answer = client.secrets.kv.v2.read_secret_version(path=path, mount_point=mount, raise_on_deleted_version=True)[
+        "data"
+    ]
+    if str(answer["metadata"]["version"]) != over:
+        raise VersionConflict(ref.name, f"has another version than {over} by now")
+    whole = {**answer["data"], **{name: value.reveal() for name, value in fields.items()}}
+    try:
+        client.adapter.post(f"/v1/{mount}/data/{path}", json={"data": whole, "options": {"cas": int(over)}})
+    except VaultAnswer as refused:
+        if refused.status == 400 and any(_CONFLICT in reason for reason in refused.reasons):
+            raise VersionConflict(ref.name, f"has another version than {over} by now") from None
+        raise
 
 
 def describe(client: hvac.Client, ref: SecretRef, kv: Literal[1, 2]) -> Described:

@@ -101,6 +101,13 @@ class VaultStore:
                 return False
             raise self._mapped(ref, answer) from None
 
+    async def write(self, ref: SecretRef, fields: Mapping[str, Secret], *, over: str) -> None:
+        """See `SecretWriter.write`."""
+        try:
+            await self._call(ref, lambda client, version: kv.write(client, ref, version, fields, over))
+        except SecretDenied:
+            raise SecretDenied(ref.name, "Vault denies writing it: its policy needs update on it") from None
+
     async def describe(self, ref: SecretRef) -> Described:
         """See `SecretStore.describe`."""
         return await self._call(ref, lambda client, version: kv.describe(client, ref, version))

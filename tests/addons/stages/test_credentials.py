@@ -58,7 +58,7 @@ class Stage:
         secrets = [SimpleNamespace(name=name, version="1", cache="miss") for name in ("one", "two")]
         sealed = SimpleNamespace(secrets=tuple(secrets))
 
-        async def seal(_needs: object, _source: object) -> object:
+        async def seal(_needs: object, _source: object, _workload: str) -> object:
             await self.read.wait()
             return sealed
 
@@ -82,7 +82,7 @@ class Stage:
         head = RequestHead("POST", b"/", (), http2=False)
         self.exchange = Exchange("id", connection, cast("Any", None), head, 0.0)
         route = SimpleNamespace(name="api")
-        self.exchange._facts[Grant] = SimpleNamespace(route=route, credential="spec")
+        self.exchange._facts[Grant] = SimpleNamespace(route=route, credential="spec", workload="billing")
         self.exchange.put(Authority("api.test", 443))
         plan = SimpleNamespace(
             plan=SimpleNamespace(body=()), signing=None, verifying=None, needs=lambda *_: None, watch=lambda *_: None

@@ -45,7 +45,7 @@ def test_a_placeholder_in_the_body_is_no_reason_not_to_look(used: tuple[str, ...
         RequestHead("POST", b"/", fields, http2=False),
         0.0,
     )
-    exchange._facts[Grant] = SimpleNamespace(route=route, credential=spec)
+    exchange._facts[Grant] = SimpleNamespace(route=route, credential=spec, workload="billing")
     exchange.put(SealedCredential(spec, {name: cast("Any", name) for name in used}, (), ()))
     exchange.put(Openings(()))
     looked: list[tuple[str, str]] = []
