@@ -210,7 +210,15 @@ async def _answer(wire: h11.Connection, host: str, reader: asyncio.StreamReader)
     while True:
         event = wire.next_event()
         if event is h11.NEED_DATA:
-            wire.receive_data(await reader.read(_READ_BYTES))
+            data = await reader.read(_READ_BYTES)
+            try:
+                wire.receive_data(data)
+                if not data:
+                    return _ended(wire.next_event(), host, status, body, retry_after_s)
+            except h11.RemoteProtocolError:
+                if data:
+                    raise
+                raise _down(host, "broke off") from None
         elif isinstance(event, h11.InformationalResponse):
             interim += 1
             if interim > MAX_INTERIM or event.status_code == 101:
@@ -228,7 +236,14 @@ async def _answer(wire: h11.Connection, host: str, reader: asyncio.StreamReader)
         elif isinstance(event, h11.EndOfMessage):
             return Reply(status, bytes(body), retry_after_s)
         else:
-            raise _unreadable(host, "nothing") if status else _down(host, "closed the connection")
+            raise _down(host, "broke off")
+
+
+def _ended(event: object, host: str, status: int, body: bytearray, retry_after_s: float | None) -> Reply:
+    """The end of the connection, which may be that of the answer too (RFC 9112 section 6.3)."""
+    if isinstance(event, h11.EndOfMessage):
+        return Reply(status, bytes(body), retry_after_s)
+    raise _down(host, "broke off")
 
 
 def _seconds(value: bytes | None) -> float | None:

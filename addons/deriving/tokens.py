@@ -152,8 +152,9 @@ class Tokens:
             if entry.flight is None and not self._may_try(entry, inputs):
                 break
             await self._land(entry, maker, inputs, workload)
-            if entry.token is not None and entry.token.of(inputs):
-                return entry.token.shown("miss", self._now_s())
+            token, now_s = entry.token, self._now_s()
+            if token is not None and now_s < token.ends_s and token.of(inputs):
+                return token.shown("miss", now_s)
             if entry.failure is not None and _alike(entry.failed, inputs):
                 break
         raise self._again(entry)
@@ -163,19 +164,19 @@ class Tokens:
     ) -> TokenParts | None:
         """Another token than the one rejected, of these versions."""
         entry = self._entry(key)
-        token = entry.token
-        if token is not None and not used.is_again(token.parts[0]) and token.of(inputs):
-            return token.shown("hit", self._now_s())
+        token, now_s = entry.token, self._now_s()
+        if token is not None and now_s < token.ends_s and not used.is_again(token.parts[0]) and token.of(inputs):
+            return token.shown("hit", now_s)
         if entry.flight is None:
             new = token is not None and not token.of(inputs) and not maker.serves(token, inputs)
-            if not new and self._now_s() < entry.forced_s:
+            if not self._may_try(entry, inputs) or (not new and now_s < entry.forced_s):
                 return None
-            entry.forced_s = self._now_s() + FORCED_S
+            entry.forced_s = now_s + FORCED_S
         await self._land(entry, maker, inputs, workload)
-        token = entry.token
-        if token is None or used.is_again(token.parts[0]):
+        token, now_s = entry.token, self._now_s()
+        if token is None or now_s >= token.ends_s or used.is_again(token.parts[0]):
             return None
-        return token.shown("bypass", self._now_s())
+        return token.shown("bypass", now_s)
 
     def suspect(self, key: Hashable, maker: Maker, inputs: Inputs, workload: str, used: SealedSecret) -> None:
         """Has another made, behind the back of a request."""

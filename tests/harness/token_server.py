@@ -95,7 +95,7 @@ class TokenServer:
     down: bool = False
     broken: bytes | None = None
     """Answered in the place of a token."""
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], object] = lambda: None
     """Called before a token is handed out."""
     given: list[str] = field(default_factory=list)
     forms: list[dict[str, str]] = field(default_factory=list)
