@@ -132,6 +132,9 @@ class Metrics:
         self._buffered = Gauge(
             "ostiary_buffered_bytes", "Bytes held for callers and upstreams that read slowly.", registry=self.registry
         )
+        self._clock_ahead = gauge(
+            "clock_ahead_seconds", "By how much this clock is ahead of an upstream's.", "host", bound=MAX_HOSTS
+        )
         self._policy = Gauge("ostiary_policy_info", "The policy in force.", ["version"], registry=self.registry)
         self._reloads = counter("policy_reloads", "Policy loads by result.", "result")
         self._state_calls = tally("state_calls", "Calls to the state store that ended.", "operation", "result")
@@ -185,6 +188,9 @@ class Metrics:
 
     def upstream_connection(self, host: str, state: str, delta: int) -> None:
         self._upstream(host, state).inc(delta)
+
+    def clock_ahead(self, host: str, seconds: float) -> None:
+        self._clock_ahead(host).set(seconds)
 
     def buffered(self, held_bytes: int) -> None:
         self._buffered.set(held_bytes)

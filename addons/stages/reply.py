@@ -15,6 +15,7 @@ from addons.refusal import Refusal
 from addons.reply import kept_reply_fields
 from addons.reply.scrub import BodyScrub
 from addons.reverse import CalledAs, for_caller
+from addons.skew import Clocks
 from addons.stages.registry import Registry
 from addons.websocket import UPGRADE_FIELDS
 
@@ -98,6 +99,7 @@ class ReplyStage:
     def __init__(self, parts: Parts, registry: Registry) -> None:
         self._parts = parts
         self._registry = registry
+        self._clocks = Clocks(parts.clock.wall_s, parts.metrics.clock_ahead)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         exchange = self._registry.exchange(flow)
@@ -113,6 +115,7 @@ class ReplyStage:
             return
         exchange.first_byte_s = self._parts.clock.monotonic_s()
         exchange.status = response.status_code
+        self._clocks.look(exchange.ask(Authority).host, response.headers.fields, exchange.first_byte_s)
         kept = kept_reply_fields(response.headers.fields)
         if exchange.connection.listener.reverse is not None:
             kept = for_caller(kept, exchange.ask(Authority), exchange.ask(CalledAs))

@@ -35,6 +35,7 @@ GAUGES: Final[Mapping[str, How]] = {
     "ostiary_secret_age_seconds": "most",
     "ostiary_secret_expires_timestamp_seconds": "least",
     "ostiary_audit_lag_seconds": "most",
+    "ostiary_clock_ahead_seconds": "most",
     "ostiary_state_age_seconds": "most",
     "ostiary_state_up": "least",
     "ostiary_vault_up": "least",

@@ -32,6 +32,7 @@ def everything() -> Metrics:
     metrics.request_ended("api", "billing", "ok", 0.02)
     metrics.redacted("stripe", 2)
     metrics.refused("path_denied")
+    metrics.clock_ahead("api.test", 0.5)
     metrics.stage_overhead("identity", 0.0001)
     metrics.connection("downstream", 1)
     metrics.upstream_connection("api.test", "open", 1)

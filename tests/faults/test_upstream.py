@@ -3,6 +3,7 @@ audit says."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from tests.harness.client import get, tunnel
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.pki import Pki
 from tests.harness.ports import free_port, refusing_port
-from tests.harness.upstream import Seen, Upstream, Wire
+from tests.harness.upstream import Seen, Upstream, Wire, plain
 
 POLICY = """
 workloads: {billing: {proofs: {any: true}}}
@@ -99,6 +100,19 @@ def test_u2_silence_before_the_answer(ostiary: Callable[..., Ostiary], upstream:
     assert 0.9 < time.monotonic() - began < 3
     assert len(api.requests) == 1  # asked once, never again
     closed_as(proxy, "upstream_error", "upstream_timeout", 504)
+
+
+def test_t1_an_upstream_whose_clock_is_not_ours(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
+) -> None:
+    api = upstream(plain(b"ok", 200, ("Date", "Mon, 23 Nov 2020 10:00:00 GMT")))
+    proxy = start(ostiary, api.port)
+    for _ in range(2):
+        assert get(proxy.address("sidecar"), proxy.ca).status == 200
+    assert proxy.stderr.count(b"ahead of that of api.test") == 1
+    text = proxy.get("/metrics")[1].decode()
+    (ahead,) = re.findall(r'^ostiary_clock_ahead_seconds\{host="api.test"\} (\S+)$', text, re.MULTILINE)
+    assert float(ahead) > 100_000_000
 
 
 def test_u2_silence_inside_the_answer(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:

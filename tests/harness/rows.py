@@ -122,9 +122,7 @@ LATER: Final = {
     "G40": "kill switch",
     "V6": "leased secrets",
     "U6": "retries",
-    "U8": "retry of unprocessed streams",
     "A4": "audit verify",
-    "T1": "clock alarm",
     "L1": "limits and kills that use the state store, which is tested",
 }
 """Rows whose feature is not built yet: what they wait for. A test that names such a row takes it off this list,
