@@ -17,6 +17,7 @@ from addons.refusal import Code, Refusal
 from policies.derive import TOKEN_FIELD
 from policies.model import CredentialSpec, Route, SecretSpec
 from policies.template import FieldRef
+from vault.issued import IssuedRef
 from vault.secret import Secret
 from vault.store import (
     SealedSecret,
@@ -142,6 +143,16 @@ def field_name(spec: CredentialSpec, reference: FieldRef) -> str:
 
 def reference_of(spec: SecretSpec) -> SecretRef:
     """The store's name for what a policy names."""
+    if (issue := spec.issue) is not None:
+        return IssuedRef(
+            path=spec.path,
+            mount=spec.mount,
+            kv=1,  # so that nobody asks which KV version the mount has: it has none
+            namespace=spec.namespace,
+            common_name=issue.common_name,
+            uri_sans=issue.uri_sans,
+            life_s=issue.ttl_s,
+        )
     return SecretRef(path=spec.path, mount=spec.mount, version=spec.version, kv=spec.kv, namespace=spec.namespace)
 
 

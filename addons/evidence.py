@@ -69,7 +69,7 @@ class Evidence:
         for fault in control.faults:
             _log.warning("secret %s: custom_metadata: %s; it is taken as absent", name, fault)
         self._ends.pop(name, None)
-        if control.expires_at_s is not None and len(self._ends) < MAX_ANNOUNCED:
+        if control.expires_at_s is not None and not control.renewed and len(self._ends) < MAX_ANNOUNCED:
             self._ends[name] = (control, 0)
             self._announce(name)
 

@@ -60,6 +60,8 @@ class Parts:
     """Told of what becomes of rejected credentials."""
     keys: Keys = field(default_factory=lambda: Keys(None, Silent()))
     """Keys that sign and never leave their store."""
+    issued: SecretSource | None = None
+    """Certificates that the store issues, and all that `secrets` has; None: none are issued."""
     buffers: Buffers | None = None
     """None: nothing is counted."""
     buffered_body_bytes: int = DEFAULT_CAP_BYTES

@@ -330,6 +330,8 @@ def as_json(found: Explanation, settings: Settings) -> dict[str, Any]:
             shown["sign"] = [signs(signer) for signer in route.sign] if credential is not None else []
         shown["caller_credentials"] = route.caller_credentials
         shown["mode"] = route.mode
+        if route.tls is not None and route.tls.pins:
+            shown["pins"] = len(route.tls.pins)
         if credential is not None:
             shown["scrub"] = route.scrub
         if route.http2 != "auto":
@@ -429,6 +431,9 @@ def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:
     for key in ("field", "mount", "namespace", "version"):
         if (value := getattr(secret, key)) is not None:
             shown[key] = value
+    if secret.issue is not None:
+        life = {} if secret.issue.ttl_s is None else {"ttl_s": secret.issue.ttl_s}
+        return {**shown, "common_name": secret.issue.common_name, "uri_sans": list(secret.issue.uri_sans), **life}
     watched = {"watch_s": secret.watch_s} if secret.watch_s else {}
     return {**shown, "ttl_s": secret.ttl_s, "max_stale_s": secret.max_stale_s, **watched}
 

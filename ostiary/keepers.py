@@ -30,9 +30,9 @@ def refs_of(policy: Policy) -> dict[SecretRef, tuple[str, ...]]:
 def statuses(parts: Parts) -> tuple[SecretStatus, ...]:
     """Every secret of the policy in force, by name."""
     now_s = parts.clock.monotonic_s()
-    found = refs_of(parts.in_force.policy)
+    found, source = refs_of(parts.in_force.policy), parts.issued or parts.secrets
     return tuple(
-        _status(ref, found[ref], parts.secrets.known(ref), now_s)
+        _status(ref, found[ref], source.known(ref), now_s)
         for ref in sorted(found, key=lambda ref: (ref.name, ref.version or 0))
     )
 
@@ -94,11 +94,12 @@ async def refresh(parts: Parts, name: str, by: str) -> Refreshed | SecretFailed 
     if not refs:
         return None
     shown: Refreshed | None = None
+    source = parts.issued or parts.secrets
     for ref in refs:
-        known = parts.secrets.known(ref)
+        known = source.known(ref)
         before = None if known is None else known.version
         try:
-            found = await parts.secrets.read(ref, ttl_s=0, max_stale_s=0, bypass=True)
+            found = await source.read(ref, ttl_s=0, max_stale_s=0, bypass=True)
         except StoreError as error:
             parts.audit.note(
                 "secret.refreshed", {"secret": name, "outcome": "refused", "reason": error.reason, "by": by}

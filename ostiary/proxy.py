@@ -43,6 +43,7 @@ from ostiary.store_addresses import Own, StoreAddresses
 from ostiary.stores import log_in, open_state_of, open_store
 from policies import Policy
 from vault.cache import SecretCache
+from vault.issued import Issuance
 from vault.keys import Keys
 from vault.store import SecretStore, SecretWriter
 
@@ -196,6 +197,7 @@ def build_parts(
     """The parts that stages are given."""
     limits = settings.limits
     evidence = Evidence(audit, metrics, clock)
+    secrets = SecretCache(store, clock.monotonic_s, evidence)
     resolver = SystemResolver(clock)
     deriving = Deriving(
         Tokens(clock, metrics),
@@ -206,7 +208,8 @@ def build_parts(
     )
     return Parts(
         in_force=PolicyInForce(policy),
-        secrets=SecretCache(store, clock.monotonic_s, evidence),
+        secrets=secrets,
+        issued=Issuance(secrets, store, clock.monotonic_s, clock.wall_s, evidence),
         keys=Keys(store, evidence),
         store_observer=evidence,
         audit=audit,

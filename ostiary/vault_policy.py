@@ -1,6 +1,6 @@
 """The least Vault policy that the loaded routes need: as rules, in Vault's language, and held against what a token may.
 
-Everything here is `read` of named paths, `update` where a key of Transit signs or a refresh token is written back, and what a login needs for its own token. Paths are written out, never as
+Everything here is `read` of named paths, `update` where a key of Transit or a role of PKI signs or a refresh token is written back, and what a login needs for its own token. Paths are written out, never as
 patterns: a route that is added needs a policy that is looked at again.
 """
 
@@ -71,6 +71,9 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Seq
             continue
         if not _PLAIN.fullmatch(f"{prefix}{mount}/{path}"):
             notes.append(f"{shown} is not granted here: a policy would read some of its characters as a pattern.")
+            continue
+        if secret.issue is not None:
+            rules[f"{prefix}{mount}/{path}"] = Rule(f"{prefix}{mount}/{path}", "update")
             continue
         plain, data = f"{prefix}{mount}/{path}", f"{prefix}{mount}/data/{path}"
         if secret.kv != 1:

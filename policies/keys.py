@@ -306,7 +306,25 @@ AZURE: Final[Keys] = {
     "host": _TEXT,
 }
 EGRESS: Final[Keys] = {"allow": _NAMES, "resolve": _map(_TEXT), "share_connections": _BOOLEAN}
-TLS: Final[Keys] = {"ca_file": _TEXT}
+TLS: Final[Keys] = {
+    "ca_file": _TEXT,
+    "client_cert": _ref("client_cert"),
+    "pin_spki": _one_or_list({"type": "string", "pattern": "^sha256/[A-Za-z0-9+/]{43}=$"}),
+}
+CLIENT_CERT: Final[Keys] = {
+    **{key: schema for key, schema in SECRET.items() if key not in {"field", "public"}},
+    "cert": _TEXT,
+    "key": _TEXT,
+    "pki": _ref("pki"),
+}
+PKI: Final[Keys] = {
+    "mount": _TEXT,
+    "role": _TEXT,
+    "common_name": _TEXT,
+    "uri_sans": _NAMES,
+    "ttl": _DURATION,
+    "namespace": _TEXT,
+}
 TIMEOUTS: Final[Keys] = {"connect": _DURATION, "first_byte": _DURATION, "idle": _DURATION, "total": _DURATION}
 REPLY: Final[Keys] = {"scrub": {"enum": ["scrub", "block", "none"]}}
 TEST: Final[Keys] = {
@@ -363,6 +381,8 @@ TABLES: Final[Mapping[str, Keys]] = {
     "azure": AZURE,
     "egress": EGRESS,
     "tls": TLS,
+    "client_cert": CLIENT_CERT,
+    "pki": PKI,
     "timeouts": TIMEOUTS,
     "reply": REPLY,
     "test": TEST,
@@ -407,7 +427,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "verify_hmac": {"transit": "keys that stay in Vault come later here; store the key"},
     "verify_message": {"transit": "keys that stay in Vault come later here; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
-    "tls": {"client_cert": "client certificates for upstreams come later", "pin_spki": "pinned keys come later"},
     "reply": {
         "project": "projection of answers comes later",
         "filter": "filters on answers come later",

@@ -69,7 +69,11 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "aws_assume_role": _STS | {"access_key_id", "secret_access_key", "session_token", "external_id"},
     "aws_web_identity": _STS | {"token"},
     "azure": frozenset({"tenant", "client_id", "client_secret", "certificate", "scope", "host"}),
-    "tls": frozenset({"ca_file"}),
+    "tls": frozenset({"ca_file", "client_cert", "pin_spki"}),
+    "client_cert": frozenset({
+        "path", "cert", "key", "pki", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch",
+    }),
+    "pki": frozenset({"mount", "role", "common_name", "uri_sans", "ttl", "namespace"}),
     "reply": frozenset({"scrub"}),
     "test": frozenset({"as", "request", "headers", "listener", "expect"}),
 }  # fmt: skip
@@ -151,6 +155,10 @@ class Limits:
         self._guarded(entry.value, "allow_cleartext", "allow_cleartext", rights)
         self._walked("tls", _at(entry.value, "tls"), rights)
         self._guarded(_at(entry.value, "tls"), "ca_file", "tls.ca_file", rights)
+        # Which secret it may read, and which role it may ask, the loaded route tells (`load_boundaries.py`).
+        shown = _at(_at(entry.value, "tls"), "client_cert")
+        self._walked("client_cert", shown, rights)
+        self._walked("pki", _at(shown, "pki"), rights)
         self._walked("reply", _at(entry.value, "reply"), rights)
         self._guarded(_at(entry.value, "reply"), "scrub", "scrub: none", rights)
 

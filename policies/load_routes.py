@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, cast
 
 from policies.derive import TOKEN_FIELD, RefreshToken, references_of_derivation
@@ -12,13 +11,12 @@ from policies.document import Entry, Node, Scalar, kind_of
 from policies.document import Mapping as MappingNode
 from policies.faults import Place, nearest
 from policies.fields import Fields
-from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, REPLY, ROUTE, TIMEOUTS, TLS
+from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, REPLY, ROUTE, TIMEOUTS
 from policies.load_derive import read_derive
 from policies.load_inject import read_injectors, references_of
 from policies.load_parts import (
     NAME,
     Context,
-    read_file_key,
     read_hosts,
     read_methods,
     read_network,
@@ -28,6 +26,7 @@ from policies.load_parts import (
 )
 from policies.load_reverse import read_reach
 from policies.load_sign import judge_beside, read_signers
+from policies.load_tls import read_tls, with_client_cert
 from policies.load_verify import read_verifier
 from policies.model import (
     AllowEntry,
@@ -159,6 +158,7 @@ def read_route(
     judge_beside(inject, sign, keys.place_of("sign"), context)
     if credential is None and needs_no_secret(inject, sign, allow):
         credential = CredentialSpec(name, {})
+    tls = read_tls(name, keys, context)
     caller = keys.choice("caller_credentials", {"replace", "reject", "keep"}, "replace")
     route = Route(
         name=name,
@@ -179,7 +179,8 @@ def read_route(
         caller_credentials=cast("Literal['replace', 'reject', 'keep']", caller or "replace"),
         mode=cast("Literal['enforce', 'observe']", keys.choice("mode", {"enforce", "observe"}, "enforce") or "enforce"),
         egress=_egress(name, keys, context),
-        ca_file=_ca_file(name, keys, context),
+        ca_file=tls.ca_file,
+        tls=tls.spec,
         timeouts=_timeouts(name, keys),
         http2=cast("Http2", keys.choice("http2", {"auto", "prefer", "never"}, "auto") or "auto"),
         allow_cleartext=keys.boolean("allow_cleartext"),
@@ -187,7 +188,8 @@ def read_route(
     )
     if len(faults.found) == before:
         _whole(route, keys, context)
-    return route if len(faults.found) == before else None
+        _tls_beside(route, keys, context)
+    return with_client_cert(route, tls.secret) if len(faults.found) == before else None
 
 
 def _route_credential(
@@ -322,13 +324,22 @@ def _egress(name: str, keys: Fields, context: Context) -> EgressSpec | None:
     return EgressSpec(blocks, read_resolve(inner.node("resolve"), context.faults), share_connections=share)
 
 
-def _ca_file(name: str, keys: Fields, context: Context) -> Path | None:
-    node = keys.node("tls")
-    if node is None:
-        return None
-    return read_file_key(
-        Fields(node, context.faults, f"tls of route {name}", known=TLS, later=LATER["tls"]), "ca_file", context
-    )
+def _tls_beside(route: Route, keys: Fields, context: Context) -> None:
+    """What needs TLS is not asked of plain http."""
+    tls = route.tls
+    if tls is None or not (tls.client_cert or tls.pins):
+        return
+    what = "shows a client certificate" if tls.client_cert is not None else "pins its upstream's key"
+    if route.upstream is not None and route.upstream.cleartext:
+        context.faults.add(
+            keys.place_of("upstream"), f"route {route.name} {what}, and its upstream is plain http", "write https://"
+        )
+    elif route.allow_cleartext:
+        context.faults.add(
+            keys.place_of("allow_cleartext"),
+            f"route {route.name} {what}, and allows its credential over plain http",
+            "remove allow_cleartext",
+        )
 
 
 def _timeouts(name: str, keys: Fields) -> TimeoutSpec:

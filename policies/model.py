@@ -18,6 +18,7 @@ from policies.paths import PathPattern
 from policies.pointer import Pointer
 from policies.sign import Signer
 from policies.template import Template
+from policies.tls import IssueSpec, TlsSpec
 from policies.verify import Verifier
 
 # --- who calls
@@ -76,6 +77,15 @@ class SecretSpec:
     public: bool = False
     rotates: bool = False
     """Whether a refresh token of it is replaced by the one that comes in its place."""
+    needs: tuple[str, ...] = ()
+    """Fields that must be there beside `field`."""
+    issue: IssueSpec | None = None
+    """Where it is no stored secret but a certificate that Vault issues."""
+
+    @property
+    def named_fields(self) -> tuple[str, ...]:
+        """Fields that the policy names here."""
+        return self.needs if self.field is None else (self.field, *self.needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +302,8 @@ class Route:
     egress: EgressSpec | None = None
     ca_file: Path | None = None
     """Absolute path of extra roots for this route's upstream."""
+    tls: TlsSpec | None = None
+    """None: nothing is asked of TLS beyond the process's own roots."""
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     http2: Http2 = "auto"
     scrub: ScrubMode = "scrub"

@@ -36,6 +36,8 @@ class Control:
     pending_version: int | None = None
     owner: str | None = None
     classification: str | None = None
+    renewed: bool = False
+    """Whether Ostiary itself sees to a new one in time: then the end is news only once that has failed."""
     faults: tuple[str, ...] = ()
     """Keys that are there and make no sense, each with what was wanted; values are not repeated."""
 
@@ -64,7 +66,7 @@ def read_control(metadata: Mapping[str, object]) -> Control:
         find("pending_version", lambda value: int(value) if _NUMBER.fullmatch(value) else None),
         _text(metadata.get("owner")),
         _text(metadata.get("classification")),
-        tuple(faults),
+        faults=tuple(faults),
     )
 
 

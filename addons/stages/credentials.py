@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from mitmproxy import http
 
+from addons import client_certificate
 from addons.audit import Fields, OpenRecord
 from addons.bodies import HeldBody, framed, rewriting
 from addons.boundary import facts_of
@@ -100,6 +101,8 @@ class CredentialStage:
                     Code.BAD_REQUEST,
                     "This route verifies whole bodies, and a gRPC call is a stream that cannot be held: call over another route.",
                 )
+        if route_plan.client_cert is not None and exchange.ask(Authority).cleartext:
+            raise Refusal(Code.ACCESS_DENIED, "This route shows its upstream a client certificate: use https.")
         if plan.path is not None:
             judge_path(plan.path, exchange.head.target.partition(b"?")[0])
         reads = bool(plan.body) and grant.credential is not None and reads_body(plan, exchange.head)
@@ -120,7 +123,7 @@ class CredentialStage:
             exchange.put(held)
             return None
         injectors = applicable(plan, exchange.head)
-        if signing is None and (grant.credential is None or not injectors or not travels):
+        if not route_plan.always and (grant.credential is None or not injectors or not travels):
             exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
             return None
         return self._begin(_Work(exchange, route_plan, injectors))
@@ -144,7 +147,7 @@ class CredentialStage:
         plan, head = route_plan.plan, exchange.head
         puts = bool(applicable(plan, head)) or (bool(plan.body) and reads_body(plan, head))
         travels = may_travel(exchange.ask(Grant).route, exchange.ask(Destination))
-        if route_plan.signing is None and not (puts and travels):
+        if not route_plan.always and not (puts and travels):
             ready = build_forward(plan, head, exchange.ask(Authority))
             fields = framed(ready.fields, len(body), http2=head.http2)
             _hand_on(exchange, HeadersToSend(ready.target, fields, body))
@@ -177,7 +180,7 @@ class CredentialStage:
         content.reject()
         exchange.caller_credential = exchange.caller_credential or content.brought()
         injectors = applicable(plan, head, content.found)
-        if injectors or route_plan.signing is not None:
+        if injectors or route_plan.always:
             return self._begin(_Work(exchange, route_plan, injectors, body, content))
         ready = build_forward(plan, head, exchange.ask(Authority))
         left = content.stripped()
@@ -191,14 +194,14 @@ class CredentialStage:
             raise Refusal(Code.INTERNAL, "A request was about to get a credential without having one.")
         needs = work.plan.needs(spec, work.injectors)
         before_s = self._parts.clock.monotonic_s()
-        sealed = seal_now(needs, self._parts.secrets, work.exchange.ask(Grant).workload)
+        sealed = seal_now(needs, work.plan.source, work.exchange.ask(Grant).workload)
         if sealed is None:
             return self._seal(work, needs, before_s)
         return self._sealed(work, sealed, before_s)
 
     async def _seal(self, work: _Work, needs: Needs, before_s: float) -> None:
         """The secret is not in memory, or too old: the store is asked."""
-        sealed = await seal(needs, self._parts.secrets, work.exchange.ask(Grant).workload)
+        sealed = await seal(needs, work.plan.source, work.exchange.ask(Grant).workload)
         still_wanted(work.exchange)
         rest = self._sealed(work, sealed, before_s)
         if rest is not None:
@@ -244,6 +247,9 @@ class CredentialStage:
     def _build(self, work: _Work, sealed: SealedCredential) -> Coroutine[Any, Any, None] | None:
         # A route whose only keys stay in Vault has read nothing, and so opened nothing yet.
         credential = unseal(sealed, work.exchange.ask(Openings) if sealed.secrets else NONE_OPEN)
+        if work.plan.client_cert is not None:
+            now_s = self._parts.clock.wall_s()
+            client_certificate.show(work.exchange, work.plan.client_cert, sealed, credential, now_s)
         signing = work.plan.signing
         if signing is not None and signing.remote:
             return self._build_remotely(work, signing, credential)

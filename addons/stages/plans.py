@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from addons import client_certificate
 from addons.credentials import Credential, Needs, TokenSource
 from addons.deriving.asking import Way
 from addons.egress import Network, Vetted, networks
@@ -18,6 +19,8 @@ from addons.verifying.apply import Verifying
 from policies import Policy
 from policies.model import CredentialSpec, Injector, Route
 from policies.sign import references_of_signers
+from policies.tls import ClientCertSpec
+from vault.store import SecretSource
 
 type TokensOf = Callable[[CredentialSpec], TokenSource]
 
@@ -28,12 +31,18 @@ class RoutePlan:
 
     plan: Plan
     allow: tuple[Network, ...]
+    source: SecretSource
+    """Who is asked for its secrets."""
     scrubs: Scrubs | None = None
     """What its answers are searched for; None where they pass as they are."""
     signing: Signing | None = None
     """None for a route that does not sign."""
     verifying: Verifying | None = None
     """None for a route that wants nothing signed."""
+    client_cert: ClientCertSpec | None = None
+    """None for a route that shows its upstream no certificate."""
+    always: bool = False
+    """Whether its requests need the credential, whatever is put into them."""
     vetted: Vetted = field(default_factory=dict)
     """Destinations vetted before."""
     vetted_certificates: Vetted = field(default_factory=dict)
@@ -47,6 +56,8 @@ class RoutePlan:
         """Says what the answer to this request is searched for: what it carries, and what it carried when it was sent before."""
         if self.scrubs is not None:
             secrets = credential.confidential()
+            if not secrets and self.signing is None and self.client_cert is not None:
+                return  # nothing was sent that an answer could show
             if self.signing is not None:
                 secrets = (*secrets, *self.signing.shown(credential))
             scrub = self.scrubs.of(credential.name, secrets, basics_of(ready.fields))
@@ -58,8 +69,13 @@ class RoutePlan:
         if injectors is self.plan.injectors and (known := self.whole.get(id(spec))) is not None:
             return known
         signers = self.signing.signers if self.signing is not None else ()
+        wanted = (
+            *references(injectors),
+            *references_of_signers(signers),
+            *client_certificate.references(self.client_cert),
+        )
         token = self.tokens(spec) if spec.derive is not None and self.tokens is not None else None
-        found = Needs.of(spec, tuple(dict.fromkeys((*references(injectors), *references_of_signers(signers)))), token)
+        found = Needs.of(spec, tuple(dict.fromkeys(wanted)), token)
         if injectors is self.plan.injectors:
             self.whole[id(spec)] = found
         return found
@@ -71,7 +87,7 @@ class Plans:
     def __init__(self, parts: Parts) -> None:
         self._global_allow = parts.egress.allow
         self._deriving = parts.deriving
-        self._secrets = parts.secrets
+        self._secrets, self._issued = parts.secrets, parts.issued or parts.secrets
         self._chunk_bytes = parts.buffered_body_bytes
         self._policy: Policy | None = None
         self._plans: dict[str, RoutePlan] = {}
@@ -81,14 +97,18 @@ class Plans:
             self._policy, self._plans = policy, {}
         found = self._plans.get(route.name)
         if found is None:
+            client_cert = None if route.tls is None else route.tls.client_cert
             extra = networks(route.egress.allow) if route.egress is not None else ()
             allow = self._global_allow + extra
             found = self._plans[route.name] = RoutePlan(
                 plan_for(route),
                 allow,
+                self._issued if client_cert is not None and client_cert.issued else self._secrets,
                 Scrubs(route.scrub) if route.scrub != "none" else None,
                 Signing(route.sign, self._chunk_bytes) if route.sign else None,
                 None if route.verify is None else Verifying(route.verify),
+                client_cert,
+                bool(route.sign or client_cert),
                 tokens=self._tokens_of(Way(allow, route.egress, route.ca_file)),
             )
         return found

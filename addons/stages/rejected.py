@@ -20,6 +20,7 @@ from typing import Any
 
 from mitmproxy import http
 
+from addons import client_certificate
 from addons.audit import AuditUnavailable, Fields, OpenRecord
 from addons.boundary import facts_of
 from addons.credentials import (
@@ -44,7 +45,7 @@ from addons.stages.registry import Registry
 from addons.stages.remote_keys import RemoteKeys, opening
 from policies import Grant
 from vault.observer import RejectionResult
-from vault.store import StoreError
+from vault.store import SecretSource, StoreError
 
 
 class RejectedStage:
@@ -79,28 +80,28 @@ class RejectedStage:
         # What signed a body as it passed signed it for the head before this one.
         if not exchange.replayable or exchange.rewrite is not None:
             needs = route_plan.needs(grant.credential, route_plan.plan.injectors)
-            suspect(needs, sealed, self._parts.secrets, grant.workload)
+            suspect(needs, sealed, route_plan.source, grant.workload)
             self._parts.store_observer.secret_rejected("not_replayable")
             return None
         needs = route_plan.needs(grant.credential, applicable(route_plan.plan, exchange.head))
-        return self._look(exchange, grant, needs, sealed, openings)
+        return self._look(exchange, route_plan.source, needs, sealed, openings)
 
     async def _look(
-        self, exchange: Exchange, grant: Grant, needs: Needs, sealed: SealedCredential, openings: Openings
+        self, exchange: Exchange, source: SecretSource, needs: Needs, sealed: SealedCredential, openings: Openings
     ) -> None:
         parts = self._parts
         result: RejectionResult = "retried"
         try:
-            found = await seal_other(needs, sealed, parts.secrets, grant.workload)
+            found = await seal_other(needs, sealed, source, exchange.ask(Grant).workload)
             if found is None:
                 result = "retried_before"
-                found = await seal_before(needs, sealed, parts.secrets, parts.clock.wall_s())
+                found = await seal_before(needs, sealed, source, parts.clock.wall_s())
             if exchange.settled:
                 return  # the caller has gone, or has lost its right
             if found is None:
                 parts.store_observer.secret_rejected("unchanged")
                 return
-            await self._put(exchange, grant, found, openings)
+            await self._put(exchange, exchange.ask(Grant), found, openings)
         except (StoreError, Refusal, AuditUnavailable):
             parts.store_observer.secret_rejected("failed")
             return
@@ -127,6 +128,9 @@ class RejectedStage:
             openings = Openings(tuple(records))
             route_plan = self._plans.of(exchange.policy, grant.route)
             injectors, credential = applicable(route_plan.plan, exchange.head), unseal(sealed, openings)
+            if route_plan.client_cert is not None:
+                now_s = self._parts.clock.wall_s()
+                client_certificate.show(exchange, route_plan.client_cert, sealed, credential, now_s)
             signing = route_plan.signing
             if signing is not None and signing.remote:
                 keys = RemoteKeys(self._parts, exchange, facts, records.append)

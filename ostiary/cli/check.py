@@ -100,15 +100,18 @@ async def _live(settings: Any, policy: Any, notes: list[str]) -> tuple[list[str]
         problems += await _rights(settings, policy, store, notes)
         for route, secret in policy.secret_refs():
             place = policy.routes[route].place
+            if secret.issue is not None:
+                continue  # asked for when it is needed; whether it may be, the rights have told
             try:
                 fields = await store.fields_of(reference_of(secret))
             except StoreError as error:
                 problems.append(f"{place}: route {route}: {error}")
                 continue
-            if secret.field is not None and secret.field not in fields:
-                problems.append(
-                    f"{place}: route {route}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})"
-                )
+            problems += [
+                f"{place}: route {route}: secret {secret.path} has no field {field!r} (it has {', '.join(sorted(fields))})"
+                for field in secret.named_fields
+                if field not in fields
+            ]
     except StoreError as error:
         problems.append(error.reason)
     finally:

@@ -186,13 +186,17 @@ async def secrets(setup: Setup) -> list[Finding]:
         except StoreError as error:
             return Finding("store.secrets", "fail", f"{at}: {error}", "try again once the store answers")
         fields = described.fields
-        if secret.field is not None and secret.field not in fields:
-            found = f"{at}: secret {secret.path} has no field {secret.field!r} (it has {', '.join(sorted(fields))})"
-            mend = f"write field {secret.field} of {secret.path}, or change secret.field of route {name}"
+        for field in secret.named_fields:
+            if field in fields:
+                continue
+            found = f"{at}: secret {secret.path} has no field {field!r} (it has {', '.join(sorted(fields))})"
+            key = "secret.field" if secret.field is not None else "tls.client_cert"
+            mend = f"write field {field} of {secret.path}, or change {key} of route {name}"
             return Finding("store.secrets", "fail", found, mend)
         return _told(secret.path, described.control, time.time())  # noqa: TID251 - held against what people have written
 
-    refs = policy.secret_refs()
+    # A certificate that is issued is not there before it is asked for; whether it may be, check --live tells.
+    refs = [(name, secret) for name, secret in policy.secret_refs() if secret.issue is None]
     found = [one for one in await asyncio.gather(*(one(*ref) for ref in refs)) if one is not None]
     # Two routes that read one secret are told once what its owners say.
     bad = list(dict.fromkeys(found))

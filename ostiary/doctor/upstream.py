@@ -62,7 +62,7 @@ async def upstreams(setup: Setup) -> list[Finding]:
     for route in policy.routes.values():
         for host in route.hosts:
             if not host.wildcard:
-                roots = f"{route.ca_file} {sorted(route.egress.resolve.items()) if route.egress else ''}"
+                roots = f"{route.ca_file} {route.tls} {sorted(route.egress.resolve.items()) if route.egress else ''}"
                 # By its listener alone, and then as that says; by the proxy a caller chooses, and https:// is meant.
                 cleartext = not route.forward and route.upstream is not None and route.upstream.cleartext
                 wanted.setdefault((Authority(host.text, route.port, cleartext=cleartext), roots), route)
@@ -132,6 +132,13 @@ def _reason(session: SSL.Connection, error: SSL.Error) -> str:
     return str(error.args[0][0][2]) if error.args and error.args[0] else "no TLS"
 
 
+def _wants_certificate(route: Route, session: SSL.Connection) -> bool:
+    """Whether the upstream has proven its name, and ended the handshake because this one shows it no certificate."""
+    shows = route.tls is not None and route.tls.client_cert is not None
+    verified = _lib.SSL_get_verify_result(session._ssl) == 0  # noqa: SLF001 - as above
+    return shows and verified and session.get_peer_certificate() is not None
+
+
 def _reach(address: tuple[str, int], deadline_s: float) -> None:
     """Connects. Raises OSError."""
     socket.create_connection(address, timeout=deadline_s).close()
@@ -143,13 +150,15 @@ def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, 
     Raises:
         OSError, _NotProven: it cannot.
     """
-    from ostiary.engines.mitm.tls import UpstreamContexts, verify_name
+    from ostiary.engines.mitm.tls import UpstreamContexts, demand_pin, verify_name
 
     ends_s = time.monotonic() + deadline_s
     with socket.create_connection(address, timeout=deadline_s) as plain:
         plain.setblocking(False)
         session = SSL.Connection(UpstreamContexts(settings.egress.ca_file).of(route.ca_file), plain)
         verify_name(session, host)
+        if route.tls is not None and route.tls.pins:
+            demand_pin(session, route.tls.pins)
         session.set_alpn_protos([b"http/1.1"])
         session.set_connect_state()
         waits: tuple[list[socket.socket], list[socket.socket]]
@@ -163,6 +172,8 @@ def _handshake(settings: Settings, route: Route, host: str, address: tuple[str, 
             except SSL.SysCallError:
                 raise ConnectionResetError from None
             except SSL.Error as error:
+                if _wants_certificate(route, session):
+                    return
                 raise _NotProven(_reason(session, error)) from None
             else:
                 return

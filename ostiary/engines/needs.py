@@ -5,15 +5,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
+from addons.client_certificate import Shown
 from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
 from addons.head import Fields
 from addons.injection import plan_for
 from addons.parts import Deadlines
+from addons.refusal import Code, Refusal
 from addons.trailers import kept_request_trailers
-from ostiary.engines.mitm.dialling import Bound, PoolKey
+from ostiary.engines.mitm.dialling import Bound, PoolKey, TlsTerms
 from policies import Grant
+from policies.tls import TlsSpec
 
 MAX_BOUNDS: Final = 4096
 REJECTED: Final = int(HTTPStatus.UNAUTHORIZED)
@@ -49,6 +52,7 @@ def longest_silence_s(times: Deadlines) -> float:
 def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
     """What a new upstream connection for this request is for."""
     destination, route = exchange.ask(Destination), exchange.ask(Grant).route
+    shown = None if route.tls is None else exchange.find(Shown)
     shared = route.egress is not None and route.egress.share_connections
     key = PoolKey(
         EVERYBODY if shared else exchange.ask(WorkloadIdentity).workload,
@@ -57,8 +61,20 @@ def bound_of(exchange: Exchange, times: Deadlines) -> Bound:
         route.ca_file,
         exchange.upgrade,
         route.http2,
+        None if route.tls is None else _terms(route.tls, shown),
     )
-    return Bound(destination, key, times.connect_s)
+    return Bound(destination, key, times.connect_s, None if shown is None else shown.certificate)
+
+
+def _terms(tls: TlsSpec, shown: Shown | None) -> TlsTerms:
+    """What TLS is asked for.
+
+    Raises:
+        Refusal: `internal`: the route shows a certificate, and no stage has brought one.
+    """
+    if tls.client_cert is not None and shown is None:
+        raise Refusal(Code.INTERNAL, "A connection was asked for without the client certificate that it shows.")
+    return TlsTerms("" if shown is None else shown.identity, tls.pins, tls.roots)
 
 
 class Bounds:
@@ -74,6 +90,8 @@ class Bounds:
         known = self._known.get(key)
         # Identity is asked anew: a reload vets anew, and an id may be used again.
         if known is None or known.destination is not destination:
+            if grant.route.tls is not None and grant.route.tls.client_cert is not None:
+                return bound_of(exchange, times)  # the certificate is the request's own, not the route's
             if len(self._known) >= MAX_BOUNDS:
                 self._known.clear()
             known = self._known[key] = bound_of(exchange, times)

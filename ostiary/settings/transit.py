@@ -18,3 +18,10 @@ def judge_keys(store: Literal["vault", "sealed"], policy: Policy, faults: Faults
             f"route {name} signs with the key {use.key.key} of Vault's Transit engine, and the settings have no Vault",
             "add vault: to the settings, or store the key and write key: in the place of transit:",
         )
+    for name, secret in policy.secret_refs():
+        if secret.issue is not None:
+            faults.add(
+                policy.routes[name].place,
+                f"route {name} shows a certificate of Vault's PKI engine, and the settings have no Vault",
+                "add vault: to the settings, or store the certificate and write path: in the place of pki:",
+            )

@@ -44,6 +44,21 @@ class Pki:
         context.set_alpn_protocols(list(alpn))
         return context
 
+    def asking(self, *names: str, clients: Pki | None = None, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
+        """A server context for these names that wants a client certificate of this CA, or of `clients`."""
+        context = self.context(*names, alpn=alpn)
+        context.load_verify_locations(str((clients or self).ca_file))
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def client(self, name: str, *, expired: bool = False) -> tuple[str, str]:
+        """A client certificate and its key, each PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = _build(name, key, self, self.key, expired=expired)
+        return cert.public_bytes(serialization.Encoding.PEM).decode(), key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+
     def certificate(self, *names: str, expired: bool = False, self_signed: bool = False) -> Path:
         """A file with a key and its certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())

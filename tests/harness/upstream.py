@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -37,6 +38,10 @@ class Seen:
     http2: bool = False
     complete: bool = False
     trailers: list[tuple[str, str]] = field(default_factory=list)
+    client: str | None = None
+    """Common name of the client certificate of its connection."""
+    connection: int = 0
+    """The socket that it came on: its source port."""
 
     def get(self, name: str) -> str | None:
         """The one value of a header; fails if it stands twice."""
@@ -137,6 +142,13 @@ class StreamWire:
 type StreamScript = Callable[[Seen, StreamWire], None]
 
 
+def _client_of(tls: ssl.SSLSocket | _PlainSocket) -> str | None:
+    found = tls.getpeercert() if isinstance(tls, ssl.SSLSocket) else None
+    subject: Any = (found or {}).get("subject", ())
+    names = [str(value) for pairs in subject for name, value in pairs if name == "commonName"]
+    return names[0] if names else None
+
+
 def echo_body(seen: Seen) -> bytes:
     shown = {
         "method": seen.method,
@@ -187,6 +199,7 @@ class Upstream:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
+        self._peer = threading.local()
         self._live: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
         self.port = self._listener.getsockname()[1]
@@ -220,6 +233,7 @@ class Upstream:
             sock.close()
             return
         try:
+            self._peer.client, self._peer.port = _client_of(tls), tls.getpeername()[1]
             if tls.selected_alpn_protocol() == "h2":
                 self._serve_http2(tls)
             else:
@@ -252,7 +266,7 @@ class Upstream:
             lines = head.decode("latin-1").split("\r\n")
             method, target, _ = lines[0].split(" ", 2)
             headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
-            seen = Seen(method, target, headers)
+            seen = Seen(method, target, headers, client=self._peer.client, connection=self._peer.port)
             self.requests.append(seen)
             if self.early:
                 self.script(seen, wire)
@@ -322,6 +336,7 @@ class Upstream:
                     pairs = [(str(name), str(value)) for name, value in event.headers]
                     pseudo = dict(pairs)
                     seen = Seen(pseudo[":method"], pseudo[":path"], pairs, http2=True)
+                    seen.client, seen.connection = self._peer.client, self._peer.port
                     self.requests.append(seen)
                     if self.early:
                         conn.send_headers(event.stream_id, [(":status", "200")])

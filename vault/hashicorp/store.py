@@ -10,12 +10,13 @@ from typing import Final, Literal
 
 import hvac
 
-from vault.hashicorp import kv
+from vault.hashicorp import kv, pki
 from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting, VaultUnreachable
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
 from vault.hashicorp.login import Login
 from vault.hashicorp.transit import Transit
+from vault.issued import Issued, IssuedRef
 from vault.keys import KeyRef, Operation
 from vault.observer import Silent, StoreObserver
 from vault.secret import Secret
@@ -115,6 +116,10 @@ class VaultStore:
     async def compute(self, ref: KeyRef, operation: Operation, text: bytes) -> SecretVersion:
         """See `KeyStore.compute`."""
         return await self._transit.compute(ref, operation, text)
+
+    async def issue(self, ref: IssuedRef) -> Issued:
+        """See `IssuingStore.issue`."""
+        return await pki.issue(self._call, ref)
 
     async def capabilities(self, paths: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """What the login may do at these paths of Vault's API, as Vault tells it (`sys/capabilities-self`); an empty

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 from addons.refusal import Code, Refusal
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.sessions import Resumable, offer
-from ostiary.engines.mitm.dialling import Bound
+from ostiary.engines.fast.tls import proves_pin
+from ostiary.engines.mitm.dialling import NOT_PINNED, Bound
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.engine import FastEngine
@@ -76,7 +77,10 @@ async def dial(engine: FastEngine, bound: Bound, *, tls: bool = True) -> Link:
     link = Link(engine, bound, blind=not tls)
     authority = bound.destination.authority
     tls = tls and not authority.cleartext
-    resumable = engine.sessions.take(bound.pool_key, asyncio.get_running_loop().time()) if tls else None
+    terms = bound.pool_key.tls
+    # A resumed handshake shows no chain in which a pin could be looked for.
+    resumes = tls and (terms is None or not terms.pins)
+    resumable = engine.sessions.take(bound.pool_key, asyncio.get_running_loop().time()) if resumes else None
     offer(resumable)
     try:
         async with asyncio.timeout(bound.connect_timeout_s or None):
@@ -128,7 +132,8 @@ async def _secure(
         raise Refusal(Code.UPSTREAM_TLS, "The upstream spoke before TLS began.")
     loop = asyncio.get_running_loop()
     try:
-        context = engine.upstream_contexts.of(bound.pool_key.ca_file)
+        terms = bound.pool_key.tls
+        context = engine.upstream_contexts.of(bound.pool_key.ca_file, terms, bound.certificate)
         secured = await loop.start_tls(
             transport,
             link,
@@ -149,6 +154,8 @@ async def _secure(
     session: ssl.SSLObject | None = secured.get_extra_info("ssl_object") if secured is not None else None
     if secured is None or session is None or not link.alive:
         raise Refusal(Code.UPSTREAM_TLS, "The upstream broke off the TLS handshake.")
+    if terms is not None and terms.pins and not proves_pin(session, terms.pins):
+        raise Refusal(Code.UPSTREAM_TLS, NOT_PINNED)
     link.proven_s = resumable.proven_s if resumable is not None and session.session_reused else loop.time()
     return secured
 

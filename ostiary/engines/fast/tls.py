@@ -13,18 +13,25 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import certifi
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from addons.client_certificate import ClientCertificate, pinned
 from ostiary.ca import Leaf, LeafStore
 from ostiary.engines.fast.records import Records
 from ostiary.engines.fast.sessions import ResumingContext
+from ostiary.engines.mitm.dialling import TlsTerms
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 
 CACHED_CONTEXTS: Final = 1024
+UPSTREAM_CONTEXTS: Final = 256
+"""One for each set of roots and client certificate; those of old certificates go when others come."""
+DER: Final = 1
+"""`_ssl.ENCODING_DER`."""
 CONTEXT_LIFE_S: Final = 3600.0
 
 
@@ -96,9 +103,50 @@ def load_pem(context: ssl.SSLContext, pem: bytes) -> None:
     descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
     finally:
         os.close(descriptor)
+
+
+def _no_password() -> str:
+    """OpenSSL would ask the terminal for one."""
+    return ""
+
+
+def load_client(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    """Loads what is shown to an upstream by way of memory, and of nothing else: where the system has no memory files, by
+    two pipes, since a temporary file could outlive the process.
+
+    Raises:
+        ssl.SSLError, OSError: it cannot be loaded.
+    """
+    if hasattr(os, "memfd_create"):
+        load_pem(context, certificate.chain_pem() + certificate.key_pem())
+    else:
+        load_by_pipes(context, certificate)
+
+
+def load_by_pipes(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    """As `load_client`. OpenSSL reads each part once from its beginning to its end, and each fits into a pipe's buffer.
+
+    Raises:
+        ssl.SSLError, OSError: it cannot be loaded; BlockingIOError where a part does not fit.
+    """
+    reads: list[int] = []
+    try:
+        for part in (certificate.chain_pem(), certificate.key_pem()):
+            read, write = os.pipe()
+            reads.append(read)
+            try:
+                os.set_blocking(write, False)
+                if os.write(write, part) != len(part):
+                    raise BlockingIOError("a pipe does not hold the certificate")
+            finally:
+                os.close(write)
+        context.load_cert_chain(f"/dev/fd/{reads[0]}", f"/dev/fd/{reads[1]}", password=_no_password)
+    finally:
+        for read in reads:
+            os.close(read)
 
 
 class UpstreamContexts:
@@ -110,11 +158,16 @@ class UpstreamContexts:
 
     def __init__(self, extra: Path | None) -> None:
         self._extra = extra
-        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._contexts: OrderedDict[tuple[Path | None, str, str], ssl.SSLContext] = OrderedDict()
 
-    def of(self, route_ca_file: Path | None) -> ssl.SSLContext:
-        known = self._contexts.get(route_ca_file)
+    def of(
+        self, route_ca_file: Path | None, terms: TlsTerms | None = None, certificate: ClientCertificate | None = None
+    ) -> ssl.SSLContext:
+        """The context for these roots and this certificate, which `terms` names."""
+        key = (route_ca_file, "", "") if terms is None else (route_ca_file, terms.roots, terms.identity)
+        known = self._contexts.get(key)
         if known is not None:
+            self._contexts.move_to_end(key)
             return known
         # This protocol verifies the chain and the name, and offers no way to forget either.
         context = hardened(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -124,5 +177,22 @@ class UpstreamContexts:
             if roots is not None:
                 context.load_verify_locations(str(roots))
         context.set_alpn_protocols([ALPN_HTTP1.decode()])
-        self._contexts[route_ca_file] = context
+        if certificate is not None:
+            load_client(context, certificate)
+        self._contexts[key] = context
+        if len(self._contexts) > UPSTREAM_CONTEXTS:
+            self._contexts.popitem(last=False)
         return context
+
+
+def proves_pin(session: ssl.SSLObject, pins: frozenset[bytes]) -> bool:
+    """Whether the chain that this whole handshake has verified has a pinned key."""
+    return pinned([x509.load_der_x509_certificate(der) for der in _verified(session)], pins)
+
+
+def _verified(session: ssl.SSLObject) -> list[bytes]:
+    if hasattr(session, "get_verified_chain"):
+        return list(session.get_verified_chain())
+    # Python 3.12 has it, not yet by a name of its own.
+    native: Any = session._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    return [cert.public_bytes(DER) for cert in native.get_verified_chain() or ()]

@@ -8,16 +8,20 @@ upstream failed.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from addons.client_certificate import ClientCertificate
 from addons.egress import Destination
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
 from policies.model import Http2
 
 _MARK: Final = "ostiary"
+NOT_PINNED: Final = "The upstream proves its name with none of the keys that this route pins."
+_UNSPECIFIED: Final = "unspecified certificate verification error"
+"""OpenSSL's word for a chain that it takes and our callback does not."""
 
 
 def failure_text(refusal: Refusal) -> str:
@@ -32,6 +36,8 @@ def parse_failure(text: str) -> Refusal:
     if found >= 0:
         _, code, message = text[found:].split("|", 2)
         return Refusal(Code(code), message)
+    if _UNSPECIFIED in text:
+        return Refusal(Code.UPSTREAM_TLS, NOT_PINNED)
     return Refusal(Code.UPSTREAM_TLS, f"The upstream's certificate or TLS is not acceptable: {_tls_reason(text)}.")
 
 
@@ -39,6 +45,18 @@ def _tls_reason(text: str) -> str:
     """OpenSSL's reason in a few words; its texts hold neither secrets nor addresses."""
     reason = text.partition("Certificate verify failed: ")[2] or text
     return "".join(char for char in reason if char.isprintable())[:120].rstrip(".") or "handshake failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsTerms:
+    """What TLS with an upstream shows and asks for, beyond the roots' name."""
+
+    identity: str = ""
+    """Of the client certificate, its version included; empty where none is shown."""
+    pins: frozenset[bytes] = frozenset()
+    """SHA-256 of keys, one of which the upstream's chain must have; none: any."""
+    roots: str = ""
+    """SHA-256 of the route's own roots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +71,8 @@ class PoolKey:
     """For a WebSocket: HTTP/1.1 alone is offered, and the connection is nobody else's afterwards."""
     http2: Http2 = "auto"
     """What the route says of HTTP/2: connections that were negotiated under different words are not shared."""
+    tls: TlsTerms | None = None
+    """None: nothing but what the process asks of every upstream."""
 
     def offers_http2(self, *, caller_speaks_it: bool) -> bool:
         """Whether HTTP/2 is offered to the upstream."""
@@ -70,6 +90,8 @@ class Bound:
     destination: Destination
     pool_key: PoolKey
     connect_timeout_s: float
+    certificate: ClientCertificate | None = field(default=None, repr=False)
+    """What TLS shows."""
 
 
 async def dial(bound: Bound) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

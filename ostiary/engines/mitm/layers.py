@@ -114,6 +114,24 @@ class BoundedClientTls(ClientTLSLayer):
         return (yield from super().receive_handshake_data(data))
 
 
+class UpstreamTls(ServerTLSLayer):
+    """TLS with an upstream. mitmproxy takes an alert for an end that it has told of, and then tells of none: a request
+    would wait for its deadline. With TLS 1.3 an upstream refuses a client certificate so, after the handshake.
+    """
+
+    _told = False
+    """Whether the layer above knows that the connection has ended."""
+
+    def event_to_child(self, event: events.Event) -> Commands:
+        if type(event) is events.ConnectionClosed and event.connection is self.conn:
+            self._told = True
+        return super().event_to_child(event)
+
+    def receive_close(self) -> Commands:
+        if not self._told:
+            yield from self.event_to_child(events.ConnectionClosed(self.conn))
+
+
 class GuardedHttpLayer(HttpLayer):
     """mitmproxy's HTTP layer with the gate in it."""
 
@@ -281,7 +299,7 @@ class GuardedHttpLayer(HttpLayer):
         self.handler.bind(context.server, event.bound)
         first: layer.Layer = UpstreamClient(context, self.handler.http2_uploads)
         if event.tls:
-            first, client = ServerTLSLayer(context), first
+            first, client = UpstreamTls(context), first
             first.child_layer = client
         self.connections[context.server] = first
         self.waiting_for_establishment[context.server].append(event)

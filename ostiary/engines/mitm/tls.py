@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import certifi
 from mitmproxy import connection, tls
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
+from addons.client_certificate import ClientCertificate, pinned
 from ostiary.ca import LeafStore
+from ostiary.engines.mitm.dialling import TlsTerms
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS, MIN_VERSION
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ostiary.tls")
 _CACHED_CONTEXTS: Final = 1024
+_UPSTREAM_CONTEXTS: Final = 256
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001 - pyOpenSSL exposes host verification nowhere else
 _HOSTFLAGS: Final = _lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | getattr(_lib, "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", 0)
 
@@ -85,11 +88,16 @@ class UpstreamContexts:
 
     def __init__(self, extra: Path | None) -> None:
         self._extra = extra
-        self._contexts: dict[Path | None, SSL.Context] = {}
+        self._contexts: OrderedDict[tuple[Path | None, str, str], SSL.Context] = OrderedDict()
 
-    def of(self, route_ca_file: Path | None) -> SSL.Context:
-        known = self._contexts.get(route_ca_file)
+    def of(
+        self, route_ca_file: Path | None, terms: TlsTerms | None = None, certificate: ClientCertificate | None = None
+    ) -> SSL.Context:
+        """The context for these roots and this certificate, which `terms` names."""
+        key = (route_ca_file, "", "") if terms is None else (route_ca_file, terms.roots, terms.identity)
+        known = self._contexts.get(key)
         if known is not None:
+            self._contexts.move_to_end(key)
             return known
         context = _context(SSL.TLS_CLIENT_METHOD)
         context.set_verify(SSL.VERIFY_PEER)
@@ -97,8 +105,33 @@ class UpstreamContexts:
         for roots in (certifi.where(), self._extra, route_ca_file):
             if roots is not None:
                 context.load_verify_locations(str(roots))
-        self._contexts[route_ca_file] = context
+        if certificate is not None:
+            leaf, *above = certificate.chain
+            context.use_certificate(leaf)
+            for cert in above:
+                context.add_extra_chain_cert(cert)
+            context.use_privatekey(certificate.key)
+            context.check_privatekey()
+        self._contexts[key] = context
+        if len(self._contexts) > _UPSTREAM_CONTEXTS:
+            self._contexts.popitem(last=False)
         return context
+
+
+def demand_pin(session: SSL.Connection, pins: frozenset[bytes]) -> None:
+    """Makes the handshake fail unless a certificate of the verified chain has a pinned key. It fails before a client
+    certificate is shown: OpenSSL tells of each certificate of a good chain, the upstream's own last.
+    """
+    found = False
+
+    def judge(_session: SSL.Connection, cert: crypto.X509, _error: int, depth: int, good: int) -> bool:
+        nonlocal found
+        if not good:
+            return False
+        found = found or pinned((cert.to_cryptography(),), pins)
+        return found or depth > 0
+
+    session.set_verify(SSL.VERIFY_PEER, judge)
 
 
 def verify_name(session: SSL.Connection, host: str) -> None:
@@ -145,8 +178,11 @@ class TlsStage:
             raise RuntimeError("TLS to an upstream that nothing has vetted")
         host = bound.destination.authority.host
         server.sni = host
-        session = SSL.Connection(self._upstreams.of(bound.pool_key.ca_file))
+        terms = bound.pool_key.tls
+        session = SSL.Connection(self._upstreams.of(bound.pool_key.ca_file, terms, bound.certificate))
         verify_name(session, host)
+        if terms is not None and terms.pins:
+            demand_pin(session, terms.pins)
         http2 = bound.pool_key.offers_http2(caller_speaks_it=start.context.client.alpn == ALPN_HTTP2)
         offers = (ALPN_HTTP2, ALPN_HTTP1) if http2 else (ALPN_HTTP1,)
         server.alpn_offers = offers

@@ -85,7 +85,14 @@ class Stage:
         self.exchange._facts[Grant] = SimpleNamespace(route=route, credential="spec", workload="billing")
         self.exchange.put(Authority("api.test", 443))
         plan = SimpleNamespace(
-            plan=SimpleNamespace(body=()), signing=None, verifying=None, needs=lambda *_: None, watch=lambda *_: None
+            plan=SimpleNamespace(body=()),
+            source=None,
+            client_cert=None,
+            always=False,
+            signing=None,
+            verifying=None,
+            needs=lambda *_: None,
+            watch=lambda *_: None,
         )
         parts = SimpleNamespace(
             audit=self.audit, secrets=None, buffers=None, clock=SimpleNamespace(monotonic_s=lambda: 0.0)

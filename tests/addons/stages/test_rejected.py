@@ -54,13 +54,12 @@ def test_a_placeholder_in_the_body_is_no_reason_not_to_look(used: tuple[str, ...
     def suspect(ref: SecretRef, sealed: Any) -> None:
         looked.append((ref.name, sealed))
 
-    parts = SimpleNamespace(
-        secrets=SimpleNamespace(suspect=suspect), store_observer=SimpleNamespace(secret_rejected=told.append)
-    )
+    source = cast("Any", SimpleNamespace(suspect=suspect))
+    parts = SimpleNamespace(store_observer=SimpleNamespace(secret_rejected=told.append))
     stage = RejectedStage(
         cast("Any", parts),
         cast("Any", SimpleNamespace(exchange=lambda _: exchange)),
-        cast("Any", SimpleNamespace(of=lambda *_: RoutePlan(plan, ()))),
+        cast("Any", SimpleNamespace(of=lambda *_: RoutePlan(plan, (), source))),
     )
     assert stage.rejected(cast("Any", None)) is None
     assert sorted(looked) == sorted((f"secret/egress/{name}", name) for name in used)

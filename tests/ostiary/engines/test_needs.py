@@ -35,7 +35,15 @@ class Asked:
             "timeouts", SimpleNamespace(connect_s=None, first_byte_s=None, idle_s=None, total_s=None)
         )
         made = SimpleNamespace(
-            **{"name": route, "ca_file": None, "http2": "auto", "egress": None, "timeouts": timeouts, **of_route}
+            **{
+                "name": route,
+                "ca_file": None,
+                "http2": "auto",
+                "egress": None,
+                "tls": None,
+                "timeouts": timeouts,
+                **of_route,
+            }
         )
         self._facts: dict[type[Any], Any] = {
             Destination: to,

@@ -1,0 +1,48 @@
+"""What `tls:` of a route means: the certificate we show, and the keys that the upstream must have.
+
+A client certificate is read like any secret: it is one more entry of the route's credential, under a name that no
+template can spell. So it is sealed, recorded and opened with the rest, from one version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+CLIENT_CERT: Final = "tls.client_cert"
+"""The entry of a credential that holds the client certificate. Names that policies give have no dot."""
+ISSUED_CERT: Final = "certificate"
+ISSUED_KEY: Final = "private_key"
+"""The fields of a certificate that is issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssueSpec:
+    """`pki:`: a certificate that Vault signs for a key made here."""
+
+    mount: str
+    role: str
+    common_name: str
+    uri_sans: tuple[str, ...] = ()
+    ttl_s: float | None = None
+    """What is asked for; None leaves it to the role."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertSpec:
+    """Which fields of the entry `CLIENT_CERT` are the chain and its key, both PEM."""
+
+    cert: str
+    key: str
+    issued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSpec:
+    """`tls:` of a route."""
+
+    client_cert: ClientCertSpec | None = None
+    pins: frozenset[bytes] = frozenset()
+    """SHA-256 of SubjectPublicKeyInfo (RFC 7469 section 2.4): a certificate of the upstream's chain must have one."""
+    roots: str = ""
+    """SHA-256 of `ca_file` as it was when the policy was loaded; empty without one."""
