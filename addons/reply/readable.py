@@ -1,6 +1,7 @@
 """Asks for an answer that can be read here.
 
-`Accept-Encoding` is narrowed to the codings of `codings.py`, gRPC's messages come uncompressed, and no range is asked for,
+`Accept-Encoding` is narrowed to the codings of `codings.py`, gRPC's messages and the frames of a WebSocket come uncompressed (no
+extension is offered), and no range is asked for,
 since two halves of a value are no value (G55); nor what was made of an answer in some way of RFC 3229 (`A-IM`).
 """
 
@@ -13,7 +14,7 @@ from addons.head import Fields
 from addons.names import ByName
 from addons.reply.codings import narrowed
 
-_ASKS_FOR_PARTS: Final = frozenset({b"range", b"if-range", b"a-im"})
+_NOT_ASKED: Final = frozenset({b"range", b"if-range", b"a-im", b"sec-websocket-extensions"})
 _NARROWED: Final = frozenset({b"accept-encoding", b"grpc-accept-encoding"})
 
 
@@ -21,12 +22,12 @@ _NARROWED: Final = frozenset({b"accept-encoding", b"grpc-accept-encoding"})
 def _kept_as(name: bytes, value: bytes) -> bytes | None:
     """A request field's value as it may travel; None where the field may not."""
     key = name.lower()
-    if key in _ASKS_FOR_PARTS:
+    if key in _NOT_ASKED:
         return None
     return narrowed(value) if key == b"accept-encoding" else b"identity"
 
 
-_says_how: Final = ByName(lambda name: name.lower() in _ASKS_FOR_PARTS | _NARROWED)
+_says_how: Final = ByName(lambda name: name.lower() in _NOT_ASKED | _NARROWED)
 
 
 def readable(fields: Fields) -> Fields:

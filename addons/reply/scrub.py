@@ -45,6 +45,7 @@ _OF_CODED_BYTES: Final = frozenset(
 _PARTS: Final = frozenset({206, 226})
 """A part, and what was made of the whole in a way that `IM` names (RFC 3229): compressed, or only what has changed."""
 _UNCHANGED: Final = 304
+_SWITCHING: Final = 101
 _MATCHERS: Final = 8
 """Of one route: callers' own user names inside Basic make several."""
 _NO_BODY: Final = frozenset({101, 204, 304})
@@ -212,6 +213,8 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     """
     if status in _PARTS:
         raise _blocked("The upstream answered with a part that nobody asked for.")
+    if status == _SWITCHING and any(name.lower() == b"sec-websocket-extensions" for name, _ in fields):
+        raise _blocked("The upstream chose a WebSocket extension that nobody offered.")
     codings: tuple[str, ...] = ()
     if True in [_matters[name] for name, _ in fields]:
         found = codings_of(fields)

@@ -1,14 +1,17 @@
-"""WebSocket: the credential goes on the handshake, frames pass untouched, and nothing else is an upgrade (G49)."""
+"""WebSocket: the credential goes on the handshake and never comes back in a frame (G43), bytes pass untouched where a route
+does not scrub, and nothing else is an upgrade (G49)."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import POLICY
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, tunnel
 from tests.harness.ostiary_process import Ostiary
@@ -38,9 +41,12 @@ def switching(head: str = SWITCH, first: bytes = b"", then: Callable[[Wire], Non
     return script
 
 
-def start(ostiary: Callable[..., Ostiary], api: Upstream, limits: str = "", key: str | None = None) -> Ostiary:
+def start(
+    ostiary: Callable[..., Ostiary], api: Upstream, limits: str = "", key: str | None = None, scrub: str = "none"
+) -> Ostiary:
     secrets = {"secret/egress/api": {"key": key or canary()}}
-    return ostiary(upstreams={"api.test:443": api.port}, secrets=secrets, settings=limits)
+    policy = POLICY + f"    reply: {{scrub: {scrub}}}\n"
+    return ostiary(policy, upstreams={"api.test:443": api.port}, secrets=secrets, settings=limits)
 
 
 def opened(raw: Raw, extra: str = "") -> None:
@@ -80,6 +86,81 @@ def test_the_credential_on_the_handshake_and_frames_untouched(
     assert seen.get("sec-websocket-extensions") == "permessage-deflate"
     # Only the handshake went by as HTTP.
     assert len(proxy.audit("credential.opened")) == 1
+
+
+@pytest.mark.parametrize("scrub", ["scrub", "block"])
+def test_g43_u9_frames_show_no_credential(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], scrub: str
+) -> None:
+    """In text and binary, over fragments and reads, in a ping and in the reason of a close. No extension is offered."""
+    key = canary()
+    half, rest = key[:11].encode(), key[11:].encode()
+    hidden = base64.b64encode(key.encode())
+    sent = [
+        b"\x82\x05hello",
+        b"\x01%bx%b" % (bytes([1 + len(half)]), half),
+        b"\x80%b%by" % (bytes([1 + len(rest)]), rest),
+        b"\x81%b%b" % (bytes([len(hidden)]), hidden),
+        b"\x89%b%b" % (bytes([len(key)]), key.encode()),
+        b"\x88%b\x03\xe8%b" % (bytes([2 + len(key)]), key.encode()),
+    ]
+
+    def then(wire: Wire) -> None:
+        for frame in sent:
+            for at in range(0, len(frame), 7):
+                wire.send(frame[at : at + 7])
+        while wire.sock.recv(65536):
+            pass
+
+    api = upstream(switching(then=then))
+    proxy = start(ostiary, api, key=key, scrub=scrub)
+    proxy.canaries.append(key)
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        opened(raw, "Sec-WebSocket-Extensions: permessage-deflate\r\n")
+        if scrub == "scrub":
+            got = raw.read_exactly(sum(map(len, sent)))
+            stars = [b"*" * len(one) for one in (half, rest, hidden, key, key)]
+            assert got == b"".join([
+                sent[0], sent[1].replace(half, stars[0]), sent[2].replace(rest, stars[1]),
+                sent[3].replace(hidden, stars[2]), sent[4].replace(key.encode(), stars[3]),
+                sent[5].replace(key.encode(), stars[4]),
+            ])  # fmt: skip
+        else:
+            # What came with the frame that shows it does not pass either.
+            left = b""
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    left += raw.read_exactly(1)
+            assert b"".join(sent[:2]).startswith(left)
+    (seen,) = api.requests
+    assert seen.get("sec-websocket-extensions") is None
+    (closed,) = proxy.wait_audit("credential.closed")
+    if scrub == "scrub":
+        assert (closed["outcome"], closed["redactions"]) == ("ok", 4)
+    else:
+        assert (closed["code"], closed["redactions"]) == ("reply_blocked", 1)
+
+
+@pytest.mark.parametrize(
+    ("head", "first", "code"),
+    [
+        (SWITCH + "Sec-WebSocket-Extensions: permessage-deflate\r\n", b"", "reply_blocked"),
+        (SWITCH, b"\xc1\x05hello", "upstream_protocol"),
+        (SWITCH, b"\x81\x85abcdhello", "upstream_protocol"),
+    ],
+)
+def test_g43_what_cannot_be_searched_ends(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], head: str, first: bytes, code: str
+) -> None:
+    proxy = start(ostiary, upstream(switching(head, first)), scrub="scrub")
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+        raw.send((HANDSHAKE + "\r\n").encode())
+        answer = raw.head()
+        assert answer.status == (502 if code == "reply_blocked" else 101)
+        if answer.status == 101:
+            assert raw.closed()
+    (closed,) = proxy.wait_audit("credential.closed")
+    assert closed["code"] == code
 
 
 def test_frames_sent_with_the_handshake_wait_for_the_answer(

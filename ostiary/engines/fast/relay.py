@@ -1,5 +1,6 @@
-"""Bytes that pass unread between a caller and an upstream: the frames of a WebSocket, and tunnels that are not opened.
-They are counted, and their deadlines are kept.
+"""What passes between a caller and an upstream: the frames of a WebSocket, and tunnels that are not opened. They are
+counted, and their deadlines are kept. Frames of an upstream that has seen a credential are searched for it; all else
+passes unread.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 from addons.exchange import Exchange
 from addons.parts import Deadlines
 from addons.refusal import Code, Refusal
+from addons.reply.frames import Frames
+from addons.reply.scrub import Scrub
 from ostiary.engines.fast.deadline import Wait
 from ostiary.engines.fast.link import Link
 
@@ -36,6 +39,9 @@ class Relay:
         self.link = link
         self._exchange = exchange
         self._frames = frames
+        scrub = exchange.find(Scrub) if frames else None
+        self._search = Frames(scrub) if scrub is not None else None
+        self._before = exchange.redactions
         self._ended_sides: set[str] = set()
         link.relay, link.turn = self, None
         caller.deadline.expect(Wait.BODY, times.idle_s)
@@ -52,9 +58,19 @@ class Relay:
 
     def from_upstream(self, data: bytes) -> None:
         self.caller.deadline.touch()
-        self._exchange.bytes_out += len(data)
-        self.caller.write(data)
-        self.caller.flush()
+        if self._search is not None:
+            try:
+                data = self._search.feed(data)
+            except Refusal as refusal:
+                self._exchange.redactions = self._before + self._search.redactions
+                self.caller.engine.parts.boundary.refuse(self._exchange, refusal)
+                self._finish()
+                return
+            self._exchange.redactions = self._before + self._search.redactions
+        if data:
+            self._exchange.bytes_out += len(data)
+            self.caller.write(data)
+            self.caller.flush()
 
     def upstream_ended(self) -> bool:
         """The upstream will send no more; whether its connection stays open to be written to."""

@@ -1,5 +1,6 @@
-"""Bytes that pass unread: the frames of a WebSocket, and tunnels to authorities that no route names. They are counted,
-and their deadlines are kept.
+"""What passes once HTTP has ended: the frames of a WebSocket, and tunnels to authorities that no route names. They are
+counted, and their deadlines are kept. Frames of an upstream that has seen a credential are searched for it; all else
+passes unread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from mitmproxy.proxy.context import Context
 from addons.exchange import Exchange
 from addons.parts import Deadlines
 from addons.refusal import Code, Refusal
+from addons.reply.frames import Frames
+from addons.reply.scrub import Scrub
 from ostiary.engines.mitm.watch import Expired, Watch
 
 if TYPE_CHECKING:
@@ -22,12 +25,29 @@ type Commands = layer.CommandGenerator[None]
 
 
 class FrameRelay(layer.Layer):
-    """Passes frames on, untouched and unkept."""
+    """Passes frames on, unkept; those of the upstream without the credential."""
 
     def __init__(self, context: Context, exchange: Exchange, handler: ClientHandler) -> None:
         super().__init__(context)
         self._exchange = exchange
         self._handler = handler
+        scrub = exchange.find(Scrub)
+        self._search = Frames(scrub) if scrub is not None else None
+        self._before = exchange.redactions
+
+    def _clean(self, data: bytes) -> bytes | None:
+        """What may reach the caller; None where that is the end."""
+        if self._search is None:
+            return data
+        passes, refusal = None, None
+        try:
+            passes = self._search.feed(data)
+        except Refusal as error:
+            refusal = error
+        self._exchange.redactions = self._before + self._search.redactions
+        if refusal is not None:
+            self._handler.boundary.refuse(self._exchange, refusal)
+        return passes
 
     def _handle_event(self, event: events.Event) -> Commands:
         client, server = self.context.client, self.context.server
@@ -38,9 +58,12 @@ class FrameRelay(layer.Layer):
                 if exchange.payload is not None:
                     exchange.payload.update(event.data)
                 yield commands.SendData(server, event.data)
-            else:
-                exchange.bytes_out += len(event.data)
-                yield commands.SendData(client, event.data)
+            elif (passes := self._clean(event.data)) is None:
+                yield commands.CloseConnection(server)
+                yield commands.CloseConnection(client)
+            elif passes:
+                exchange.bytes_out += len(passes)
+                yield commands.SendData(client, passes)
         elif isinstance(event, events.ConnectionClosed):
             # After the closing handshake either side may end first (RFC 6455 section 7.1.1): both ends are good.
             self._handler.boundary.settle(exchange, "ok")

@@ -68,7 +68,7 @@ TIMES = Deadlines(idle_s=7.0, total_s=9.0)
 
 def made(*, frames: bool) -> tuple[Relay, Caller, Link, Any]:
     caller, link = Caller(), Link()
-    exchange = SimpleNamespace(bytes_in=0, bytes_out=0, payload=None)
+    exchange = SimpleNamespace(bytes_in=0, bytes_out=0, payload=None, redactions=0, find=lambda _: None)
     relay = Relay(cast("Any", caller), cast("Any", link), cast("Any", exchange), TIMES, frames=frames)
     return relay, caller, link, exchange
 
