@@ -21,7 +21,6 @@ MAY = """
 path "secret/data/egress/*" { capabilities = ["read"] }
 path "secret/subkeys/egress/*" { capabilities = ["read"] }
 path "pki/sign/egress" { capabilities = ["update"] }
-path "pki/sign/short" { capabilities = ["update"] }
 path "auth/token/lookup-self" { capabilities = ["read"] }
 path "auth/token/renew-self" { capabilities = ["update"] }
 path "sys/capabilities-self" { capabilities = ["update"] }
@@ -40,7 +39,6 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
             "pki/roles/egress",
             {**role, "allow_any_name": False, "allowed_domains": "billing", "allow_bare_domains": True},
         )
-        server.api("POST", "pki/roles/short", {**role, "ttl": "5s", "max_ttl": "5s"})
         yield server
 
 
@@ -119,7 +117,6 @@ def test_certificates_that_vault_issues(
         return f"{{client_cert: {{pki: {{role: {role}, common_name: {name}}}}}}}"
 
     policy = HEAD + route("long", "api.test", "long", issued("egress", "billing"))
-    policy += route("short", "api.test", "short", issued("short", "quick"))
     policy += route("other", "api.test", "other", issued("egress", "somebody-else"))
     policy += route("closed", "api.test", "closed", issued("closed", "billing"))
     with serving(Upstream(pki.asking("api.test", clients=clients), named)) as api:
@@ -128,14 +125,6 @@ def test_certificates_that_vault_issues(
         with tunnel(address, proxy.ca) as raw:
             assert [send(raw, "/long/a") for _ in range(3)] == [(200, b"billing")] * 3
             assert api.connections == 1
-            # A life of five seconds: renewed while requests go on, and none fails.
-            deadline = time.monotonic() + 30
-            while not proxy.audit("secret.version_changed"):
-                assert send(raw, "/short/a") == (200, b"quick")
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        changed = proxy.audit("secret.version_changed")
-        assert {record["secret"] for record in changed} == {"pki/sign/short#quick"}
         dialled = api.connections
         for path in ("/other/a", "/closed/a"):
             answer = get(address, proxy.ca, path)

@@ -173,3 +173,35 @@ def test_webhooks(reader: Callable[..., Reader]) -> None:
     one.follow(blocks("webhooks"))
     lines = bytes(one.servers[0].output).decode().splitlines()
     assert lines[1:] == [f'/stripe {{"id": "evt_{number}"}} None' for number in (1, 4, 5)]
+
+
+def test_client_certificates(reader: Callable[..., Reader], upstream: Callable[..., Upstream], pki: Pki) -> None:
+    def who(seen: Seen, wire: Wire) -> None:
+        wire.answer(200, f"you are {seen.client}\n".encode())
+
+    hosts = ("api.example.com", "partner.example.com")
+    context = pki.asking(*hosts)
+    api = Upstream(context, who)
+    try:
+        one = reader(
+            upstreams={f"{host}:443": api.port for host in hosts},
+            secrets=("ost_of-this-guide-alone",),
+            replaced={":8080": f":{free_port()}", ":8200": f":{free_port()}"},
+        )
+        steps = blocks("client-certificates")
+        handed = next(place for place, block in enumerate(steps) if "egress-ca.pem" in block.text) + 1
+        one.follow(steps[:handed])
+        context.load_verify_locations(str(one.folder / "egress-ca.pem"))
+        one.follow(steps[handed:])
+    finally:
+        api.stop()
+    assert [(seen.target, seen.client) for seen in api.requests] == [
+        ("/accounts", "billing"), ("/orders", "billing"), ("/accounts", "billing"),
+    ]  # fmt: skip
+    first, _, again = api.requests
+    assert first.connection != again.connection, "a connection is its certificate's"
+    assert not [
+        path
+        for path in one.folder.rglob("*")
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes() and path.name != "ca.key"
+    ]

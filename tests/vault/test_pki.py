@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import urllib.error
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -13,12 +14,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from addons.clock import SystemClock
 from tests.harness.openbao import OpenBao
 from tests.harness.pki import Pki
 from vault.hashicorp import pki
 from vault.hashicorp.config import TokenAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
-from vault.issued import IssuedRef
+from vault.issued import Issuance, IssuedRef
 from vault.secret import Secret
 from vault.store import SecretDenied
 
@@ -84,6 +86,32 @@ async def test_what_vault_signs_and_what_it_does_not(ca: OpenBao) -> None:
             await store.issue(ref(role="other"))
         told = await store.capabilities(["pki/sign/egress", "pki/sign/other"])
         assert (told["pki/sign/egress"], told["pki/sign/other"]) == (("update",), ("deny",))
+    finally:
+        await store.close()
+
+
+async def test_a_short_life_is_renewed_in_time(ca: OpenBao) -> None:
+    """Against the clocks of this machine and of a real Vault: at every moment there is one that is good."""
+    ca.api("POST", "pki/roles/short", {"allow_any_name": True, "key_type": "ec", "ttl": "4s", "max_ttl": "4s"})
+    store = VaultStore(VaultConfig((ca.address,), TokenAuth(Secret(ca.token))))
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    issuance = Issuance(cast("Any", None), store, loop.time, clock.wall_s)
+    ref = IssuedRef("sign/short", mount="pki", kv=1, common_name="quick.test")
+    try:
+        serials = [(await issuance.read(ref, ttl_s=0, max_stale_s=0)).version]
+        async with asyncio.timeout(20):
+            while len(serials) < 2:
+                found = await issuance.read(ref, ttl_s=0, max_stale_s=0)
+                known = issuance.known(ref)
+                assert known is not None
+                assert (known.control.expires_at_s or 0) > clock.wall_s()
+                if found.version != serials[-1]:
+                    serials.append(found.version)
+                await asyncio.sleep(0.02)
+        final = issuance.known(ref)
+        assert final is not None
+        assert final.before == serials[0]
     finally:
         await store.close()
 
