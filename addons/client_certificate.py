@@ -14,9 +14,9 @@ from collections.abc import Collection
 from typing import Final, NoReturn, final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from addons.credentials import Credential, SealedCredential
 from addons.exchange import Exchange
@@ -27,6 +27,8 @@ from vault.secret import Secret
 
 MAX_PEM_BYTES: Final = 64 * 1024
 MAX_CHAIN: Final = 10
+MAX_RSA_BITS: Final = 8192
+_PROBE: Final = b"ostiary: does this key sign?"
 type SigningKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 _KINDS: Final = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
 
@@ -140,7 +142,9 @@ def _parsed(chain_pem: bytes, key_pem: bytes) -> ClientCertificate | str:
     if len(chain) > MAX_CHAIN:
         return f"its chain has more than {MAX_CHAIN} certificates"
     try:
-        key = serialization.load_pem_private_key(key_pem, None)
+        # OpenSSL's full check of an RSA key takes up to half a second, and this is the event loop: what the key signs is
+        # verified below instead.
+        key = serialization.load_pem_private_key(key_pem, None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         return "its key is encrypted"
     except (ValueError, UnsupportedAlgorithm):
@@ -149,7 +153,20 @@ def _parsed(chain_pem: bytes, key_pem: bytes) -> ClientCertificate | str:
         return "its key is of a kind that TLS does not sign with"
     if key.public_key() != public:
         return "its key belongs to another certificate"
+    if isinstance(key, rsa.RSAPrivateKey) and not _signs(key):
+        return "its key does not sign"
     return ClientCertificate(chain, key)
+
+
+def _signs(key: rsa.RSAPrivateKey) -> bool:
+    if key.key_size > MAX_RSA_BITS:
+        return False
+    try:
+        signature = key.sign(_PROBE, padding.PKCS1v15(), hashes.SHA256())
+        key.public_key().verify(signature, _PROBE, padding.PKCS1v15(), hashes.SHA256())
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _der(cert: x509.Certificate) -> bytes:

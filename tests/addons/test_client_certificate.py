@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import ssl
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
+from cryptography.x509.oid import NameOID
 
 from addons.client_certificate import MAX_CHAIN, ClientCertificate, Shown, pinned, read, spki_sha256
 from ostiary.engines.fast.tls import load_by_pipes, load_client
@@ -52,6 +54,31 @@ def test_what_is_refused(pki: Pki) -> None:
         found = read(Secret(chain), Secret(private), "cert")
         assert isinstance(found, str), why
         assert found.startswith(why)
+
+
+def test_an_rsa_key_is_tried(pki: Pki) -> None:
+    """Its parts may not belong together, though its public half is the certificate's."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    now = dt.datetime.now(dt.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsa")])
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now).not_valid_after(now + dt.timedelta(days=1)).sign(pki.key, hashes.SHA256())
+    )  # fmt: skip
+    cert = made.public_bytes(serialization.Encoding.PEM).decode()
+    numbers = key.private_numbers()
+    torn = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, numbers.d ^ 6, numbers.dmp1 ^ 6, numbers.dmq1 ^ 6, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)  # fmt: skip
+
+    def pem(one: rsa.RSAPrivateKey) -> Secret:
+        text = one.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+        return Secret(text.decode())
+
+    assert isinstance(read(Secret(cert), pem(key), "cert"), ClientCertificate)
+    assert read(Secret(cert), pem(torn), "cert") == "its key does not sign"
 
 
 def test_it_is_parsed_once_and_shown_to_nobody(pki: Pki) -> None:

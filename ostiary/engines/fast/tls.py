@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 CACHED_CONTEXTS: Final = 1024
 UPSTREAM_CONTEXTS: Final = 256
 """One for each set of roots and client certificate; those of old certificates go when others come."""
-DER: Final = 1
+DER: Final = 2
 """`_ssl.ENCODING_DER`."""
 CONTEXT_LIFE_S: Final = 3600.0
 
@@ -191,8 +192,12 @@ def proves_pin(session: ssl.SSLObject, pins: frozenset[bytes]) -> bool:
 
 
 def _verified(session: ssl.SSLObject) -> list[bytes]:
-    if hasattr(session, "get_verified_chain"):
+    if sys.version_info >= (3, 13):
         return list(session.get_verified_chain())
-    # Python 3.12 has it, not yet by a name of its own.
+    return verified_natively(session)
+
+
+def verified_natively(session: ssl.SSLObject) -> list[bytes]:
+    """The verified chain where Python 3.12 has it; it got a name of its own later. DER."""
     native: Any = session._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as above
     return [cert.public_bytes(DER) for cert in native.get_verified_chain() or ()]

@@ -8,13 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from addons.client_certificate import Shown
 from addons.egress import Destination
 from addons.exchange import Authority, WorkloadIdentity
 from addons.parts import Deadlines
+from addons.refusal import Code, Refusal
 from ostiary.engines import needs
-from ostiary.engines.mitm.dialling import Bound
+from ostiary.engines.mitm.dialling import Bound, TlsTerms
 from ostiary.engines.needs import Bounds, times_of
 from policies import Grant
+from policies.tls import ClientCertSpec, TlsSpec
 
 TIMES = Deadlines()
 AUTHORITY = Authority("api.test", 443)
@@ -53,6 +56,9 @@ class Asked:
 
     def ask(self, kind: type[Any]) -> Any:
         return self._facts[kind]
+
+    def find(self, kind: type[Any]) -> Any:
+        return self._facts.get(kind)
 
 
 def of(bounds: Bounds, one: Asked) -> Bound:
@@ -100,6 +106,26 @@ def test_a_reload_that_changes_the_route_alone() -> None:
     assert of(bounds, Asked(destination())).pool_key.ca_file is None
     new = of(bounds, Asked(destination(), ca_file=Path("roots.pem"), http2="never"))
     assert (new.pool_key.ca_file, new.pool_key.http2) == (Path("roots.pem"), "never")
+
+
+def test_a_certificate_is_the_request_s_own() -> None:
+    """Of one route and one destination each request has the connection of the certificate that it has opened."""
+    bounds, to = Bounds(), destination()
+    spec = TlsSpec(ClientCertSpec("cert", "key"), frozenset({b"pin"}), "roots")
+
+    def asked(shown: str | None) -> Bound:
+        one = Asked(to, tls=spec)
+        if shown is not None:
+            one._facts[Shown] = SimpleNamespace(identity=shown, certificate=shown)
+        return of(bounds, one)
+
+    first, second, again = asked("a@1"), asked("a@2"), asked("a@1")
+    assert first.pool_key == again.pool_key != second.pool_key
+    assert first.pool_key.tls == TlsTerms("a@1", frozenset({b"pin"}), "roots")
+    assert [str(one.certificate) for one in (first, second)] == ["a@1", "a@2"]
+    with pytest.raises(Refusal) as error:
+        asked(None)
+    assert error.value.code is Code.INTERNAL
 
 
 def test_an_identity_that_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:

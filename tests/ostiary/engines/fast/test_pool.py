@@ -13,7 +13,7 @@ from addons.egress import Destination
 from addons.exchange import Authority
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.pool import IDLE_S, MAX_IDLE, MAX_IDLE_OF_KEY, Pool
-from ostiary.engines.mitm.dialling import Bound, PoolKey
+from ostiary.engines.mitm.dialling import Bound, PoolKey, TlsTerms
 
 KEY = PoolKey("billing", Authority("api.test", 443), (("192.0.2.1", 443),), None)
 
@@ -62,6 +62,9 @@ def test_the_one_used_last_is_taken_first() -> None:
         replace(KEY, addresses=(("192.0.2.2", 443),)),
         replace(KEY, ca_file=Path("roots.pem")),
         replace(KEY, upgrade=True),
+        replace(KEY, tls=TlsTerms(identity="secret/a@1:aa")),
+        replace(KEY, tls=TlsTerms(pins=frozenset({b"x" * 32}))),
+        replace(KEY, tls=TlsTerms(roots="aa")),
     ],
 )
 def test_g58_nothing_is_shared_across_a_difference(other: PoolKey) -> None:

@@ -21,7 +21,7 @@ from ostiary.engines.fast.sessions import (
     offer,
     session_of,
 )
-from ostiary.engines.mitm.dialling import PoolKey
+from ostiary.engines.mitm.dialling import PoolKey, TlsTerms
 from tests.harness.pki import Pki
 from tests.ostiary.engines.fast.test_tls import shake
 
@@ -49,6 +49,8 @@ def test_the_newest_is_used_once() -> None:
         replace(KEY, authority=Authority("other.test", 443)),
         replace(KEY, addresses=(("192.0.2.2", 443),)),
         replace(KEY, ca_file=cast("Any", "roots.pem")),
+        replace(KEY, tls=TlsTerms(identity="secret/a@1:aa")),
+        replace(KEY, tls=TlsTerms(roots="aa")),
     ],
 )
 def test_what_may_not_share_a_connection_shares_no_session(other: PoolKey) -> None:

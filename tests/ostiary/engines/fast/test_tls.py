@@ -9,10 +9,22 @@ import threading
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from addons.client_certificate import ClientCertificate, pinned, read, spki_sha256
 from ostiary.ca import LeafStore, load_or_create
-from ostiary.engines.fast.tls import CACHED_CONTEXTS, CONTEXT_LIFE_S, CallerContexts, UpstreamContexts
+from ostiary.engines.fast.tls import (
+    CACHED_CONTEXTS,
+    CONTEXT_LIFE_S,
+    UPSTREAM_CONTEXTS,
+    CallerContexts,
+    UpstreamContexts,
+    proves_pin,
+    verified_natively,
+)
+from ostiary.engines.mitm.dialling import TlsTerms
 from tests.harness.pki import Pki
+from vault.secret import Secret
 
 
 class Clock:
@@ -241,6 +253,36 @@ def test_roots_of_a_route_count_for_that_route_alone(pki: Pki, tmp_path: Path) -
     assert contexts.of(None) is contexts.of(None)
     assert refusal_of(contexts.of(other.ca_file), other.context("api.test"), "api.test") is None
     assert refusal_of(contexts.of(None), other.context("api.test"), "api.test") is not None
+
+
+def test_a_context_is_its_certificate_s(pki: Pki, tmp_path: Path) -> None:
+    """Another version, another certificate or other roots: another context. There are only so many."""
+    contexts = UpstreamContexts(pki.ca_file)
+    one, two = (read(Secret(cert), Secret(key), "cert") for cert, key in map(pki.client, ("one", "two")))
+    assert isinstance(one, ClientCertificate)
+    assert isinstance(two, ClientCertificate)
+    first = contexts.of(None, TlsTerms("a@1"), one)
+    assert contexts.of(None, TlsTerms("a@1"), one) is first
+    assert len({id(context) for context in (
+        first, contexts.of(None), contexts.of(None, TlsTerms("a@2"), two), contexts.of(None, TlsTerms("a@1", roots="x"), one),
+    )}) == 4  # fmt: skip
+    assert contexts.of(None, TlsTerms(pins=frozenset({b"pin"}))) is contexts.of(None)
+    asking = pki.asking("api.test")
+    assert refusal_of(first, asking, "api.test") is None
+    for number in range(UPSTREAM_CONTEXTS):
+        contexts._contexts[None, "", str(number)] = first
+    contexts.of(None, TlsTerms("b@1"), two)
+    assert contexts.of(None, TlsTerms("a@1"), one) is not first
+
+
+def test_pins_are_looked_for_in_the_verified_chain(roots: ssl.SSLContext, pki: Pki) -> None:
+    session, _ = shake(pki.context("api.test"), roots, "api.test")
+    assert proves_pin(session, frozenset({spki_sha256(pki.cert)}))
+    assert not proves_pin(session, frozenset({b"x" * 32}))
+    # As Python 3.12 is asked for the same.
+    found = verified_natively(session)
+    assert len(found) == 2
+    assert pinned([x509.load_der_x509_certificate(der) for der in found], frozenset({spki_sha256(pki.cert)}))
 
 
 def test_roots_that_cannot_be_read(tmp_path: Path) -> None:
