@@ -10,7 +10,7 @@ import datetime as dt
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from addons.audit import AuditLog
 from addons.boundary import Boundary
@@ -47,6 +47,9 @@ from vault.issued import Issuance
 from vault.keys import Keys
 from vault.store import SecretStore, SecretWriter
 
+if TYPE_CHECKING:
+    from vault.hashicorp.handed import Ask  # hvac is loaded only where Vault is used
+
 ENGINES: Final[Mapping[EngineName, type[MitmEngine]]] = {"fast": FastEngine, "mitmproxy": MitmEngine}
 
 
@@ -82,8 +85,10 @@ class Proxy:
         return await self.engine.listen(listener, bound, self.certificates.get(listener.name))
 
 
-async def begin(settings: Settings, environ: Mapping[str, str], ending: contextlib.AsyncExitStack) -> Begun:
-    """CA, stores and audit, each ended by `ending` whatever happens to the others.
+async def begin(
+    settings: Settings, environ: Mapping[str, str], ending: contextlib.AsyncExitStack, ask: Ask | None = None
+) -> Begun:
+    """CA, stores and audit, each ended by `ending` whatever happens to the others. `ask` is `open_store`'s.
 
     Raises:
         CaError, StoreFailed: with what to do.
@@ -92,7 +97,7 @@ async def begin(settings: Settings, environ: Mapping[str, str], ending: contextl
     metrics = Metrics(__version__)
     authority = load_or_create(settings.ca_dir, dt.datetime.now(dt.UTC))
     leaves = LeafStore(authority, lambda: dt.datetime.now(dt.UTC))
-    store = open_store(settings, environ, metrics)
+    store = open_store(settings, environ, metrics, ask)
     ending.push_async_callback(store.close)
     state = await open_state_of(settings, clock, metrics)
     if state is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from addons.clock import Clock
 from addons.state import StateError, StateStore, StateUnavailable, open_state
@@ -12,6 +13,9 @@ from ostiary.settings.model import Settings
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretStore, StoreError
 
+if TYPE_CHECKING:
+    from vault.hashicorp.handed import Ask  # hvac is loaded only where Vault is used
+
 _log = logging.getLogger("ostiary.serve")
 
 
@@ -19,8 +23,8 @@ class StoreFailed(Exception):
     """A store cannot be opened with these settings."""
 
 
-def open_store(settings: Settings, environ: Mapping[str, str], metrics: Metrics) -> SecretStore:
-    """The secret store of the settings, not yet logged in.
+def open_store(settings: Settings, environ: Mapping[str, str], metrics: Metrics, ask: Ask | None = None) -> SecretStore:
+    """The secret store of the settings, not yet logged in; `ask` gives Vault's login where another process has it.
 
     Raises:
         StoreFailed: the embedded store does not open.
@@ -28,7 +32,7 @@ def open_store(settings: Settings, environ: Mapping[str, str], metrics: Metrics)
     if settings.store == "vault" and settings.vault is not None:
         from vault.hashicorp.store import VaultStore
 
-        return VaultStore(settings.vault, metrics)
+        return VaultStore(settings.vault, metrics, ask)
     if settings.secrets_file is None or settings.secrets_key is None:
         raise StoreFailed("the settings name no secret store")
     try:

@@ -14,14 +14,14 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 from ostiary.settings.load import Texts
 from ostiary.workers.beginning import Beginning, policy_body
-from ostiary.workers.channel import Body, ChannelClosed, NotDone
+from ostiary.workers.channel import Answer, Body, ChannelClosed, NotDone
 from ostiary.workers.combined import Combined
 from ostiary.workers.place import STATES, Place, State, last_words, start, told
 from policies import PolicyText
@@ -60,9 +60,12 @@ class Crew:
         beginning: of worker 0; those of the others differ in their number.
         version: of the policy in `beginning`.
         drain_s: how long exchanges may take to finish at the end.
+        answers: what workers may ask for beyond their own life.
     """
 
-    def __init__(self, beginning: Beginning, version: str, drain_s: float) -> None:
+    def __init__(
+        self, beginning: Beginning, version: str, drain_s: float, answers: Mapping[str, Answer] | None = None
+    ) -> None:
         self.places = tuple(Place(number) for number in range(beginning.workers))
         self.swapping = asyncio.Lock()
         self.restarts: Counter[str] = Counter()
@@ -73,6 +76,7 @@ class Crew:
         self._beginning = beginning
         self._version = version
         self._drain_s = drain_s
+        self._answers = answers or {}
         self._descriptors = tuple(dict.fromkeys(number for group in beginning.sockets for number in group))
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -163,7 +167,7 @@ class Crew:
             place.metrics = body["metrics"]
 
         beginning = replace(self._beginning, number=place.number)
-        answers = {"built": on_built, "draining": on_draining, "ended": on_ended}
+        answers = {"built": on_built, "draining": on_draining, "ended": on_ended, **self._answers}
         body = await asyncio.to_thread(beginning.body)
         running, code = await start(place, answers, body, self._descriptors)
         if self._stopping.is_set() and place.process is not None:

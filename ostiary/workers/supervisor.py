@@ -26,8 +26,10 @@ from ostiary.settings.load import Texts, judge_reloaded
 from ostiary.settings.model import Settings
 from ostiary.stores import open_store
 from ostiary.workers.beginning import Beginning
+from ostiary.workers.channel import Answer
 from ostiary.workers.control import CrewControl
 from ostiary.workers.crew import Crew, StartFailed
+from ostiary.workers.login import SharedLogin, shares_login
 from policies import Policy
 
 EXIT_FAILED: Final = 70
@@ -49,12 +51,19 @@ async def _run(settings: Settings, policy: Policy, texts: Texts, environ: Mappin
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     raise_limit()  # a socket for each worker and listener
-    with contextlib.closing(open_sockets(settings, settings.workers)) as opened:
+    async with contextlib.AsyncExitStack() as ending:
+        opened = ending.enter_context(contextlib.closing(open_sockets(settings, settings.workers)))
+        answers: dict[str, Answer] = {}
+        if settings.vault is not None and shares_login(settings):
+            shared = SharedLogin(settings.vault)
+            # Whichever way this ends, the workers have ended before.
+            ending.push_async_callback(shared.close)
+            answers["login"] = shared.answer
         descriptors = tuple(
             tuple(group[number].fileno() for _, group in opened.listeners) for number in range(settings.workers)
         )
         beginning = Beginning(__version__, 0, settings.workers, settings.file, texts, opened.own(), descriptors)
-        crew = Crew(beginning, policy.version, settings.limits.drain_timeout)
+        crew = Crew(beginning, policy.version, settings.limits.drain_timeout, answers)
         control = CrewControl(
             crew, settings.policies, settings.variables, policy, functools.partial(judge_reloaded, settings)
         )

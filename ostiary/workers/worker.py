@@ -30,6 +30,7 @@ from ostiary.settings.model import Settings
 from ostiary.settings.workers import share_of
 from ostiary.workers.beginning import Beginning, policy_texts
 from ostiary.workers.channel import Answer, Body, Channel, ChannelClosed, read_first
+from ostiary.workers.login import asking, shares_login
 from ostiary.workers.secrets import found_body, statuses_body
 from policies import Policy
 
@@ -77,15 +78,18 @@ async def _run(
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, terminal)  # blocked so far: nothing that it starts is to inherit that
     async with contextlib.AsyncExitStack() as ending:
-        begun = await begin(settings, environ, ending)
+        # There from the start: the login is asked for over it. The supervisor asks nothing before `built`.
+        answers: dict[str, Answer] = {}
+        channel = Channel(answers)
+        await channel.open(end)
+        running = loop.create_task(channel.run())
+        running.add_done_callback(lambda _: ended.set())
+        begun = await begin(settings, environ, ending, asking(channel) if shares_login(whole) else None)
         # Its own sockets, and those of every sibling, to be served when that one falls.
         held = len({number for group in beginning.sockets for number in group})
         proxy = await build(begun, policy, beginning.own, ending, extra_keys={}, addons=addons, held=held)
         worker = Worker(beginning, settings, proxy, ended)
-        channel = Channel(worker.answers())
-        await channel.open(end)
-        running = loop.create_task(channel.run())
-        running.add_done_callback(lambda _: ended.set())
+        answers.update(worker.answers())
         channel.tell("built", policy=policy.version)
         await ended.wait()
         channel.tell("draining")

@@ -24,7 +24,8 @@ from typing import Any, Final
 from vault.hashicorp.answers import VaultAnswer, VaultUnreachable
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultAuth
-from vault.hashicorp.methods import Issued, is_batch, is_dead, method_of, outage
+from vault.hashicorp.handed import HandedOn
+from vault.hashicorp.methods import Issued, Method, is_batch, is_dead, method_of, outage
 from vault.observer import StoreObserver
 from vault.secret import Secret
 from vault.store import SecretDenied, SecretUnavailable
@@ -82,6 +83,7 @@ class Login:
         auth: how to log in.
         observer: told of logins and of the token's TTL.
         jitter: gives a number in [0, 1).
+        method: in the place of the one that `auth` names.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Login:
         auth: VaultAuth,
         observer: StoreObserver,
         jitter: Callable[[], float] = random.random,
+        method: Method | None = None,
     ) -> None:
         self._calls = calls
-        self._method = method_of(calls, auth)
+        self._method = method or method_of(calls, auth)
         self._observer = observer
         self._jitter = jitter
         self._issued: Issued | None = None
@@ -115,6 +118,11 @@ class Login:
     def generation(self) -> int:
         """Counts logins: a caller that met a 403 says which login it used, so that many of them cause one new login."""
         return self._generation
+
+    @property
+    def left_s(self) -> float:
+        """What is left of the token; infinity where it does not end or there is none."""
+        return max(self._ends_s - time.monotonic(), 0.0)
 
     async def token(self) -> Secret:
         """A token to use now; logs in if there is none, or none that still lives.
@@ -165,6 +173,8 @@ class Login:
         issued = self._issued
         if self._method.scarce and issued is not None and generation == self._generation and await self._lives(issued):
             return
+        if isinstance(self._method, HandedOn) and generation == self._generation:
+            self._method.doubt()
         await self.again(generation)
 
     async def _lives(self, issued: Issued) -> bool:
@@ -190,7 +200,8 @@ class Login:
             self._failed(SecretUnavailable("", f"the login failed ({type(error).__name__})"))
         else:
             self._failure, self._failures = None, 0
-            self._generation += 1
+            if not self._same(before, issued):
+                self._generation += 1
             self._take(issued)
             self._observer.store_login("ok")
             if before is not None and before.own:
@@ -199,6 +210,12 @@ class Login:
             self._flight = None
             if self._keeper is None and not self._closed:
                 self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    def _same(self, before: Issued | None, issued: Issued) -> bool:
+        """Whether the same token was handed on again: who has met a 403 with it is still to say so."""
+        if before is None or not isinstance(self._method, HandedOn):
+            return False
+        return before.token.reveal() == issued.token.reveal()
 
     def _take(self, issued: Issued) -> None:
         self._issued = issued

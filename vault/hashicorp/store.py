@@ -14,6 +14,7 @@ from vault.hashicorp import kv, pki
 from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting, VaultUnreachable
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
+from vault.hashicorp.handed import Ask, HandedOn
 from vault.hashicorp.login import Login
 from vault.hashicorp.transit import Transit
 from vault.issued import Issued, IssuedRef
@@ -46,16 +47,17 @@ class VaultStore:
     Args:
         config: addresses, login, deadlines.
         observer: told of health and token TTL.
+        ask: gives a login of another process, in the place of one of its own.
     """
 
     name: Literal["vault", "sealed"] = "vault"
 
-    def __init__(self, config: VaultConfig, observer: StoreObserver | None = None) -> None:
+    def __init__(self, config: VaultConfig, observer: StoreObserver | None = None, ask: Ask | None = None) -> None:
         self._observer = observer or Silent()
         self._namespace = config.namespace
         self._deadline_s = config.deadline_s
         self._calls = VaultCalls(config)
-        self._login = Login(self._calls, config.auth, self._observer)
+        self._login = Login(self._calls, config.auth, self._observer, method=HandedOn(ask) if ask is not None else None)
         self._mounts: dict[tuple[str | None, str], Literal[1, 2]] = {}
         self._refused: dict[SecretRef, float] = {}
         self._transit = Transit(self._call, config.deadline_s, max(1, config.threads - KEPT_THREADS))
