@@ -14,7 +14,6 @@ from typing import Final
 from addons.audit import FileSink, StdoutSink
 from ostiary.settings.model import Limits, Settings
 from policies.faults import Faults, Place
-from vault.hashicorp.config import AppRoleAuth
 
 MAX_WORKERS: Final = 64
 MIN_BUFFERS: Final = 1024 * 1024
@@ -47,13 +46,6 @@ def check_workers(settings: Settings, place: Place, faults: Faults) -> None:
                 f"{count} workers cannot share the audit sink {what}: their records would mix",
                 "write file sinks, of which each worker has its own, or run one worker",
             )
-    auth = settings.vault.auth if settings.vault is not None else None
-    if isinstance(auth, AppRoleAuth) and auth.wrapped_file is not None:
-        faults.add(
-            place,
-            f"{count} workers cannot share wrapped_file: an envelope is opened once, and each worker logs in by itself",
-            "write secret_id_file with a secret id of several uses, use another auth method, or run one worker",
-        )
     if settings.state is not None and settings.state.kind == "memory":
         faults.add(
             place,

@@ -2,7 +2,7 @@
 channel, and says which login it knows and whether Vault refused it.
 
 Logins are numbered: who doubts one that has been replaced since gets the new one, and no login is made. The token is in
-no environment, argument or log. Methods that make no login (`token_file`, `token`) are left to each worker: what they
+no environment, argument or log. Methods that make no login (`token_file` and `token`) are left to each worker: what they
 give is nobody's here to renew or revoke.
 """
 

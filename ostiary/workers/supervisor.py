@@ -1,7 +1,7 @@
 """The supervisor: opens and keeps the sockets, starts the workers, answers the admin API for all of them, ends them.
 
-It serves no caller, reads no secret and writes no audit: what is to be recorded of it, a worker records. Exit codes are
-those of a single process; what stops a worker's start stops this one's.
+It serves no caller, reads no secret and writes no audit: what is to be recorded of it, a worker records. It logs in to
+Vault for all (`login.py`). Exit codes are those of a single process; what stops a worker's start stops this one's.
 """
 
 from __future__ import annotations
