@@ -286,7 +286,7 @@ def test_f5_the_supervisor_is_killed(crew: Callable[..., Crew], hold: threading.
     assert get(proxy.address("sidecar"), proxy.ca).status == 200
 
 
-def test_v2_one_login_for_all_and_it_ends_with_them(
+def test_v5_one_login_for_all_and_it_ends_with_them(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path: Path
 ) -> None:
     """A secret id that is good for one login serves all workers, and one that replaces a fallen one; a token that was

@@ -38,6 +38,8 @@ class HandedOn:
         self._ask = ask
         self._number = 0
         self._doubted = False
+        self.same = False
+        """Whether the last answer was the login that was known already."""
 
     async def examine(self) -> str:
         return ""
@@ -56,5 +58,5 @@ class HandedOn:
             self._number = handed.number
             if self._doubted and handed.number == known:
                 continue  # doubted while it was asked about without doubt
-            self._doubted = False
+            self._doubted, self.same = False, handed.number == known
             return Issued(handed.token, handed.ttl_s, renewable=False, own=False)

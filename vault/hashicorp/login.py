@@ -200,7 +200,8 @@ class Login:
             self._failed(SecretUnavailable("", f"the login failed ({type(error).__name__})"))
         else:
             self._failure, self._failures = None, 0
-            if not self._same(before, issued):
+            if not (isinstance(self._method, HandedOn) and self._method.same):
+                # Of the same token handed on again, who has met a 403 with it is still to say so.
                 self._generation += 1
             self._take(issued)
             self._observer.store_login("ok")
@@ -210,12 +211,6 @@ class Login:
             self._flight = None
             if self._keeper is None and not self._closed:
                 self._keeper = asyncio.get_running_loop().create_task(self._keep())
-
-    def _same(self, before: Issued | None, issued: Issued) -> bool:
-        """Whether the same token was handed on again: who has met a 403 with it is still to say so."""
-        if before is None or not isinstance(self._method, HandedOn):
-            return False
-        return before.token.reveal() == issued.token.reveal()
 
     def _take(self, issued: Issued) -> None:
         self._issued = issued
