@@ -27,6 +27,9 @@ from vault.secret import Secret
 
 MAX_PEM_BYTES: Final = 64 * 1024
 MAX_CHAIN: Final = 10
+MIN_RSA_BITS: Final = 2048
+MIN_EC_BITS: Final = 224
+"""112 bits of security: OpenSSL refuses to load less at its level 2."""
 MAX_RSA_BITS: Final = 8192
 _PROBE: Final = b"ostiary: does this key sign?"
 type SigningKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -151,6 +154,8 @@ def _parsed(chain_pem: bytes, key_pem: bytes) -> ClientCertificate | str:
         return "its key is no PEM"
     if not isinstance(key, _KINDS):
         return "its key is of a kind that TLS does not sign with"
+    if getattr(key, "key_size", MIN_RSA_BITS) < (MIN_RSA_BITS if isinstance(key, rsa.RSAPrivateKey) else MIN_EC_BITS):
+        return "its key is too short for TLS"
     if key.public_key() != public:
         return "its key belongs to another certificate"
     if isinstance(key, rsa.RSAPrivateKey) and not _signs(key):

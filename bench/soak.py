@@ -163,9 +163,9 @@ class _Drive:
             if status != 101:
                 raise ValueError(f"no WebSocket: {status}")
             for _ in range(20):
-                # A caller masks what it sends; with a mask of zeros that looks like what comes back.
+                # A caller masks what it sends, here with zeros.
                 line.writer.write(b"\x81\x85\0\0\0\0" + FRAME[2:])
-                if (await line.reader.readexactly(11))[-5:] != b"hello":
+                if await line.reader.readexactly(len(FRAME)) != FRAME:
                     raise ValueError("another message came back")
                 await asyncio.sleep(0.02)
         finally:

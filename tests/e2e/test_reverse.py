@@ -208,8 +208,8 @@ def test_websocket_events_and_trailers(one: Set) -> None:
             + f"Origin: http://{local}\r\nSec-Fetch-Site: same-origin\r\n\r\n".encode()
         )
         assert raw.head().status == 101
-        raw.send(b"\x81\x85abcd\r\n\r\n0")
-        assert raw.read_exactly(11) == b"\x81\x85abcd\r\n\r\n0"
+        raw.send(b"\x81\x09abcd\r\n\r\n0")
+        assert raw.read_exactly(11) == b"\x81\x09abcd\r\n\r\n0"
     assert one.api.requests[-1].get("origin") == "https://api.test"
     assert one.api.requests[-1].get("authorization") == f"Bearer {one.key}"
     with Raw(local) as raw:

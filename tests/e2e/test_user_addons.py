@@ -512,8 +512,8 @@ def test_a_websocket_handshake_is_seen_and_its_frames_are_not(proxy: Proxy, upst
         raw.send(f"{HANDSHAKE.replace('/live?x=1', '/v1/reply-field')}\r\n".encode())
         answer = raw.head()
         assert (answer.status, answer.get("X-Seen"), answer.all("Upgrade")) == (101, "yes", ["websocket"])
-        raw.send(b"\x81\x85abcd12345")
-        assert raw.read_exactly(11) == b"\x81\x85abcd12345"
+        raw.send(b"\x81\x09abcd12345")
+        assert raw.read_exactly(11) == b"\x81\x09abcd12345"
     assert api.requests[0].get("Authorization") == f"Bearer {key}"
     for name, seen in (("end-raises", 2), ("upgrade", 2)):
         with tunnel(one.address("sidecar"), one.ca) as raw:

@@ -141,8 +141,8 @@ def test_hooks_that_wait(ostiary: Callable[..., Ostiary], upstream: Callable[...
             raw.send(HANDSHAKE.replace("/live?x=1", f"/{hook}/ws").encode() + b"\r\n")
             assert raw.head().status == 101
             assert raw.read_exactly(4) == b"\x81\x02hi"
-            raw.send(b"\x81\x82abcdef")
-            assert raw.read_exactly(8) == b"\x81\x82abcdef"
+            raw.send(b"\x81\x06abcdef")
+            assert raw.read_exactly(8) == b"\x81\x06abcdef"
     # A connection whose caller was slow to take the answer serves the next request, whosever it is.
     before = api.connections
     with inside() as raw:
