@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ostiary.engines.fast.sessions import LEAKS
 from tests.harness.canaries import canary
 from tests.harness.client import Raw, tunnel
 from tests.harness.http2 import Http2
@@ -271,11 +272,12 @@ def test_sessions_with_upstreams_are_resumed_by_one_workload_alone(
         with tunnel(proxy.address(name), proxy.ca) as raw:
             assert raw.request(GET.replace(b"/v1", b"/" + name.encode())).status == 200
     assert resumed == [
+        # Where this Python loses memory by it, none is kept.
         ("/billing", False),
-        ("/billing", True),
+        ("/billing", not LEAKS),
         ("/reports", False),
-        ("/billing", True),
-        ("/reports", True),
+        ("/billing", not LEAKS),
+        ("/reports", not LEAKS),
     ]
     assert api.connections == 5
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import ssl
+import sys
 from collections import OrderedDict, deque
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from ostiary.engines.mitm.dialling import PoolKey
 LIFE_S: Final = 600.0
 MAX_OF_KEY: Final = 8
 MAX_KEYS: Final = 512
+LEAKS: Final = sys.version_info < (3, 12, 8) or (3, 13) <= sys.version_info < (3, 13, 1)
+"""Whether this Python loses some six kilobytes each time a session is read (github.com/python/cpython/issues/116810): then
+none is, and each connection to an upstream begins with a whole handshake."""
 
 
 @final
@@ -134,7 +138,7 @@ def session_of(connection: object, proven_s: float) -> Resumable | None:
         connection: the transport's `ssl_object`; None where there is no TLS.
         proven_s: when its certificate was proven.
     """
-    session = getattr(connection, "session", None)
+    session = None if LEAKS else getattr(connection, "session", None)
     if session is None or not (session.has_ticket or session.id):
         return None
     return Resumable(session, proven_s)

@@ -18,6 +18,7 @@ import uvloop
 from addons.egress import Destination
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
+from ostiary.engines.fast import sessions
 from ostiary.engines.fast.dialling import dial
 from ostiary.engines.fast.link import Link
 from ostiary.engines.fast.pool import Pool
@@ -350,6 +351,13 @@ async def test_an_upstream_that_resets_at_once(engine: Engine, listen: Callable[
                 assert not link.usable
 
 
+@pytest.fixture
+def read_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a Python that loses memory each time."""
+    monkeypatch.setattr(sessions, "LEAKS", False)
+
+
+@pytest.mark.usefixtures("read_sessions")
 async def test_a_session_is_offered_once_and_a_broken_handshake_forgets_its_kind(
     engine: Engine, pki: Pki, listen: Callable[[Serve], int]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from addons.exchange import Authority
+from ostiary.engines.fast import sessions
 from ostiary.engines.fast.sessions import (
     LIFE_S,
     MAX_KEYS,
@@ -26,6 +27,12 @@ from tests.harness.pki import Pki
 from tests.ostiary.engines.fast.test_tls import shake
 
 KEY = PoolKey("billing", Authority("api.test", 443), (("192.0.2.1", 443),), None)
+
+
+@pytest.fixture(autouse=True)
+def read_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a Python that loses memory each time: the rules are the same for all."""
+    monkeypatch.setattr(sessions, "LEAKS", False)
 
 
 def one(proven_s: float = 0.0) -> Resumable:
@@ -148,3 +155,11 @@ def test_no_session_where_there_is_none(context: ResumingContext) -> None:
     assert session_of(None, 1.0) is None
     fresh = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="api.test")
     assert session_of(fresh, 1.0) is None
+
+
+def test_a_python_that_loses_memory_by_it_is_read_no_session(
+    context: ResumingContext, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = shake(pki.context("api.test"), context, "api.test")
+    monkeypatch.setattr(sessions, "LEAKS", True)
+    assert session_of(first, 1.0) is None
