@@ -12,12 +12,21 @@ import pytest
 
 from tests.harness.canaries import canary
 from tests.harness.installed import node_with, python_with
-from tests.harness.ostiary_process import Ostiary, clean_environment, command
+from tests.harness.ostiary_process import ENGINES, Ostiary, clean_environment, command
 from tests.harness.two_ways import CACHE, PROGRAMS, ROOT, Served
 from tests.harness.upstream import Script, Upstream
 
 WORKLOAD = 'workloads:\n  billing: {proofs: [{key_hash: "sha256:HASH"}, {any: true}]}\n'
 SECRET = "secret: {path: secret/egress/api, field: key}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a client makes of its environment is its own affair: one engine tells every day, the other in `make test-slow`."""
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        if given.get("way") == "environment" and given.get("engine") not in {None, ENGINES[-1]}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -365,7 +365,7 @@ def test_a_word_that_a_reload_brings(started: Start, engine: str) -> None:
 def test_a_websocket_goes_over_http1(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     def switch(seen: Seen, wire: Wire) -> None:
         assert seen.get("upgrade") == "websocket"
-        wire.send(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nframes")  # fmt: skip
+        wire.send(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x82\x04data")  # fmt: skip
         wire.close()
 
     api = upstream(switch, alpn=("h2", "http/1.1"))
@@ -374,7 +374,7 @@ def test_a_websocket_goes_over_http1(ostiary: Callable[..., Ostiary], upstream: 
     )
     with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
         _opens(raw)
-        assert raw.read_exactly(6) == b"frames"
+        assert raw.read_exactly(6) == b"\x82\x04data"
     assert [seen.http2 for seen in api.requests] == [False]
 
 
