@@ -21,7 +21,7 @@ from ostiary.doctor.finding import Finding, Setup, counted
 from ostiary.settings.model import Settings
 from policies.model import SecretSpec
 from vault.control import Control
-from vault.hashicorp.config import AppRoleAuth, CertAuth, JwtAuth, KubernetesAuth, TokenFileAuth, VaultConfig
+from vault.hashicorp.config import AppRoleAuth, AwsAuth, CertAuth, JwtAuth, KubernetesAuth, TokenFileAuth, VaultConfig
 from vault.observer import Silent
 from vault.sealed import SealedFile, SealedFileError, SealedStore, read_key
 from vault.store import SecretDenied, SecretMissing, StoreError
@@ -120,6 +120,11 @@ def _login_anew(config: VaultConfig | None) -> str:
             return (
                 f"vault read auth/{mount}/role/{role or 'ROLE'} shows what a token must say; is the one in {file} of that issuer, "
                 "audience and subject, and not expired? ostiary vault setup --dry-run prints such a role"
+            )
+        case AwsAuth(role=role, mount=mount):
+            return (
+                f"vault read auth/{mount}/role/{role} shows who may (bound_iam_principal_arn), vault read auth/{mount}/config/client "
+                "which STS Vault asks (region) and what it wants in header_value; aws sts get-caller-identity shows who the keys are"
             )
         case CertAuth(role=role, mount=mount):
             return (

@@ -13,7 +13,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "listen_tls": ("cert", "key"),
     "ca": ("dir",),
     "vault": ("addresses", "namespace", "ca_file", "client_cert", "client_key", "auth"),
-    "auth": ("method", "file", "env", "role_id", "secret_id_file", "wrapped_file", "role", "jwt_file", "mount"),
+    "auth": ("method", "file", "env", "role_id", "secret_id_file", "wrapped_file", "role", "jwt_file", "mount", "region", "header_value"),
     "secrets_key": ("file", "env", "credential"),
     "audit": ("sinks", "durability", "wait", "reserve"),
     "sink": ("file", "stdout"),
@@ -38,10 +38,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "listen": {"client_ca": "client certificates as proof come later"},
     "listen_tls": {"client_ca": "client certificates as proof come later"},
     "ca": {"vault_pki": "a CA in Vault comes later; write dir"},
-    "auth": {
-        "region": "this auth method comes later",
-        "header_value": "this auth method comes later",
-    },
     "sink": {
         "syslog": "syslog comes later",
         "otlp": "OTLP comes later",

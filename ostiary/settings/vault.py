@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from ostiary.settings.keys import KNOWN, LATER
+from ostiary.settings.keys import KNOWN
 from policies.document import Mapping as MappingNode
 from policies.document import Node
 from policies.fields import Fields
 from policies.load_parts import Context
+from vault.hashicorp.aws import AwsKeys, AwsProfile, keys_of
 from vault.hashicorp.config import (
     SERVICE_ACCOUNT_TOKEN,
     AppRoleAuth,
+    AwsAuth,
     CertAuth,
     JwtAuth,
     KubernetesAuth,
@@ -25,8 +27,8 @@ from vault.hashicorp.config import (
     VaultConfig,
 )
 from vault.secret import Secret
+from vault.store import SecretUnavailable
 
-_METHODS_LATER: Final = ("aws",)
 _KEYS_OF: Final[Mapping[str, frozenset[str]]] = {
     "token_file": frozenset({"file"}),
     "token": frozenset({"env"}),
@@ -34,9 +36,12 @@ _KEYS_OF: Final[Mapping[str, frozenset[str]]] = {
     "kubernetes": frozenset({"role", "jwt_file", "mount"}),
     "jwt": frozenset({"role", "jwt_file", "mount"}),
     "cert": frozenset({"role", "mount"}),
+    "aws": frozenset({"role", "region", "header_value", "mount"}),
 }
 _MOUNT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _ROLE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@ -]{0,255}")
+_REGION: Final = re.compile(r"[a-z]{2,4}(-[a-z]{2,16}){1,3}-[0-9]{1,2}")
+_VISIBLE: Final = re.compile(r"[!-~]{1,256}")
 _ENVIRONMENT: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -101,16 +106,8 @@ def _auth(node: Node | None, context: Context, environ: Mapping[str, str]) -> Va
     if node is None:
         return None
     faults = context.faults
-    keys = Fields(node, faults, "auth of vault", known=KNOWN["auth"], later=LATER["auth"])
+    keys = Fields(node, faults, "auth of vault", known=KNOWN["auth"])
     if not isinstance(node, MappingNode) or not keys.require("method"):
-        return None
-    scalar = keys.scalar("method")
-    if scalar is not None and scalar.text in _METHODS_LATER:
-        faults.add(
-            scalar.place,
-            f"auth method {scalar.text} is not built yet",
-            "use token_file, with an Agent that logs in by it",
-        )
         return None
     method = keys.choice("method", set(_KEYS_OF))
     if method is None:
@@ -176,6 +173,58 @@ def _cert(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAu
     return CertAuth(_role(keys, context), _mount(keys, context, "cert"))
 
 
+def _aws(keys: Fields, context: Context, environ: Mapping[str, str]) -> VaultAuth | None:
+    role = _role(keys, context) if keys.require("role") else None
+    region, server_id = keys.scalar("region"), keys.scalar("header_value")
+    if region is not None and not _REGION.fullmatch(region.text):
+        context.faults.add(region.place, f"{region.text!r} is no region of AWS", "write one such as eu-west-1")
+    if server_id is not None and not _VISIBLE.fullmatch(server_id.text):
+        context.faults.add(
+            server_id.place,
+            "header_value must be visible ASCII without spaces",
+            "write what Vault's iam_server_id_header_value says",
+        )
+    found = _aws_keys(keys, context, environ)
+    if role is None or found is None:
+        return None
+    return AwsAuth(
+        role,
+        found,
+        region.text if region is not None else None,
+        server_id.text if server_id is not None else None,
+        _mount(keys, context, "aws"),
+    )
+
+
+def _aws_keys(keys: Fields, context: Context, environ: Mapping[str, str]) -> AwsKeys | AwsProfile | None:
+    """Where AWS SDKs look first: the environment, then the shared credentials file, which may come later."""
+    access, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
+    if bool(access) != bool(secret):
+        name = "AWS_SECRET_ACCESS_KEY" if access else "AWS_ACCESS_KEY_ID"
+        context.faults.add(keys.place_of("method"), f"the variable {name} is not set, the other one is", "export both")
+        return None
+    if access:
+        try:
+            return keys_of(access, secret, environ.get("AWS_SESSION_TOKEN", ""), "the environment")
+        except SecretUnavailable as error:
+            context.faults.add(keys.place_of("method"), error.reason, "export the keys as AWS gives them")
+            return None
+    file = environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    if file.startswith("~/"):
+        try:
+            path = Path(environ.get("HOME") or Path.home()) / file.removeprefix("~/")
+        except RuntimeError:
+            context.faults.add(
+                keys.place_of("method"),
+                "there are no AWS keys: neither in variables nor in a home",
+                "set AWS_SHARED_CREDENTIALS_FILE",
+            )
+            return None
+    else:
+        path = context.folder / file
+    return AwsProfile(path, environ.get("AWS_PROFILE") or "default")
+
+
 _METHODS: Final[Mapping[str, Callable[[Fields, Context, Mapping[str, str]], VaultAuth | None]]] = {
     "token_file": _token_file,
     "token": _token,
@@ -183,6 +232,7 @@ _METHODS: Final[Mapping[str, Callable[[Fields, Context, Mapping[str, str]], Vaul
     "kubernetes": _kubernetes,
     "jwt": _jwt,
     "cert": _cert,
+    "aws": _aws,
 }
 
 

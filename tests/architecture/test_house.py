@@ -51,6 +51,7 @@ def test_secrets_leave_in_few_places() -> None:
         "addons/stages/remote_keys.py",  # a signature that Vault made, into the request that leaves
         "addons/verifying/webhooks.py",  # into the key of a Standard Webhook
         "vault/hashicorp/answers.py",  # out of what Vault says, should it quote what was sent
+        "vault/hashicorp/aws.py",  # into the key of a signed login, and a session token into its head
         "vault/hashicorp/kv.py",  # a new refresh token, back into Vault
         "ostiary/workers/login.py",  # the token of the one login, to a worker over its socket pair
         "vault/hashicorp/client.py",  # a Vault token, into Vault's client

@@ -41,6 +41,9 @@ def has_namespaces() -> bool:
     return VARIABLE not in os.environ or vault_version().startswith("OpenBao")
 
 
+needs_aws = pytest.mark.skipif(
+    vault_version().startswith("OpenBao"), reason="OpenBao has no login by AWS IAM: it is tested by make test-vault"
+)
 needs_namespaces = pytest.mark.skipif(
     not has_namespaces(), reason="this server has no namespaces: they are tested on OpenBao"
 )

@@ -11,7 +11,8 @@ from addons.audit import FileSink, StdoutSink
 from addons.state import StateConfig
 from ostiary.settings import Settings, load_all, load_settings
 from policies import FaultError
-from vault.hashicorp.config import AppRoleAuth, CertAuth, JwtAuth, KubernetesAuth, TokenAuth, TokenFileAuth
+from vault.hashicorp.aws import AwsKeys, AwsProfile
+from vault.hashicorp.config import AppRoleAuth, AwsAuth, CertAuth, JwtAuth, KubernetesAuth, TokenAuth, TokenFileAuth
 from vault.sealed import KeyCredential, KeyEnv, KeyFile
 
 BASE = """
@@ -149,13 +150,56 @@ def test_vault_by_certificate(folder: Path) -> None:
         ("{method: approle, role_id: r, role: x}", "'role' is no key of auth method approle"),
         ("{method: cert}", "auth method cert needs client_cert"),
         ("{method: cert}", "auth method cert needs https://"),
-        ("{method: aws, role: a, region: eu-west-1}", "auth method aws is not built yet"),
+        ("{method: aws, region: eu-west-1}", "needs 'role'"),
+        ("{method: aws, role: a, region: europe}", "'europe' is no region of AWS"),
+        ("{method: aws, role: a, region: eu-west-1.evil.test/x-1}", "is no region of AWS"),
+        ("{method: aws, role: a, header_value: 'a b'}", "header_value must be visible ASCII"),
+        ("{method: kubernetes, role: a, region: eu-west-1}", "'region' is no key of auth method kubernetes"),
         ("{method: kubernets, role: a}", "kubernetes"),
     ],
 )
 def test_faults_of_a_login(folder: Path, auth: str, wanted: str) -> None:
     found = faults(folder, BASE + f'vault: {{addresses: ["http://127.0.0.1:8200"], auth: {auth}}}\n')
     assert any(wanted in fault for fault in found), found
+
+
+def test_keys_of_aws_are_found_as_sdks_find_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def auth(environ: dict[str, str]) -> AwsAuth:
+        text = "{method: aws, role: egress, region: cn-north-1, header_value: vault.test, mount: clouds/aws}"
+        vault = load(folder, BASE + f'vault: {{addresses: ["http://127.0.0.1:8200"], auth: {text}}}\n', **environ).vault
+        assert vault is not None
+        assert isinstance(vault.auth, AwsAuth)
+        return vault.auth
+
+    pair = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "cnry-aws-secret"}
+    found = auth({**pair, "AWS_SESSION_TOKEN": "cnry-session", "HOME": "/h"})
+    assert (found.role, found.region, found.header_value, found.mount) == (
+        "egress",
+        "cn-north-1",
+        "vault.test",
+        "clouds/aws",
+    )
+    assert isinstance(found.keys, AwsKeys)
+    assert found.keys.secret_access_key.reveal() == "cnry-aws-secret"
+    assert found.keys.session_token is not None
+    assert "cnry" not in repr(found)
+    # Then the file, which may come later, as what writes it does.
+    assert auth({"HOME": "/h"}).keys == AwsProfile(Path("/h/.aws/credentials"), "default")
+    given = {"HOME": "/h", "AWS_SHARED_CREDENTIALS_FILE": "aws/keys", "AWS_PROFILE": "egress"}
+    assert auth(given).keys == AwsProfile(folder / "aws/keys", "egress")
+    for environ, wanted in (
+        ({"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE"}, "the variable AWS_SECRET_ACCESS_KEY is not set"),
+        ({"AWS_SECRET_ACCESS_KEY": "cnry-x"}, "the variable AWS_ACCESS_KEY_ID is not set"),
+        ({**pair, "AWS_SESSION_TOKEN": "cnry\nx"}, "the environment holds something that no AWS key is"),
+    ):
+        with pytest.raises(FaultError, match=wanted) as caught:
+            auth(environ)
+        assert "cnry" not in str(caught.value)
+    # A user without a home, as containers have them.
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(FaultError, match="there are no AWS keys: neither in variables nor in a home"):
+        auth({})
 
 
 def test_every_fault_is_told(folder: Path) -> None:
@@ -186,8 +230,7 @@ engine: slow
         "no file matches 'x'",
         "secrets would cross the network in clear text",
         "'vault' is no Vault address",
-        "auth method aws is not built yet",
-        "'region' is not built yet",
+        "auth of vault needs 'role'",
         "'idle_timeout' of limits is no duration",
         "'connections' of limits must lie between 1",
         "buffers is less than a single connection may hold (write at least 1MiB)",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vault.hashicorp.aws import AwsKeys, AwsProfile
 from vault.secret import Secret
 
 
@@ -68,7 +69,20 @@ class CertAuth:
     mount: str = "cert"
 
 
-type VaultAuth = TokenFileAuth | TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
+@dataclass(frozen=True, slots=True)
+class AwsAuth:
+    """AWS IAM, of HashiCorp Vault: a signed request to STS, which Vault sends on."""
+
+    role: str
+    keys: AwsKeys | AwsProfile
+    region: str | None = None
+    """Of the STS that Vault asks; None for the global one."""
+    header_value: str | None = None
+    """What Vault wants in `X-Vault-AWS-IAM-Server-ID`."""
+    mount: str = "aws"
+
+
+type VaultAuth = TokenFileAuth | TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth | AwsAuth
 
 
 @dataclass(frozen=True, slots=True)

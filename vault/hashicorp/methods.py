@@ -9,6 +9,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import base64
+import datetime as dt
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -17,9 +20,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from vault.hashicorp.answers import VaultAnswer, VaultResting, VaultUnreachable
+from vault.hashicorp.aws import BODY, AwsProfile, identity_request, read_profile
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import (
     AppRoleAuth,
+    AwsAuth,
     CertAuth,
     JwtAuth,
     KubernetesAuth,
@@ -35,6 +40,9 @@ from vault.store import SecretDenied, SecretUnavailable
 _log = logging.getLogger("ostiary.vault")
 
 REFUSED: Final = frozenset({400, 401, 403, 404})
+_PASSED_ON: Final = "error making upstream request"
+"""How Vault says that STS did not vouch for a login."""
+_STS_REFUSED: Final = "received error code 4"
 BATCH_PREFIXES: Final = ("hvb.", "b.")
 
 
@@ -86,6 +94,8 @@ def method_of(calls: VaultCalls, auth: VaultAuth) -> Method:
             return _Jwt(calls, "JWT", mount, role, LineFile(file, "jwt_file"))
         case CertAuth(role=role, mount=mount):
             return _Certificate(calls, mount, role)
+        case AwsAuth():
+            return _Aws(calls, auth)
 
 
 def outage(error: VaultAnswer | VaultUnreachable) -> SecretUnavailable:
@@ -116,9 +126,9 @@ class _Own:
     def changed(self) -> bool:
         return False
 
-    async def _post(self, body: Mapping[str, Secret | str | None]) -> Issued:
-        """Logs in at `auth/<mount>/login`."""
-        sent = [value for value in body.values() if isinstance(value, Secret)]
+    async def _post(self, body: Mapping[str, Secret | str | None], *hidden: Secret | None) -> Issued:
+        """Logs in at `auth/<mount>/login`. Secrets of `body`, and what is `hidden`, are taken out of Vault's reasons."""
+        sent = [*(value for value in body.values() if isinstance(value, Secret)), *hidden]
 
         def login(client: Any) -> Any:
             shown = {
@@ -218,6 +228,39 @@ class _Certificate(_Own):
 
     async def log_in(self) -> Issued:
         return await self._post({"name": self._role})
+
+
+class _Aws(_Own):
+    """AWS IAM: Vault sends on what is signed here, and STS says who has signed it."""
+
+    def __init__(self, calls: VaultCalls, auth: AwsAuth) -> None:
+        super().__init__(calls, "AWS", auth.mount, auth.role)
+        self._auth = auth
+
+    async def log_in(self) -> Issued:
+        auth = self._auth
+        keys = await asyncio.to_thread(read_profile, auth.keys) if isinstance(auth.keys, AwsProfile) else auth.keys
+        request = identity_request(keys, auth.region, auth.header_value, dt.datetime.now(dt.UTC))
+        body: dict[str, Secret | str | None] = {
+            "role": auth.role,
+            "iam_http_request_method": "POST",
+            "iam_request_url": _base64(request.url),
+            "iam_request_body": _base64(BODY),
+            "iam_request_headers": Secret(_base64(json.dumps(dict(request.headers)))),
+        }
+        # STS tells what it should have been signed over, and Vault passes that on.
+        hidden = Secret(request.headers["Authorization"]), keys.session_token, keys.secret_access_key
+        try:
+            return await self._post(body, *hidden)
+        except SecretDenied as error:
+            if _PASSED_ON in error.reason and _STS_REFUSED not in error.reason:
+                # Vault calls it a bad request, but what failed is the way to STS, or STS.
+                raise SecretUnavailable("", error.reason) from None
+            raise
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8")).decode("ascii")
 
 
 class _Given:
