@@ -31,6 +31,8 @@ EVERY_S = 5.0
 OVERLAP_S = 4.0
 TTL_S = 2.0
 CALLERS = 4
+RECONNECT = 200
+"""Requests on one connection, with several workers."""
 PATH = "egress/api"
 POLICY = f"""
 workloads: {{billing: {{proofs: {{any: true}}}}}}
@@ -48,6 +50,7 @@ class Figures:
     """What one run found."""
 
     engine: str
+    workers: int = 1
     seconds: float = 0.0
     requests: int = 0
     failed: list[str] = field(default_factory=list)
@@ -59,11 +62,15 @@ class Figures:
     """For each rotation, from the write to the first request that carries the new key."""
     vault_reads: int = 0
     """As Vault's own audit has it."""
+    served_by: int = 0
+    """Workers that have opened the secret."""
+    logins: int = 0
+    """As Vault's own audit has it; 0 where the token is given."""
 
     def row(self) -> str:
         latest = f"{statistics.median(self.until_new_s):.2f} / {max(self.until_new_s):.2f}" if self.until_new_s else "-"
         return (
-            f"| {self.engine} | {self.seconds:.0f} | {self.requests} | {len(self.failed)} | {self.rotations} ({self.killed}) | "
+            f"| {self.engine} | {self.workers} | {self.seconds:.0f} | {self.requests} | {len(self.failed)} | {self.rotations} ({self.killed}) | "
             f"{self.sent_again} | {latest} | {self.vault_reads / self.seconds * 60:.1f} |"
         )
 
@@ -88,7 +95,9 @@ def _call(proxy: Ostiary, ended: threading.Event, figures: Figures, number: int)
     while not ended.is_set():
         try:
             with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
-                while not ended.is_set():
+                # With several workers a connection ends now and then: the kernel chooses anew who serves the next one.
+                last = count + RECONNECT if figures.workers > 1 else 0
+                while not ended.is_set() and (count != last or not count):
                     status = _ask(raw, count)
                     count += 1
                     if status != 200:
@@ -106,27 +115,27 @@ def _ask(raw: Raw, count: int) -> int:
     return raw.answer().status
 
 
-def _reads(audit: Path) -> int:
-    """Reads of the secret in Vault's own audit."""
+def _seen(audit: Path, operation: str, path: str) -> int:
+    """Requests of one kind in Vault's own audit."""
     found = 0
     for line in audit.read_text().splitlines():
         entry = json.loads(line)
         request = entry.get("request", {})
-        found += (
-            entry["type"] == "request"
-            and request.get("operation") == "read"
-            and request.get("path") == f"secret/data/{PATH}"
-        )
+        found += entry["type"] == "request" and (request.get("operation"), request.get("path")) == (operation, path)
     return found
 
 
-def rotate(folder: Path, engine: str, seconds: float, every_s: float = EVERY_S) -> Figures:
-    """One run: rotates every `every_s` seconds for as long as is asked."""
-    figures, keys, pki = Figures(engine), Keys(), Pki.make(folder / "pki")
+def rotate(folder: Path, engine: str, seconds: float, every_s: float = EVERY_S, *, workers: int = 1) -> Figures:
+    """One run: rotates every `every_s` seconds for as long as is asked. Several workers log in by a secret id of one use,
+    a single process has a token.
+    """
+    figures, keys, pki = Figures(engine, workers), Keys(), Pki.make(folder / "pki")
     api = Upstream(pki.context("api.test", alpn=("http/1.1",)), keys)
     with openbao_server(folder / "bao", sealable=True) as bao:
         audit = bao.keep_audit()
-        store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
+        given = "{method: token_file, file: vault-token}"
+        once = '{method: approle, role_id: "file:role-id", secret_id_file: secret-id}'
+        store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {given if workers == 1 else once}'
         proxy = Ostiary(
             folder / engine,
             POLICY,
@@ -134,18 +143,26 @@ def rotate(folder: Path, engine: str, seconds: float, every_s: float = EVERY_S) 
             engine=engine,
             upstreams={"api.test:443": api.port},
             store=store,
+            settings=f"workers: {workers}\n",
         ).write()
         (proxy.folder / "vault-token").write_text(bao.token)
+        bao.policy("rotated", f'path "secret/data/{PATH}" {{ capabilities = ["read"] }}')
+        role, secret_id = bao.approle("crew", "rotated", token_ttl="1h", secret_id_num_uses=1)  # noqa: S106 - a duration
+        (proxy.folder / "role-id").write_text(role)
+        (proxy.folder / "secret-id").write_text(secret_id)
         proxy.run()
         try:
             _under_load(figures, keys, proxy, bao, seconds, every_s)
         finally:
             proxy.stop()
             api.stop()
-        figures.vault_reads = _reads(audit)
-    figures.sent_again = sum(
-        record.get("retries", 0) for record in proxy.audit("credential.closed") if record["status"] == 200
-    )
+        figures.vault_reads = _seen(audit, "read", f"secret/data/{PATH}")
+        figures.logins = _seen(audit, "update", "auth/approle/login")
+    for file in proxy.folder.glob("audit*.jsonl"):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        closed = [record for record in records if record["event"] == "credential.closed"]
+        figures.served_by += bool(closed)
+        figures.sent_again += sum(record.get("retries", 0) for record in closed if record["status"] == 200)
     return figures
 
 
@@ -216,15 +233,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=EVERY_S)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--engine", choices=("fast", "mitmproxy"), action="append")
     options = parser.parse_args()
     print(
-        "| engine | seconds | requests | failed | rotations (without overlap) | sent again | s to the new key, median / most | Vault reads per minute |"
+        "| engine | workers | seconds | requests | failed | rotations (without overlap) | sent again | s to the new key, median / most | Vault reads per minute |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for engine in options.engine or ("fast", "mitmproxy"):
         with tempfile.TemporaryDirectory() as folder:
-            print(rotate(Path(folder), engine, options.seconds, options.every).row(), flush=True)
+            print(
+                rotate(Path(folder), engine, options.seconds, options.every, workers=options.workers).row(), flush=True
+            )
     print(f"\na read from memory: {asyncio.run(cached_read_us()):.2f} us")
 
 
