@@ -69,7 +69,7 @@ def test_yaml_examples_load(where: str, kind: str, text: str, tmp_path: Path, pk
         (tmp_path / "policies" / "a.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
         (tmp_path / "policy.yaml").write_text("workloads: {w: {proofs: {any: true}}}\n")
         # A policy at a path of the reader's machine is one here.
-        path.write_text(text.replace("/etc/ostiary/policy.yaml", "policy.yaml"))
+        path.write_text(text.replace("/etc/ostiary/policy.yaml", "policy.yaml").replace("/etc/ostiary-tls/", ""))
         load_settings(path, {"VAULT_TOKEN": "x"})
 
 
