@@ -60,11 +60,15 @@ def made(grant: GoogleServiceAccount, reply: Reply, now_s: float) -> Made:
     if grant.audience is None:
         return one_token(answer.get("access_token"), host, life_of(answer, host))
     token = token_text(answer.get("id_token"), host)
-    return one_token(token, host, _end(token, host) - now_s)
+    return one_token(token, host, _end(token, now_s, host) - now_s)
 
 
-def _end(token: str, host: str) -> float:
-    """The `exp` of an ID token. It is read, not verified: it came from the endpoint itself, over TLS."""
+def _end(token: str, now_s: float, host: str) -> float:
+    """The `exp` of an ID token. It is read, not verified: it came from the endpoint itself, over TLS.
+
+    Raises:
+        Refusal: `secret_malformed`; it has none, has ended, or is no time.
+    """
     refusal: Refusal = unreadable(host, "with an ID token that has no end")
     parts = token.split(".")
     try:
@@ -72,6 +76,7 @@ def _end(token: str, host: str) -> float:
         end = claims["exp"]
     except (IndexError, binascii.Error, ValueError, KeyError, TypeError, RecursionError):
         raise refusal from None
-    if isinstance(end, bool) or not isinstance(end, int | float):
+    # JSON as Python reads it has NaN and Infinity, and integers that are no float.
+    if isinstance(end, bool) or not isinstance(end, int | float) or not now_s < end < 1e12:
         raise refusal
     return float(end)

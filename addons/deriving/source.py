@@ -84,7 +84,8 @@ class Derived:
         self._refs = {name: reference_of(spec.secrets[name]) for name in names}
         # One path is read once, however many names it has.
         self._reads = {ref: spec.secrets[name] for name, ref in self._refs.items()}
-        self._key = _Key((derive, tuple(sorted(self._refs.items(), key=lambda one: one[0])), way.key))
+        # With the fields: a bare reference stands for the `field:` of its secret, which the grant does not show.
+        self._key = _Key((derive, tuple(sorted(self._refs.items(), key=lambda one: one[0])), self._fields, way.key))
         self.max_stale_s = max((one.max_stale_s for one in self._reads.values()), default=0.0)
         self.word = derive.word
 

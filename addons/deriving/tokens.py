@@ -230,6 +230,7 @@ class Tokens:
         try:
             async with asyncio.timeout(DEADLINE_S), self._flights:
                 token = await maker.make(entry, inputs, workload)
+            self._check(token)
         except Refusal as refusal:
             result = self._failed(entry, inputs, refusal)
         except StoreError as error:
@@ -250,6 +251,13 @@ class Tokens:
         finally:
             entry.flight = None
             self._observer.token_made(maker.word, result)
+
+    def _check(self, token: Token) -> None:
+        """One that ended on its way is a failure, so that it is remembered as one: else every request would ask again."""
+        if not self._now_s() < token.ends_s:
+            token.drop()
+            why = "The token had ended when it was there."
+            raise Refusal(Code.SECRET_UNAVAILABLE, why, retry_after_s=1.0)
 
     def _put(self, entry: Entry, token: Token | None) -> None:
         """Exchanges the token."""
