@@ -39,14 +39,22 @@ class Made:
         values: by the names that templates have for them.
         life_s: from when it was asked for.
         refresh: a refresh token that takes the place of the one that was used.
+        refusal: there is no token, only the refresh token of an answer that is of no other use.
     """
 
-    __slots__ = ("life_s", "refresh", "values")
+    __slots__ = ("life_s", "refresh", "refusal", "values")
 
-    def __init__(self, values: Mapping[str, Secret], life_s: float, refresh: Secret | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Secret],
+        life_s: float,
+        refresh: Secret | None = None,
+        refusal: Refusal | None = None,
+    ) -> None:
         self.values = values
         self.life_s = min(life_s, MAX_LIFE_S)
         self.refresh = refresh
+        self.refusal = refusal
 
     def __repr__(self) -> str:
         return "Made(…)"

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from addons.credentials import Credential
 from addons.deriving.asking import Ask, Reply
-from addons.deriving.made import Made, text
+from addons.deriving.made import Made, json_of, text, token_text
 from addons.deriving.oauth import access_token, form_ask, scope_pair
+from addons.refusal import Refusal
 from policies.derive import RefreshToken
+from vault.secret import Secret
 
 
 def ask(grant: RefreshToken, credential: Credential, now_s: float) -> Ask:
@@ -21,4 +23,11 @@ def ask(grant: RefreshToken, credential: Credential, now_s: float) -> Ask:
 
 
 def made(grant: RefreshToken, reply: Reply, _now_s: float) -> Made:
-    return access_token(grant.endpoint, reply)
+    host = grant.endpoint.host
+    try:
+        return access_token(grant.endpoint, reply)
+    except Refusal as refusal:
+        # The endpoint has spent the old one: its successor is kept, whatever is wrong with the rest of the answer.
+        if not 200 <= reply.status < 300 or (successor := json_of(reply, host).get("refresh_token")) is None:
+            raise
+        return Made({}, 0.0, Secret(token_text(successor, host)), refusal)

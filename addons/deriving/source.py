@@ -173,7 +173,10 @@ class Derived:
                 continue
             token = Token(found.values, inputs, began_s, found.life_s)
             try:
-                if found.refresh is None or await self._rotation.replace(entry, ref, field, inputs[ref], found.refresh):
+                stored = found.refresh is None or await self._rotation.replace(
+                    entry, ref, field, inputs[ref], found.refresh
+                )
+                if stored and found.refusal is None:
                     with contextlib.suppress(Refusal):
                         await self._inputs(bypass=True)  # so that memory has what was written
                     return token
@@ -181,6 +184,8 @@ class Derived:
                 token.drop()
                 raise
             token.drop()
+            if found.refusal is not None:
+                raise found.refusal
             if not again:
                 raise Refusal(
                     Code.SECRET_UNAVAILABLE, "The refresh token is being replaced by others.", retry_after_s=1.0
@@ -229,7 +234,11 @@ class Derived:
             ended |= {"outcome": "refused", "code": Code.AUDIT_UNAVAILABLE.value}
             raise
         else:
-            ended |= {"outcome": "ok"}
+            ended |= (
+                {"outcome": "ok"}
+                if found.refusal is None
+                else {"outcome": "upstream_error", "code": found.refusal.code.value}
+            )
             return found
         finally:
             ended["ms"] = round((self._clock.monotonic_s() - began_s) * 1000, 3)

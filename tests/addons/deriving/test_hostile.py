@@ -15,7 +15,7 @@ from addons.refusal import Code, Refusal
 from policies import load_policy
 from policies.derive import GoogleServiceAccount
 from policies.model import CredentialSpec
-from tests.addons.deriving.test_tokens import CLIENT, REF, Bench
+from tests.addons.deriving.test_tokens import CLIENT, REF, REFRESH, Bench, stored
 from vault.sealed import SealedFile, SealedStore
 from vault.secret import Secret
 
@@ -47,6 +47,7 @@ def file(tmp_path: Path) -> SealedFile:
         ("one", "1" * 32),
         ("two", "2" * 32),
         ("key", "{}"),
+        ("refresh_token", "refresh-0"),
     ):
         file.set(REF.path, name, Secret(value))
     return file
@@ -96,4 +97,28 @@ async def test_a_token_that_ended_on_its_way_is_a_failure_that_is_remembered(fil
         assert refused.value.code is Code.SECRET_UNAVAILABLE
     assert bench.endpoint.asked == 1
     assert bench.observed.results == ["secret_unavailable"]
+    await bench.deriving.close()
+
+
+@pytest.mark.parametrize("bad", [{"expires_in": 0}, {"access_token": "a\r\nb"}, {"token_type": "mac"}])
+async def test_a_new_refresh_token_is_kept_whatever_else_is_wrong(
+    bad: dict[str, object], file: SealedFile, tmp_path: Path
+) -> None:
+    bench = Bench(SealedStore(file), REFRESH, tmp_path)
+    answered = bench.endpoint.ask
+
+    async def odd(ask: Ask, _way: Way) -> Reply:
+        reply = await answered(ask, _way)
+        return Reply(reply.status, json.dumps(json.loads(reply.body) | bad).encode())
+
+    bench.endpoint.ask = odd  # type: ignore[method-assign] # the odd one in its place
+    with pytest.raises(Refusal) as refused:
+        await bench.derived.read("w")
+    assert refused.value.code is Code.SECRET_MALFORMED
+    assert stored(file, "refresh_token") != "refresh-0"
+    assert bench.audit.closed[-1]["code"] == "secret_malformed"
+    assert len(bench.audit.closed) == len(bench.audit.opened)
+    bench.endpoint.ask = answered  # type: ignore[method-assign] # as before
+    bench.clock.now_s += 100
+    assert await bench.token()
     await bench.deriving.close()
