@@ -18,6 +18,7 @@ from policies.derive import TOKEN_FIELD
 from policies.model import CredentialSpec, Route, SecretSpec
 from policies.template import FieldRef
 from vault.issued import IssuedRef
+from vault.leases import LeaseRef
 from vault.secret import Secret
 from vault.store import (
     SealedSecret,
@@ -141,13 +142,21 @@ def field_name(spec: CredentialSpec, reference: FieldRef) -> str:
     return reference.field or spec.secrets[reference.entry].field or ""
 
 
-def reference_of(spec: SecretSpec) -> SecretRef:
-    """The store's name for what a policy names."""
+def reference_of(spec: SecretSpec, holder: str = "") -> SecretRef:
+    """The store's name for what a policy names.
+
+    Args:
+        spec: of the policy.
+        holder: the route for which it is read: what is lent, is lent to each route for itself.
+    """
+    if spec.is_lent:
+        # `kv`: so that nobody asks which KV version the mount has: it has none.
+        return LeaseRef(path=spec.path, mount=spec.mount, kv=1, namespace=spec.namespace, holder=holder)
     if (issue := spec.issue) is not None:
         return IssuedRef(
             path=spec.path,
             mount=spec.mount,
-            kv=1,  # so that nobody asks which KV version the mount has: it has none
+            kv=1,  # as above
             namespace=spec.namespace,
             common_name=issue.common_name,
             uri_sans=issue.uri_sans,
@@ -176,12 +185,18 @@ class Needs:
     """Where it needs what is derived."""
 
     @classmethod
-    def of(cls, spec: CredentialSpec, references: Sequence[FieldRef], token: TokenSource | None = None) -> Needs:
+    def of(
+        cls,
+        spec: CredentialSpec,
+        references: Sequence[FieldRef],
+        token: TokenSource | None = None,
+        holder: str = "",
+    ) -> Needs:
         names = tuple(dict.fromkeys(reference.entry for reference in references if reference.entry != TOKEN))
         return cls(
             spec,
             tuple(
-                (name, reference_of(one), one.ttl_s, one.max_stale_s, one.watch_s)
+                (name, reference_of(one, holder), one.ttl_s, one.max_stale_s, one.watch_s)
                 for name, one in ((name, spec.secrets[name]) for name in names)
             ),
             tuple((reference.entry, field_name(spec, reference)) for reference in references),

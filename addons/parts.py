@@ -19,6 +19,7 @@ from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
 from policies import Policy
 from vault.keys import Keys
+from vault.leases import Leases
 from vault.observer import Silent, StoreObserver
 from vault.store import SecretSource
 
@@ -60,8 +61,12 @@ class Parts:
     """Told of what becomes of rejected credentials."""
     keys: Keys = field(default_factory=lambda: Keys(None, Silent()))
     """Keys that sign and never leave their store."""
-    issued: SecretSource | None = None
-    """Certificates that the store issues, and all that `secrets` has; None: none are issued."""
+    made: SecretSource | None = None
+    """What the store makes when it is asked (certificates that it issues, credentials that it lends), and all that `secrets`
+    has; None: nothing is made.
+    """
+    leases: Leases | None = None
+    """What is lent of it: given back at the end."""
     buffers: Buffers | None = None
     """None: nothing is counted."""
     buffered_body_bytes: int = DEFAULT_CAP_BYTES

@@ -434,6 +434,8 @@ def _secret(name: str, secret: SecretSpec) -> dict[str, Any]:
     if secret.issue is not None:
         life = {} if secret.issue.ttl_s is None else {"ttl_s": secret.issue.ttl_s}
         return {**shown, "common_name": secret.issue.common_name, "uri_sans": list(secret.issue.uri_sans), **life}
+    if secret.is_lent:
+        return {**shown, "engine": secret.engine}
     watched = {"watch_s": secret.watch_s} if secret.watch_s else {}
     return {**shown, "ttl_s": secret.ttl_s, "max_stale_s": secret.max_stale_s, **watched}
 

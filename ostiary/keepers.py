@@ -21,7 +21,7 @@ def refs_of(policy: Policy) -> dict[SecretRef, tuple[str, ...]]:
     """The secrets of a policy, each with the routes that read it."""
     found: dict[SecretRef, list[str]] = {}
     for route, spec in policy.secret_uses():
-        names = found.setdefault(reference_of(spec), [])
+        names = found.setdefault(reference_of(spec, route), [])
         if route not in names:
             names.append(route)
     return {ref: tuple(names) for ref, names in found.items()}
@@ -30,7 +30,7 @@ def refs_of(policy: Policy) -> dict[SecretRef, tuple[str, ...]]:
 def statuses(parts: Parts) -> tuple[SecretStatus, ...]:
     """Every secret of the policy in force, by name."""
     now_s = parts.clock.monotonic_s()
-    found, source = refs_of(parts.in_force.policy), parts.issued or parts.secrets
+    found, source = refs_of(parts.in_force.policy), parts.made or parts.secrets
     return tuple(
         _status(ref, found[ref], source.known(ref), now_s)
         for ref in sorted(found, key=lambda ref: (ref.name, ref.version or 0))
@@ -59,6 +59,8 @@ def _status(ref: SecretRef, routes: tuple[str, ...], known: Known | None, now_s:
         expires_at=_instant(control.expires_at_s),
         overlap_until=_instant(control.overlap_until_s),
         pending_version=control.pending_version,
+        lease=known.lease,
+        lease_seconds=known.lease_s if known.lease_s is None else round(known.lease_s, 3),
     )
 
 
@@ -94,7 +96,7 @@ async def refresh(parts: Parts, name: str, by: str) -> Refreshed | SecretFailed 
     if not refs:
         return None
     shown: Refreshed | None = None
-    source = parts.issued or parts.secrets
+    source = parts.made or parts.secrets
     for ref in refs:
         known = source.known(ref)
         before = None if known is None else known.version

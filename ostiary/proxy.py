@@ -45,6 +45,7 @@ from policies import Policy
 from vault.cache import SecretCache
 from vault.issued import Issuance
 from vault.keys import Keys
+from vault.leases import Leases, LeasingStore
 from vault.store import SecretStore, SecretWriter
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ async def build(
     if isinstance(parts.store_observer, Evidence):
         looking = asyncio.get_running_loop().create_task(parts.store_observer.keep_looking())
         ending.callback(looking.cancel)
+    if parts.leases is not None:
+        ending.push_async_callback(parts.leases.close)
+    if isinstance(begun.store, LeasingStore):
+        begun.store.keep_login(lambda: any(secret.is_lent for _, secret in parts.in_force.policy.secret_uses()))
     await user_addons.running(addons, begun.clock)
     ending.push_async_callback(user_addons.done, addons, begun.clock)
     descriptors = raise_limit(held)
@@ -203,6 +208,7 @@ def build_parts(
     limits = settings.limits
     evidence = Evidence(audit, metrics, clock)
     secrets = SecretCache(store, clock.monotonic_s, evidence)
+    leases = Leases(secrets, store if isinstance(store, LeasingStore) else None, clock.monotonic_s, evidence)
     resolver = SystemResolver(clock)
     deriving = Deriving(
         Tokens(clock, metrics),
@@ -214,7 +220,8 @@ def build_parts(
     return Parts(
         in_force=PolicyInForce(policy),
         secrets=secrets,
-        issued=Issuance(secrets, store, clock.monotonic_s, clock.wall_s, evidence),
+        made=Issuance(leases, store, clock.monotonic_s, clock.wall_s, evidence),
+        leases=leases,
         keys=Keys(store, evidence),
         store_observer=evidence,
         audit=audit,

@@ -1,6 +1,7 @@
 """The least Vault policy that the loaded routes need: as rules, in Vault's language, and held against what a token may.
 
-Everything here is `read` of named paths, `update` where a key of Transit or a role of PKI signs or a refresh token is written back, and what a login needs for its own token. Paths are written out, never as
+Everything here is `read` of named paths, `update` where a key of Transit or a role of PKI signs or a refresh token is
+written back or a lease is renewed and revoked, and what a login needs for its own token. Paths are written out, never as
 patterns: a route that is added needs a policy that is looked at again.
 """
 
@@ -23,6 +24,10 @@ OWN: Final[Mapping[str, str]] = {
     "sys/capabilities-self": "update",
 }
 """What a login needs for its own token; the last one is for `ostiary check --live`."""
+
+
+OF_LEASES: Final = ("sys/leases/renew", "sys/leases/revoke")
+"""What is lent is kept alive and given back there, by the identifier of its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,10 @@ def least_policy(secrets: Sequence[SecretSpec], namespace: str | None, keys: Seq
             continue
         if secret.issue is not None:
             rules[f"{prefix}{mount}/{path}"] = Rule(f"{prefix}{mount}/{path}", "update")
+            continue
+        if secret.is_lent:
+            rules[f"{prefix}{mount}/{path}"] = Rule(f"{prefix}{mount}/{path}", "read")
+            updates |= {f"{prefix}{one}": Rule(f"{prefix}{one}", "update") for one in OF_LEASES}
             continue
         plain, data = f"{prefix}{mount}/{path}", f"{prefix}{mount}/data/{path}"
         if secret.kv != 1:

@@ -76,6 +76,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "secret": {
         "path": "Mount first (secret/egress/stripe), or below mount. ${name} is put in from vars of the settings.",
         "field": "The field that {secret} stands for.",
+        "engine": "kv (the default), or an engine that lends: path is then what is read to make a credential, such as database/creds/ROLE.",
         "mount": "The mount, where it is not the first segment of path.",
         "namespace": "A Vault namespace.",
         "kv": "The version of the key-value engine, 1 or 2. Left out: detected.",

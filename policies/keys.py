@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from policies.model import KV, LENDING
+
 type Schema = Mapping[str, Any]
 type Keys = Mapping[str, Schema]
 
@@ -61,6 +63,7 @@ CREDENTIAL: Final[Keys] = {"secret": _ref("secret"), "secrets": _map(_ref("secre
 SECRET: Final[Keys] = {
     "path": _TEXT,
     "field": _TEXT,
+    "engine": {"enum": [KV, *LENDING]},
     "mount": _TEXT,
     "namespace": _TEXT,
     "kv": {"enum": [1, 2]},
@@ -312,7 +315,7 @@ TLS: Final[Keys] = {
     "pin_spki": _one_or_list({"type": "string", "pattern": "^sha256/[A-Za-z0-9+/]{43}=$"}),
 }
 CLIENT_CERT: Final[Keys] = {
-    **{key: schema for key, schema in SECRET.items() if key not in {"field", "public"}},
+    **{key: schema for key, schema in SECRET.items() if key not in {"field", "public", "engine"}},
     "cert": _TEXT,
     "key": _TEXT,
     "pki": _ref("pki"),
@@ -397,7 +400,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "kubernetes": "service-account tokens come with JWT identity",
         "all": "several proofs at once come with JWT identity",
     },
-    "secret": {"engine": "only key-value secrets are read so far; dynamic engines come later"},
     "route": {
         "model": "model access control comes later",
         "tunnel": "unopened tunnels come later",

@@ -15,8 +15,8 @@ from policies.document import Mapping as MappingNode
 from policies.document import Node, Scalar, kind_of
 from policies.faults import Faults, Place
 from policies.fields import Fields
-from policies.keys import LATER, SECRET
-from policies.model import HostPattern, SecretSpec
+from policies.keys import SECRET
+from policies.model import KV, LENDING, HostPattern, SecretSpec
 from policies.paths import PathPattern, parse_pattern
 from policies.template import Template, TemplateError, parse_template
 
@@ -31,6 +31,10 @@ _SEGMENTS_HOLD: Final = "segments hold letters, digits and . _ ~ @ : + = -"
 _VAULTS_OWN: Final = frozenset({"auth", "cubbyhole", "identity", "sys"})
 """Mounts of Vault itself, which hold no secrets of users: `auth/token/lookup-self` would be the token Ostiary logs in
 with. The Vault client refuses them again when it reads."""
+_ENGINES_ELSEWHERE: Final[Mapping[str, str]] = {
+    "transit": "a key that stays in Vault is named where it signs: transit: in the place of key: (docs/reference/signing.md)",
+    "pki": "a certificate that Vault issues is named where it is shown: tls: {client_cert: {pki: …}}",
+}
 _MAX_TTL_S: Final = 24 * 3600.0
 
 
@@ -131,7 +135,7 @@ def read_paths(keys: Fields) -> tuple[PathPattern, ...] | None:
 def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
     """One `secret:` mapping."""
     faults = context.faults
-    keys = Fields(node, faults, what, known=SECRET, later=_later_secret(node))
+    keys = Fields(node, faults, what, known=SECRET)
     if not isinstance(node, MappingNode) or not keys.require("path"):
         return None
     before = len(faults.found)
@@ -155,6 +159,7 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
     if version is not None and kv == "1":
         faults.add(keys.place_of("version"), "KV version 1 keeps no versions to pin", "remove version or write kv: 2")
     watch_s = _read_watch(keys, what, ttl_s, kv)
+    engine = _read_engine(keys, what)
     if path is None or len(faults.found) > before:
         return None
     return SecretSpec(
@@ -168,7 +173,28 @@ def read_secret(node: Node, what: str, context: Context) -> SecretSpec | None:
         max_stale_s=max_stale_s if max_stale_s is not None else 600.0,
         watch_s=watch_s,
         public=keys.boolean("public"),
+        engine=engine,
     )
+
+
+def _read_engine(keys: Fields, what: str) -> str:
+    """`engine:`. What is lent has no version, and its lease alone says how long it serves."""
+    scalar = keys.scalar("engine")
+    if scalar is None or scalar.text == KV:
+        return KV
+    if scalar.text not in LENDING:
+        elsewhere = _ENGINES_ELSEWHERE.get(scalar.text)
+        mend = elsewhere or f"write {KV}, or an engine that lends: {', '.join(LENDING)}"
+        keys.faults.add(scalar.place, f"{scalar.text!r} is no engine of a secret", mend)
+        return KV
+    for key in ("kv", "version", "ttl", "max_stale", "watch"):
+        if key in keys:
+            keys.faults.add(
+                keys.place_of(key),
+                f"{what} is lent by an engine, so {key!r} means nothing",
+                "remove it: a lease says itself how long it serves, and has no version",
+            )
+    return scalar.text
 
 
 def _read_watch(keys: Fields, what: str, ttl_s: float | None, kv: str | None) -> float:
@@ -183,14 +209,6 @@ def _read_watch(keys: Fields, what: str, ttl_s: float | None, kv: str | None) ->
     if kv == "1":
         keys.faults.add(place, "KV version 1 tells no version without the value", "remove watch or write kv: 2")
     return watch_s
-
-
-def _later_secret(node: Node) -> Mapping[str, str]:
-    """`engine: kv` is what there is; any other engine is not built yet."""
-    entry = node.get("engine") if isinstance(node, MappingNode) else None
-    if entry is not None and isinstance(entry.value, Scalar) and entry.value.text == "kv":
-        return {"engine": "key-value is the only engine, so the key is not needed"}
-    return LATER["secret"]
 
 
 def read_secret_path(keys: Fields, context: Context) -> str | None:

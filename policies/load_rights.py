@@ -37,7 +37,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
     "workload": frozenset({"proofs", "labels"}),
     "proof": frozenset({"key_hash", "any", "peer"}),
     "credential": frozenset({"secret", "secrets", "derive"}),
-    "secret": frozenset({"path", "field", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
+    "secret": frozenset({"path", "field", "engine", "mount", "namespace", "kv", "version", "ttl", "max_stale", "watch", "public"}),
     "route": frozenset({
         "match", "allow", "deny", "secret", "secrets", "credential", "derive", "inject", "sign", "caller_credentials", "mode",
         "http2", "allow_cleartext", "egress", "tls", "timeouts", "listener", "upstream", "reply", "use",

@@ -59,6 +59,14 @@ def _derived(spec: CredentialSpec | None, keys: Fields, context: Context) -> Cre
     """The same, with its `derive:`, if it has one. One that is at fault leaves nothing to go on with."""
     if spec is None or "derive" not in keys:
         return spec
+    lent = next((name for name, secret in spec.secrets.items() if secret.is_lent), None)
+    if lent is not None:
+        context.faults.add(
+            keys.place_of("derive"),
+            f"{keys.what} derives a token of {lent}, which is lent",
+            "a token would outlive the lease: have the engine's role make what the API wants",
+        )
+        return None
     derive = read_derive(spec, keys, context)
     if derive is None:
         return None
@@ -421,6 +429,13 @@ def _whole(route: Route, keys: Fields, context: Context) -> None:
         )
     if any(host.wildcard for host in route.hosts):
         _wildcard(route, keys, context)
+    checked = {reference.entry for reference in checks}
+    if any(secret.is_lent for spec in specs for name, secret in spec.secrets.items() if name in checked):
+        faults.add(
+            keys.place_of("verify"),
+            f"route {route.name} verifies with a key that is lent",
+            "whoever signs must have the same key: store it under a key-value path",
+        )
     for spec in specs:
         _references(route, spec, keys, context)
 

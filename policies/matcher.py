@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from policies.grant import DefaultAction, Denial, DenialCode, Grant, Passage, Question
 from policies.model import (
     AnyProof,
-    CredentialSpec,
     DenyEntry,
     Http2,
     KeyHashProof,
@@ -252,12 +251,7 @@ class Policy:
 
     def secret_uses(self) -> tuple[tuple[str, SecretSpec], ...]:
         """Every secret of every route, by the route's name."""
-        return tuple(
-            (route.name, secret)
-            for route in self.routes.values()
-            for spec in (route.credential, *(entry.credential for entry in route.allow))
-            for secret in (spec.secrets.values() if isinstance(spec, CredentialSpec) else ())
-        )
+        return tuple((route.name, secret) for route in self.routes.values() for secret in route.secrets())
 
     def transit_uses(self) -> tuple[tuple[str, TransitUse], ...]:
         """What is asked of each key that stays in Vault, each once, with a name of a route that asks it."""

@@ -7,10 +7,10 @@ secrets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from policies.derive import Derivation
 from policies.faults import Place
@@ -59,6 +59,13 @@ class Workload:
 # ------------------------------------------------------------------------------------------------------------------------
 
 
+KV: Final = "kv"
+LENDING: Final = (
+    "alicloud", "aws", "azure", "consul", "database", "gcp", "ldap", "mongodbatlas", "nomad", "rabbitmq", "terraform",
+)  # fmt: skip
+"""Engines of Vault that make a credential at a read and lend it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecretSpec:
     """`secret:` of a route or credential. `path` is as written, variables already put in."""
@@ -81,6 +88,18 @@ class SecretSpec:
     """Fields that must be there beside `field`."""
     issue: IssueSpec | None = None
     """Where it is no stored secret but a certificate that Vault issues."""
+    engine: str = KV
+    """`kv`, or one of `LENDING`."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the store makes it when it is asked: a certificate, or what is lent."""
+        return self.issue is not None or self.is_lent
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether it is made anew for each lease, and is gone with it."""
+        return self.engine != KV
 
     @property
     def named_fields(self) -> tuple[str, ...]:
@@ -317,3 +336,9 @@ class Route:
     """Whether forward listeners serve it: not where `match` names no host. `hosts` and `port` are then the upstream's."""
     presets: PresetUse | None = None
     """None: all of it stands in the route itself."""
+
+    def secrets(self) -> Iterator[SecretSpec]:
+        """Every secret that it may read, for whichever workload."""
+        for spec in (self.credential, *(entry.credential for entry in self.allow)):
+            if spec is not None:
+                yield from spec.secrets.values()

@@ -64,6 +64,9 @@ class Known:
     """The version that it has taken the place of in this process."""
     before_live: int = 0
     before_last: Opening | None = None
+    lease: str | None = None
+    lease_s: float | None = None
+    """What is left of it, where it is lent."""
 
 
 def known_of(entry: Entry, now_s: float) -> Known:

@@ -75,6 +75,8 @@ class SecretVersion:
     """RFC 3339, where the store knows it."""
     control: Control = NOTHING
     """What the owners say about the secret; KV version 2 alone has it."""
+    lease: str = ""
+    """Identifier of the lease, where it is lent."""
     uses: Uses = field(default_factory=Uses, repr=False, compare=False)
 
     def same(self, other: SecretVersion) -> bool:
@@ -96,13 +98,14 @@ class SealedSecret:
     says that the request has ended.
     """
 
-    __slots__ = ("__held", "__material", "age_s", "cache", "name", "version")
+    __slots__ = ("__held", "__material", "age_s", "cache", "lease", "name", "version")
 
     def __init__(self, name: str, material: SecretVersion, *, cache: CacheState, age_s: float) -> None:
         self.__material = material
         self.__held = False
         self.name = name
         self.version = material.version
+        self.lease = material.lease
         self.cache: CacheState = cache
         self.age_s = age_s
 

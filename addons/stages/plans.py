@@ -49,6 +49,8 @@ class RoutePlan:
     """The same, of hosts of signing certificates."""
     tokens: TokensOf | None = None
     """What its credentials derive."""
+    route: str = ""
+    """Its name: what is lent, is lent to it."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
 
@@ -75,7 +77,7 @@ class RoutePlan:
             *client_certificate.references(self.client_cert),
         )
         token = self.tokens(spec) if spec.derive is not None and self.tokens is not None else None
-        found = Needs.of(spec, tuple(dict.fromkeys(wanted)), token)
+        found = Needs.of(spec, tuple(dict.fromkeys(wanted)), token, self.route)
         if injectors is self.plan.injectors:
             self.whole[id(spec)] = found
         return found
@@ -87,7 +89,7 @@ class Plans:
     def __init__(self, parts: Parts) -> None:
         self._global_allow = parts.egress.allow
         self._deriving = parts.deriving
-        self._secrets, self._issued = parts.secrets, parts.issued or parts.secrets
+        self._secrets, self._made = parts.secrets, parts.made or parts.secrets
         self._chunk_bytes = parts.buffered_body_bytes
         self._policy: Policy | None = None
         self._plans: dict[str, RoutePlan] = {}
@@ -103,13 +105,14 @@ class Plans:
             found = self._plans[route.name] = RoutePlan(
                 plan_for(route),
                 allow,
-                self._issued if client_cert is not None and client_cert.issued else self._secrets,
+                self._made if any(secret.is_made for secret in route.secrets()) else self._secrets,
                 Scrubs(route.scrub) if route.scrub != "none" else None,
                 Signing(route.sign, self._chunk_bytes) if route.sign else None,
                 None if route.verify is None else Verifying(route.verify),
                 client_cert,
                 bool(route.sign or client_cert),
                 tokens=self._tokens_of(Way(allow, route.egress, route.ca_file)),
+                route=route.name,
             )
         return found
 

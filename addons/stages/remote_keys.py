@@ -26,6 +26,8 @@ from vault.store import SealedSecret, StoreError
 
 def opening(facts: Fields, secret: SealedSecret) -> Fields:
     """What `credential.opened` says."""
+    if secret.lease:
+        facts = {**facts, "lease": secret.lease}
     return {**facts, "secret": secret.name, "secret_version": secret.version, "cache": secret.cache}
 
 

@@ -92,6 +92,9 @@ class SecretStatus:
     expires_at: str | None = None
     overlap_until: str | None = None
     pending_version: int | None = None
+    lease: str | None = None
+    lease_seconds: float | None = None
+    """What is left of it."""
 
 
 @dataclass(frozen=True, slots=True)

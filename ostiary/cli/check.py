@@ -100,7 +100,7 @@ async def _live(settings: Any, policy: Any, notes: list[str]) -> tuple[list[str]
         problems += await _rights(settings, policy, store, notes)
         for route, secret in policy.secret_refs():
             place = policy.routes[route].place
-            if secret.issue is not None:
+            if secret.is_made:
                 continue  # asked for when it is needed; whether it may be, the rights have told
             try:
                 fields = await store.fields_of(reference_of(secret))

@@ -200,8 +200,8 @@ async def secrets(setup: Setup) -> list[Finding]:
             return Finding("store.secrets", "fail", found, mend)
         return _told(secret.path, described.control, time.time())  # noqa: TID251 - held against what people have written
 
-    # A certificate that is issued is not there before it is asked for; whether it may be, check --live tells.
-    refs = [(name, secret) for name, secret in policy.secret_refs() if secret.issue is None]
+    # What is issued or lent is not there before it is asked for; whether it may be, check --live tells.
+    refs = [(name, secret) for name, secret in policy.secret_refs() if not secret.is_made]
     found = [one for one in await asyncio.gather(*(one(*ref) for ref in refs)) if one is not None]
     # Two routes that read one secret are told once what its owners say.
     bad = list(dict.fromkeys(found))

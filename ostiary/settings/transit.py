@@ -1,4 +1,4 @@
-"""What keys that stay in Vault ask of the settings: a Vault."""
+"""What only a Vault can do asks of the settings: a Vault."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from policies.faults import Faults
 
 
 def judge_keys(store: Literal["vault", "sealed"], policy: Policy, faults: Faults) -> None:
-    """Adds a fault for each route that signs with a key of Vault, where secrets come from another store."""
+    """Adds a fault for each route that signs with a key of Vault, or uses what Vault makes, where secrets come from another
+    store.
+    """
     if store == "vault":
         return
     for name, use in policy.transit_uses():
@@ -24,4 +26,10 @@ def judge_keys(store: Literal["vault", "sealed"], policy: Policy, faults: Faults
                 policy.routes[name].place,
                 f"route {name} shows a certificate of Vault's PKI engine, and the settings have no Vault",
                 "add vault: to the settings, or store the certificate and write path: in the place of pki:",
+            )
+        if secret.is_lent:
+            faults.add(
+                policy.routes[name].place,
+                f"route {name} uses what Vault's {secret.engine} engine lends, and the settings have no Vault",
+                "add vault: to the settings, or store the credential and remove engine:",
             )

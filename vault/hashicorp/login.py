@@ -166,12 +166,17 @@ class Login:
         if self._failure is not None:
             raise _anew(self._failure)
 
-    async def doubted(self, generation: int) -> None:
+    async def doubted(self, generation: int, *, needed: bool = False) -> None:
         """A read met a 403: perhaps the token has died. Logs in anew as `again` does; where that would use up something
-        that does not come again, only if Vault no longer knows the token.
+        that does not come again, or leases hang on the token (`needed`), only if Vault no longer knows it.
         """
         issued = self._issued
-        if self._method.scarce and issued is not None and generation == self._generation and await self._lives(issued):
+        if (
+            (needed or self._method.scarce)
+            and issued is not None
+            and generation == self._generation
+            and await self._lives(issued)
+        ):
             return
         if isinstance(self._method, HandedOn) and generation == self._generation:
             self._method.doubt()

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import hvac
 
-from vault.hashicorp import kv, pki
+from vault.hashicorp import kv, leases, pki
 from vault.hashicorp.answers import DetectionRefused, VaultAnswer, VaultResting, VaultUnreachable
 from vault.hashicorp.client import VaultCalls
 from vault.hashicorp.config import VaultConfig
@@ -19,6 +19,7 @@ from vault.hashicorp.login import Login
 from vault.hashicorp.transit import Transit
 from vault.issued import Issued, IssuedRef
 from vault.keys import KeyRef, Operation
+from vault.leases import Leased, LeaseRef
 from vault.observer import Silent, StoreObserver
 from vault.secret import Secret
 from vault.store import (
@@ -60,6 +61,7 @@ class VaultStore:
         self._login = Login(self._calls, config.auth, self._observer, method=HandedOn(ask) if ask is not None else None)
         self._mounts: dict[tuple[str | None, str], Literal[1, 2]] = {}
         self._refused: dict[SecretRef, float] = {}
+        self._lent: Callable[[], bool] = lambda: False
         self._transit = Transit(self._call, config.deadline_s, max(1, config.threads - KEPT_THREADS))
 
     async def start(self) -> None:
@@ -122,6 +124,26 @@ class VaultStore:
     async def issue(self, ref: IssuedRef) -> Issued:
         """See `IssuingStore.issue`."""
         return await pki.issue(self._call, ref)
+
+    def login(self) -> int:
+        """See `LeasingStore.login`."""
+        return self._login.generation
+
+    def keep_login(self, lent: Callable[[], bool]) -> None:
+        """See `LeasingStore.keep_login`."""
+        self._lent = lent
+
+    async def lease(self, ref: LeaseRef) -> Leased:
+        """See `LeasingStore.lease`."""
+        return await leases.lease(self._call, ref, self._login.generation)
+
+    async def renew(self, ref: LeaseRef, leased: Leased) -> float:
+        """See `LeasingStore.renew`."""
+        return await leases.renew(self._call_once, ref, leased)
+
+    async def revoke(self, ref: LeaseRef, leased: Leased) -> None:
+        """See `LeasingStore.revoke`."""
+        await leases.revoke(self._call_once, ref, leased)
 
     async def capabilities(self, paths: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """What the login may do at these paths of Vault's API, as Vault tells it (`sys/capabilities-self`); an empty
@@ -191,6 +213,18 @@ class VaultStore:
             self._observer.store_up(up=False)
             raise SecretUnavailable(ref.name, f"Vault did not answer within {self._deadline_s:g} s") from None
 
+    async def _call_once[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T]) -> T:
+        """As `_call`, but a 403 makes no new login: that would end all leases of the one in use."""
+        kv.split(ref)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._once(ref, work, await self._login.token())
+        except TimeoutError:
+            self._observer.store_up(up=False)
+            raise SecretUnavailable(ref.name, f"Vault did not answer within {self._deadline_s:g} s") from None
+        except VaultAnswer as answer:
+            raise self._mapped(ref, answer) from None
+
     async def _twice[T](self, ref: SecretRef, work: Callable[[hvac.Client, Literal[1, 2]], T]) -> T:
         token = await self._login.token()
         generation = self._login.generation
@@ -200,7 +234,7 @@ class VaultStore:
             if first.status != 403 or self._known_refusal(ref):
                 raise self._mapped(ref, first) from None
         # Perhaps the token has died: one new login, shared by all who met this, and one more try.
-        await self._login.doubted(generation)
+        await self._login.doubted(generation, needed=self._lent())
         try:
             found = await self._once(ref, work, await self._login.token())
         except VaultAnswer as second:
