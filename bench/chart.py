@@ -1,8 +1,11 @@
-"""bench/results.svg: requests a second of each contender for the main loads, as bars on a logarithmic scale."""
+"""bench/results.svg: requests a second of each contender for the main loads, as bars on a logarithmic scale; and docs/soak.svg,
+the curve of a soak.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 from bench.report import middle
@@ -55,4 +58,40 @@ def draw(found: Found) -> str:
                 f'<text x="{end + 5:.1f}" y="{y + 12}" fill="#222">{rate:,.0f}</text>',
             ]
             y += BAR
+    return "\n".join([*parts, "</svg>", ""])
+
+
+CURVE_HEIGHT, FOOT, TICKS = 240, 30, 4
+
+
+def draw_curve(points: Sequence[tuple[float, float]], title: str) -> str:
+    """A line over time, from zero.
+
+    Args:
+        points: seconds since the first, and MiB.
+        title: above it.
+    """
+    last_s, most = points[-1][0], max(value for _, value in points)
+    top = 2 ** math.ceil(math.log2(most))
+    left, right = 70, 20
+
+    def place(at_s: float, value: float) -> tuple[float, float]:
+        x = left + at_s / last_s * (WIDTH - left - right)
+        return x, HEAD + (1 - value / top) * (CURVE_HEIGHT - HEAD - FOOT)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{CURVE_HEIGHT}" viewBox="0 0 {WIDTH} {CURVE_HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{CURVE_HEIGHT}" fill="#ffffff"/>',
+        f'<text x="10" y="20" font-size="14" fill="#222">{escape(title)}</text>',
+    ]
+    for tick in range(TICKS + 1):
+        _, y = place(0, top * tick / TICKS)
+        x, _ = place(last_s * tick / TICKS, 0)
+        parts += [
+            f'<line x1="{left}" y1="{y:.1f}" x2="{WIDTH - right}" y2="{y:.1f}" stroke="#dddddd"/>',
+            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#777">{top * tick / TICKS:.0f} MiB</text>',
+            f'<text x="{x:.1f}" y="{CURVE_HEIGHT - 8}" text-anchor="middle" fill="#777">{last_s * tick / TICKS / 60:.0f} min</text>',
+        ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{OURS[0]}" stroke-width="2"/>')
     return "\n".join([*parts, "</svg>", ""])

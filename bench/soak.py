@@ -1,7 +1,7 @@
 """A soak: the fast engine under half its load for a while, with everything that goes wrong in a day.
 
 Beside callers that keep their connections there are new ones, uploads, WebSockets, streams of events, callers that
-hang up in the middle and upstreams that do. `python -m bench.soak --hours 1` writes a curve as CSV, says whether all
+hang up in the middle and upstreams that do. `python -m bench.soak --hours 1` writes a curve as CSV and SVG, says whether all
 held, and ends with 1 where it did not; `make test-slow` does the same for two minutes. Half the load is half of what the same callers reach without a pause.
 The audit grows by about 1 KB a request: an hour takes some gigabytes below .cache/.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench import upstream as scripted
 from bench.callers import Way, dial, trusting
+from bench.chart import draw_curve
 from bench.contenders import WORK, raise_descriptors
 from bench.soak_process import Books, Reading, read, start
 from tests.harness.ostiary_process import Ostiary
@@ -294,6 +295,9 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     found = soak(folder, given.hours * 3600)
     curve(found, given.csv)
+    began_s = found.readings[0].at_s
+    points = [(one.at_s - began_s, one.rss_kib / 1024) for one in found.readings]
+    given.csv.with_suffix(".svg").write_text(draw_curve(points, "Resident memory of one worker at half its load"))
     print(f"{found.done}; {found.rate:.0f} requests a second wanted; memory {found.growth():+.1%}")
     print(
         f"before {found.before}\nafter  {found.after}\nopen records {found.open_records}; {len(found.failures)} failures"

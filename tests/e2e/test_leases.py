@@ -81,7 +81,7 @@ def start(ostiary: Callable[..., Ostiary], bao: OpenBao, port: int) -> tuple[Ost
     return proxy.run(), token
 
 
-def test_lent_to_each_route_and_given_back(
+def test_v6_lent_to_each_route_and_given_back(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, database: Valkey
 ) -> None:
     api = upstream(asks(database))
@@ -141,7 +141,7 @@ def test_lent_to_each_route_and_given_back(
 
 
 @pytest.mark.slow
-def test_renewed_replaced_and_through_an_outage(
+def test_v6_renewed_replaced_and_through_an_outage(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, database: Valkey
 ) -> None:
     """Leases of 4 s, of 8 s at most: no request fails while they change, nor while Vault is sealed for less than one."""

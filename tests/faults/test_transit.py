@@ -208,6 +208,14 @@ def test_the_embedded_store_keeps_no_such_keys(
         b"route profile signs with the key egress-mac of Vault's Transit engine, and the settings have no Vault"
         in found.stderr
     )
+    lent = plain.replace(
+        "    secret: {path: secret/a, field: key}\n",
+        "    secret: {engine: database, path: database/creds/a, field: password}\n",
+    )
+    (proxy.folder / "policy.yaml").write_text(lent)
+    found = command("check", "--config", "ostiary.yaml", cwd=proxy.folder)
+    assert found.returncode == 78
+    assert b"route profile uses what Vault's database engine lends, and the settings have no Vault" in found.stderr
     # A reload leaves the policy before it in force.
     proxy.reload(POLICY.partition("  template:")[0])
     assert "have no Vault" in proxy.wait_audit("policy.rejected")[0]["reason"]

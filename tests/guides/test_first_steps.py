@@ -7,14 +7,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tests.harness import lending
 from tests.harness.canaries import canary
 from tests.harness.guides import ROOT, Reader, blocks
 from tests.harness.ports import free_port
 from tests.harness.upstream import Seen, Upstream, Wire
+from tests.harness.valkey import Valkey
 
 
 def test_first_route(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
@@ -122,3 +125,28 @@ def test_transit_signing(reader: Callable[..., Reader], upstream: Callable[..., 
         signature = base64.b64decode((seen.get("signature") or "").removeprefix("sig1=:").removesuffix(":"))
         public = base64.b64decode(keys[str(number)]["public_key"])
         Ed25519PublicKey.from_public_bytes(public).verify(signature, base.encode())
+
+
+def test_dynamic_credentials(reader: Callable[..., Reader], upstream: Callable[..., Upstream], tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path / "valkey", password=lending.PASSWORD)
+    try:
+        api = upstream(lending.asks(valkey), names=("api.example.com",))
+        one = reader(
+            upstreams={"api.example.com:443": api.port},
+            secrets=(lending.PASSWORD,),
+            replaced={
+                ":8080": f":{free_port()}",
+                ":8200": f":{free_port()}",
+                "$DATABASE_PASSWORD": lending.PASSWORD,
+                "port=6379": f"port={valkey.port}",
+                "valkey-database-plugin": lending.plugin(),
+            },
+        )
+        one.follow(blocks("dynamic-credentials"))
+        # One user, the one that the database knew no more, and the one in its place; then nothing was sent.
+        shown = [seen.get("Authorization") for seen in api.requests]
+        assert len(shown) == 3 + 1
+        assert shown[0] == shown[1] != shown[2]
+        assert lending.users(valkey) == []
+    finally:
+        valkey.kill()

@@ -118,7 +118,6 @@ LATER: Final = {
     "G37": "JWT as proof",
     "G39": "budgets",
     "G40": "kill switch",
-    "V6": "leased secrets",
     "U6": "retries",
     "A4": "audit verify",
     "L1": "limits and kills that use the state store, which is tested",

@@ -24,6 +24,24 @@ routes:
 """
 
 
+def test_what_is_lent() -> None:
+    found = least_policy(
+        [
+            SecretSpec("database/creds/a", engine="database"),
+            SecretSpec("creds/b", mount="deep/aws", engine="aws", namespace="team/a"),
+        ],
+        "team",
+    )
+    assert [(rule.path, rule.capability) for rule in found.rules][:6] == [
+        ("database/creds/a", "read"),
+        ("a/deep/aws/creds/b", "read"),
+        ("sys/leases/renew", "update"),
+        ("sys/leases/revoke", "update"),
+        ("a/sys/leases/renew", "update"),
+        ("a/sys/leases/revoke", "update"),
+    ]
+
+
 def test_rules() -> None:
     found = least_policy(
         [

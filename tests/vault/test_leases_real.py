@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import urllib.error
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,11 +14,11 @@ from addons.clock import SystemClock
 from tests.harness.lending import MAY, PASSWORD, connect, opens, role
 from tests.harness.openbao import OpenBao
 from tests.harness.valkey import Valkey
-from vault.hashicorp.config import TokenAuth, VaultConfig
+from vault.hashicorp.config import AppRoleAuth, TokenAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
 from vault.leases import LeaseGone, LeaseRef, Leases
 from vault.secret import Secret
-from vault.store import SealedSecret, SecretDenied, SecretMalformed, SecretMissing
+from vault.store import SealedSecret, SecretDenied, SecretMalformed, SecretMissing, SecretRef
 
 
 class Record:
@@ -106,3 +107,32 @@ async def test_what_is_said_no_to(openbao: OpenBao, database: Valkey) -> None:
     finally:
         await store.close()
         await bare.close()
+
+
+async def test_v5_a_denied_path_ends_no_login_that_leases_hang_on(
+    openbao: OpenBao, database: Valkey, tmp_path: Path
+) -> None:
+    role_id, secret_id = openbao.approle("lent-to", "leases")
+    (tmp_path / "secret-id").write_text(secret_id)
+    config = VaultConfig((openbao.address,), AppRoleAuth(Secret(role_id), tmp_path / "secret-id"))
+    store = VaultStore(config)
+    store.keep_login(lambda: True)
+    leases = Leases(cast("Any", None), store, SystemClock().monotonic_s)
+    try:
+        first = await leases.read(ref(), ttl_s=0, max_stale_s=0)
+        with pytest.raises(SecretDenied):
+            await store.fetch(SecretRef("secret/not-ours", kv=2))
+        assert store.login() == 1
+        assert opens(database, first.unseal(Record(first)))
+        # A token that is dead takes its leases along: both are had anew.
+        openbao.api("POST", "auth/token/revoke", {"token": (await store._login.token()).reveal()})
+        with pytest.raises(SecretDenied):
+            await store.fetch(SecretRef("secret/not-ours-either", kv=2))
+        assert store.login() == 2
+        leases.tick()
+        second = await leases.read(ref(), ttl_s=0, max_stale_s=0, bypass=True)
+        assert second.version != first.version
+        assert opens(database, second.unseal(Record(second)))
+    finally:
+        await leases.close()
+        await store.close()
