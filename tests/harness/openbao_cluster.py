@@ -125,6 +125,11 @@ class Cluster:
             assert time.monotonic() < ends_s
             time.sleep(0.1)
 
+    def unseal(self, node: Node) -> None:
+        """A node that was sealed comes back, as a standby where another one has become active."""
+        node.api("PUT", "sys/unseal", {"key": self._key})
+        node.until(200, 429)
+
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()

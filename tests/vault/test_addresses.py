@@ -245,14 +245,13 @@ async def test_v2_a_node_that_is_not_ready_is_asked_again_and_not_for_ever(
                 assert len(seen) == 4
 
 
-@pytest.mark.parametrize("cut", [b"", b'{"data": {"da'])
+_HEAD = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 500\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", [b"", b"HTTP/1.1 200 O", _HEAD[:35], _HEAD, _HEAD + b'{"data": {"da'])
 async def test_an_answer_that_is_cut_is_an_outage_and_a_login_is_not_sent_twice(cut: bytes) -> None:
     def script(handler: http.server.BaseHTTPRequestHandler) -> None:
-        if cut:
-            handler.send_response(200)
-            handler.send_header("Content-Length", "500")
-            handler.end_headers()
-            handler.wfile.write(cut)
+        handler.wfile.write(cut)
         handler.close_connection = True
 
     with scripted(script) as (address, seen):
@@ -265,10 +264,10 @@ async def test_an_answer_that_is_cut_is_an_outage_and_a_login_is_not_sent_twice(
         seen,
     ):
         async with store(address) as vault:
-            with pytest.raises(SecretUnavailable, match="no connection"):
+            with pytest.raises(SecretUnavailable, match=r"no connection|was cut"):
                 await vault.fetch(REF)
             # A read may be asked again; what was begun is not.
-            assert len(seen) - 1 == (1 if cut else 2)
+            assert len(seen) - 1 == (1 if len(cut) > 12 else 2)
 
 
 async def test_a_kept_connection_that_vault_has_closed_is_no_outage() -> None:

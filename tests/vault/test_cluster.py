@@ -1,4 +1,4 @@
-"""A real cluster of three nodes: the active one steps down, one is killed, and reads go on."""
+"""A real cluster of three nodes: the active one steps down, is sealed, unsealed and killed, and reads go on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def read_until(vault: VaultStore, value: str) -> int:
 
 
 @pytest.mark.slow
-async def test_v2_step_down_and_a_node_that_is_killed(tmp_path: Path) -> None:
+async def test_v1_v2_step_down_seal_and_a_node_that_is_killed(tmp_path: Path) -> None:
     with openbao_cluster(tmp_path / "cluster") as cluster:
         auth = await asyncio.to_thread(furnish, cluster, tmp_path)
         await asyncio.to_thread(write, cluster, "one")
@@ -74,10 +74,17 @@ async def test_v2_step_down_and_a_node_that_is_killed(tmp_path: Path) -> None:
             await writing
             # Whatever the election brought, nobody took it for a dead token or a denied path.
             assert vault._login.generation == 1
+            # Sealed, it is one of three that does not serve; unsealed, a standby.
             active = await asyncio.to_thread(cluster.active)
-            active.stop()
+            await asyncio.to_thread(active.api, "PUT", "sys/seal", {}, cluster.token)
             writing = asyncio.create_task(asyncio.to_thread(write, cluster, "three"))
             await read_until(vault, "three")
+            await writing
+            await asyncio.to_thread(cluster.unseal, active)
+            active = await asyncio.to_thread(cluster.active)
+            active.stop()
+            writing = asyncio.create_task(asyncio.to_thread(write, cluster, "four"))
+            await read_until(vault, "four")
             await writing
             # A login, which only the active node can make, works too.
             await vault._login.again(vault._login.generation)

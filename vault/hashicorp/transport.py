@@ -206,8 +206,11 @@ class _Adapter(adapters.JSONAdapter):  # type: ignore[misc]  # hvac ships no typ
             if status == 404 and isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
                 reasons = ("deleted or destroyed",)
             raise VaultAnswer(status, reasons, _retry_after(answer), answer.headers.get("Location"))
-        if status == 204 or not body:
+        if status == 204 or (not body and answer.headers.get("Content-Length") == "0"):
             return answer
+        if not body:
+            # A head that is cut reads as a short one, and what would follow as empty. Vault's own answers tell their length.
+            raise VaultUnreachable("the answer was cut")
         if not isinstance(parsed, dict):
             raise VaultUnreachable("the answer is no JSON object")
         if not raise_exception:
