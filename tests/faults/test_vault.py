@@ -1,4 +1,4 @@
-"""V1, V4, V5, V7-V9, G13, G27: the secret store fails, and the caller gets a typed answer while the upstream sees nothing."""
+"""V1, V2, V4, V5, V7-V9, G13, G27: the secret store fails, and the caller gets a typed answer while the upstream sees nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.canaries import canary, scan
-from tests.harness.client import get, tunnel
+from tests.harness.client import Answer, get, tunnel
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.scripted_vault import scripted, send
@@ -215,6 +215,144 @@ def test_v8_not_there(
     assert proxy.wait_audit("request.refused")[0]["code"] == "secret_missing"
 
 
+AFTERWARDS = """
+workloads: {billing: {proofs: {any: true}}}
+routes:
+"""
+ROUTE = """  NAME:
+    match: {host: api.test, paths: "/NAME"}
+    allow: billing
+    secret: {path: secret/egress/NAME, field: key, kv: 2, ttl: 200ms, max_stale: STALE}
+    inject: {bearer: "{secret}"}
+"""
+
+
+def test_v1_v5_v8_what_becomes_of_a_secret_in_memory(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
+    """Deleted, destroyed, denied, emptied or spoilt after it was read: not used again, in a tunnel that is open too, for
+    all that `max_stale` would allow. Only a Vault that says "too many requests" is an outage, which `max_stale` covers.
+    """
+    api, keys = upstream(), {}
+    ends = {
+        "deleted": "secret_missing",
+        "destroyed": "secret_missing",
+        "gone": "secret_missing",
+        "field": "secret_missing",
+    }
+    ends |= {"denied": "secret_denied", "spoilt": "secret_malformed", "busy": "secret_unavailable"}
+    stale = {"busy": "0", "patient": "10m"}
+    for name in (*ends, "patient"):
+        keys[name] = canary(name)
+        bao.put(f"egress/{name}", key=keys[name])
+    rule = 'path "secret/data/egress/{}" {{ capabilities = ["read"] }}\n'
+    look = 'path "auth/token/lookup-self" { capabilities = ["read"] }\n'
+    bao.policy("reads", look + "".join(rule.format(name) for name in keys))
+    token = bao.new_token("reads")
+    proxy = ostiary(
+        AFTERWARDS + "".join(ROUTE.replace("NAME", name).replace("STALE", stale.get(name, "10m")) for name in keys),
+        start=False,
+        upstreams={"api.test:443": api.port},
+        store=f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}',
+    )
+    (proxy.folder / "vault-token").write_text(token)
+    proxy.canaries += [token, *keys.values()]
+    proxy.run()
+    with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
+
+        def ask(name: str) -> Answer:
+            return raw.request(f"GET /{name} HTTP/1.1\r\nHost: api.test\r\n\r\n")
+
+        assert [ask(name).status for name in keys] == [200] * len(keys)
+        bao.delete("egress/deleted")
+        bao.destroy("egress/destroyed", 1)
+        bao.api("DELETE", "secret/metadata/egress/gone")
+        bao.put("egress/field", other="x")
+        bao.put("egress/spoilt", key="two\nlines")
+        bao.policy("reads", look + "".join(rule.format(name) for name in keys if name != "denied"))
+        bao.api("POST", "sys/quotas/config", {"enable_rate_limit_response_headers": True})
+        for name in ("busy", "patient"):
+            path = f"secret/data/egress/{name}"
+            bao.api("POST", f"sys/quotas/rate-limit/{name}", {"rate": 1, "interval": "60s", "path": path})
+            # The one call that is left is this one.
+            bao.api("GET", path)
+        time.sleep(0.25)
+        before = len(api.requests)
+        for name, code in ends.items():
+            answer = ask(name)
+            assert (answer.status, answer.code) == (503 if code == "secret_unavailable" else 502, code), name
+        assert len(api.requests) == before
+        assert [record["code"] for record in proxy.wait_audit("request.refused", len(ends) - 1)] == [
+            code for code in ends.values() if code != "secret_malformed"
+        ]
+        assert proxy.wait_audit("credential.closed", len(keys) + 1)[-1]["code"] == "secret_malformed"
+        # As long as Vault asked for.
+        assert int(ask("busy").get("Retry-After") or 0) > 1
+        assert ask("patient").status == 200
+        assert api.requests[-1].get("Authorization") == f"Bearer {keys['patient']}"
+        assert proxy.wait_audit("credential.closed", len(keys) + 2)[-1]["secret_version"] == "1"
+        assert [record["cache"] for record in proxy.audit("credential.opened")].count("stale") == 1
+
+
+def test_v2_nodes_that_cannot_serve(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
+    """A standby, a follower cut off, a node that was removed: the next address is asked once. Where none can serve, a typed
+    answer; and wherever a redirect leads, the token does not go there.
+    """
+    api, key, token = upstream(), canary("key"), canary("token")
+    # What each of the two addresses answers; 0 for a good node.
+    answers = [0, 0]
+
+    def node(number: int) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            if answers[number]:
+                location = {"Location": f"{elsewhere}{handler.path}"} if answers[number] == 307 else {}
+                send(handler, answers[number], {"errors": ["standby"]}, **location)
+            elif handler.path.endswith("lookup-self"):
+                send(handler, 200, {"data": {"ttl": 0}})
+            else:
+                send(handler, 200, {"data": {"data": {"key": key}, "metadata": {"version": 1}}})
+
+        return answer
+
+    with (
+        scripted(lambda handler: send(handler, 200, {})) as (elsewhere, strangers),
+        scripted(node(0)) as (first, _),
+        scripted(node(1)) as (second, asked),
+    ):
+        policy = POLICY.replace("field: key", "field: key, kv: 2").replace("TTL", "0").replace("STALE", "0")
+        proxy = ostiary(
+            policy,
+            start=False,
+            upstreams={"api.test:443": api.port},
+            store=f'vault:\n  addresses: ["{first}", "{second}"]\n  auth: {{method: token_file, file: vault-token}}',
+        )
+        (proxy.folder / "vault-token").write_text(token)
+        proxy.canaries += [key, token]
+        proxy.run()
+        refused = 0
+        for status in (307, 472, 473, 474, 501, 530):
+            answers[:] = [status, 0]
+            before = len(asked)
+            assert get(proxy.address("sidecar"), proxy.ca).status == 200
+            assert api.requests[-1].get("Authorization") == f"Bearer {key}"
+            assert [path for path, _ in asked[before:]].count("/v1/secret/data/egress/api") == 1
+            answers[:] = [status, status]
+            seen = len(api.requests)
+            answer = get(proxy.address("sidecar"), proxy.ca)
+            refused += 1
+            assert (answer.status, answer.code) == (503, "secret_unavailable")
+            assert int(answer.get("Retry-After") or 0) >= 1
+            assert len(api.requests) == seen
+            answers[:] = [0, 0]
+            ends_s = time.monotonic() + 20
+            while get(proxy.address("sidecar"), proxy.ca).status != 200:
+                refused += 1
+                assert time.monotonic() < ends_s
+                time.sleep(0.1)
+        assert {record["code"] for record in proxy.wait_audit("request.refused", refused)} == {"secret_unavailable"}
+        assert not strangers
+
+
 @pytest.mark.parametrize("value", ["", "a\r\nb", "a\x00b"])
 def test_v9_malformed(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao, value: str
@@ -235,11 +373,15 @@ def test_g27_a_hundred_cold_requests_cost_one_read(
 ) -> None:
     api = upstream()
     bao.put("egress/api", key=canary())
+    log = bao.keep_audit()
     proxy = start(ostiary, bao, api, ttl="1m")
     with ThreadPoolExecutor(50) as pool:
         statuses = list(pool.map(lambda _: get(proxy.address("sidecar"), proxy.ca).status, range(100)))
     assert set(statuses) == {200}
     assert 'ostiary_secret_reads_total{result="ok",store="vault"} 1.0' in proxy.get("/metrics")[1].decode()
+    # Vault's own audit says so too.
+    asked = [entry["request"] for entry in map(json.loads, log.read_bytes().splitlines()) if entry["type"] == "request"]
+    assert [one["path"] for one in asked if one["operation"] == "read"].count("secret/data/egress/api") == 1
     assert len(api.requests) == 100
     assert {record["secret_version"] for record in proxy.wait_audit("credential.closed", 100)} == {"1"}
 
