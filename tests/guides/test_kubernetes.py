@@ -39,7 +39,7 @@ def test_kubernetes(
     manifests: list[dict[str, Any]],
 ) -> None:
     api, port = upstream(lambda _, wire: wire.answer(200, b"hello\n"), names=("api.example.com",)), free_port()
-    certificate = str(pki.certificate("127.0.0.1"))
+    certificate = pki.certificate("127.0.0.1")
     minted = json.loads(command("key", "mint", "--workload", "app", cwd=tmp_path).stdout)
     with openbao_server(tmp_path / "bao") as bao, kubernetes_api(Pki.make(tmp_path / "cluster"), Issuer()) as cluster:
         one = reader(
@@ -52,9 +52,6 @@ def test_kubernetes(
                 "0.0.0.0:9090": f"127.0.0.1:{free_port()}",
                 "https://vault.example.com:8200": bao.address,
                 "https://kubernetes.example.com:6443": cluster.address,
-                "/etc/ostiary-tls/tls.crt": certificate,
-                "/etc/ostiary-tls/tls.key": certificate,
-                "/etc/ostiary/": "",
                 "/var/lib/ostiary": "state",
                 "/var/run/secrets/vault/": "",
                 "sha256:" + "0" * 64: minted["hash"],
@@ -64,15 +61,19 @@ def test_kubernetes(
             **one.environment,
             **{f"{tool}_{name}": value for tool in ("BAO", "VAULT") for name, value in (("ADDR", bao.address), ("TOKEN", bao.token))},
         }  # fmt: skip
-        for name, text in (("cluster-ca.pem", cluster.ca), ("reviewer.jwt", "reviewer")):
+        both = certificate.read_text()
+        for name, text in {
+            "cluster-ca.pem": cluster.ca,
+            "reviewer.jwt": "reviewer",
+            "tls.crt": both,
+            "tls.key": both,
+        }.items():
             (one.folder / name).write_text(text)
         found = blocks("kubernetes")
         one.follow([block for block in found if block.mark in {"settings", "policy"} or block.language == "sh"])
         # The pod: its token, its CA, and what its container runs.
         (one.folder / "token").write_text(cluster.token("egress", "ostiary"))
-        one.type(
-            "ostiary env --certs certs > /dev/null && mkdir run && mv state/ca run/ca && chmod 0440 run/ca/ca.key\n"
-        )
+        one.type("mkdir run && mv ca run/ca && chmod 0440 run/ca/ca.key\n")
         pod = kind(manifests, "Deployment")["spec"]["template"]["spec"]
         (copies,) = pod["initContainers"]
         one.type(copies["command"][-1].replace("/var/lib/ostiary", "state").replace("/run/ca", "run/ca") + "\n")
@@ -106,17 +107,28 @@ def test_the_manifests_agree_with_the_settings(manifests: list[dict[str, Any]]) 
     assert service["spec"]["ports"][0]["targetPort"] == ostiary["ports"][0]["name"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == labels
-    # Every file that the settings name lies in a volume that is mounted; what is written lies in one that may be.
+    # Every file that the settings name lies in a volume that is mounted; what is written lies in one that may be. Names are
+    # relative to the settings, which lie with the files of both sources of one volume.
     mounted = {one["mountPath"]: one for one in ostiary["volumeMounts"]}
     volumes = {one["name"] for one in pod["volumes"]}
     assert {one["name"] for container in (ostiary, copies) for one in container["volumeMounts"]} == volumes
     named = (settings["listen"][0]["tls"]["cert"], settings["listen"][0]["tls"]["key"], settings["ca"]["dir"], settings["policies"][0], settings["vault"]["auth"]["jwt_file"])  # fmt: skip
+    (own, *_), environment = mounted, {one["name"]: one["value"] for one in ostiary["env"]}
+    assert environment["OSTIARY_CONFIG"].startswith(f"{own}/")
     for path in named:
-        assert any(path.startswith(f"{mount}/") for mount in mounted), path
+        assert path[0] != "/" or any(path.startswith(f"{mount}/") for mount in mounted), path
+    console = "".join(block.text for block in blocks("kubernetes") if block.language == "console")
+    sources = next(one for one in pod["volumes"] if one["name"] == mounted[own]["name"])["projected"]["sources"]
+    held = {"ostiary": ("ostiary.yaml", "policy.yaml"), "ostiary-tls": ("tls.crt", "tls.key")}
+    assert [next(iter(one.values()))["name"] for one in sources] == list(held)
+    for name, files in held.items():
+        (line,) = (line for line in console.splitlines() if f" {name} " in line and " create " in line)
+        assert all(file in line for file in files), line
+    assert {path for path in named if path[0] != "/"} == {"policy.yaml", "tls.crt", "tls.key"}
     assert "readOnly" not in mounted["/var/lib/ostiary"]
     assert pod["terminationGracePeriodSeconds"] > int(settings["limits"]["drain_timeout"].rstrip("s"))
     # The projected token is the one that the settings read, and the service account the one that Vault's role is bound to.
-    (projected,) = (one["projected"]["sources"] for one in pod["volumes"] if "projected" in one)
+    (projected,) = (one["projected"]["sources"] for one in pod["volumes"] if one["name"] == "vault-token")
     where = mounted["/var/run/secrets/vault"]["mountPath"]
     assert f"{where}/{projected[0]['serviceAccountToken']['path']}" == settings["vault"]["auth"]["jwt_file"]
     commands = "".join(block.text for block in blocks("kubernetes") if block.language == "sh")
