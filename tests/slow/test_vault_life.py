@@ -1,5 +1,5 @@
-"""V1, V2, V5: what happens to a Vault in its life, under load: the active node of three steps down, is sealed, unsealed and
-killed; the token of a login comes to its end again and again. No workload notices, on two workers.
+"""V1, V2, V5, T1: what happens to a Vault in its life, under load. The active node of three steps down, is sealed, unsealed
+and killed; the token of a login comes to its end again and again; the wall clock jumps. No workload notices.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.harness.openbao import openbao_server
 from tests.harness.openbao_cluster import openbao_cluster
 from tests.harness.ostiary_process import Ostiary
 from tests.harness.upstream import Upstream
+from tests.harness.wall_clock import WallClock
 from tests.vault.test_cluster import furnish, write
 
 POLICY = """
@@ -166,3 +168,55 @@ def test_v5_a_token_that_comes_to_its_end_under_load(
         read = [entry for entry in entries if entry["request"]["path"] == "secret/data/egress/a"]
         assert len([entry for entry in read if entry.get("error")]) <= logins * CALLERS
         assert len(read) > 100
+
+
+def test_t1_v5_a_wall_clock_that_jumps(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], tmp_path: Path
+) -> None:
+    """Half an hour ahead, then half an hour behind: ages, the token's life and the pauses between reads go on as before."""
+    api, clock, keys = upstream(), WallClock(tmp_path / "clock"), [canary("one"), canary("two")]
+    with openbao_server(tmp_path / "bao", sealable=True) as bao:
+        log = bao.keep_audit()
+        bao.put("egress/a", key=keys[0])
+        bao.policy("r", 'path "secret/data/egress/a" { capabilities = ["read"] }')
+        # Were the wall clock asked, the token would have ended in the first half hour.
+        role, secret_id = bao.approle("r", "r", token_ttl="20m")
+        proxy = ostiary(
+            POLICY.replace("STALE", "1m").replace("500ms", "1s"),
+            start=False,
+            upstreams={"api.test:443": api.port},
+            store=f'vault:\n  addresses: ["{bao.address}"]\n'
+            f"  auth: {{method: approle, role_id: {role}, secret_id_file: secret-id}}",
+            environ=clock.environ,
+            direct=True,
+            patience_s=60,
+        )
+        (proxy.folder / "secret-id").write_text(secret_id)
+        proxy.canaries += [*keys, secret_id]
+        proxy.run()
+        load = Load(proxy)
+        began_s = time.monotonic()
+        with load.running():
+            shown(api, keys[0])
+            for ahead_s in (1800, -1800):
+                clock.set(ahead_s)
+                before = len(api.requests)
+                time.sleep(3)
+                assert len(api.requests) > before
+            # Behind its own past, it notices a rotation as soon as ever.
+            bao.put("egress/a", key=keys[1])
+            written_s = time.monotonic()
+            shown(api, keys[1])
+            assert time.monotonic() - written_s < 1 + 10
+        lived_s = time.monotonic() - began_s
+        assert load.failed == []
+        asked = [
+            entry["request"] for entry in map(json.loads, log.read_bytes().splitlines()) if entry["type"] == "request"
+        ]
+        reads = [one for one in asked if (one["operation"], one["path"]) == ("read", "secret/data/egress/a")]
+        assert 3 <= len(reads) <= lived_s / 0.8 + 2
+        assert [one["path"] for one in asked].count("auth/approle/login") == 1
+        assert {record["cache"] for record in proxy.audit("credential.opened")} <= {"hit", "miss"}
+        # The clock was moved indeed.
+        times = [datetime.fromisoformat(record["time"]) for record in proxy.audit()]
+        assert (max(times) - min(times)).total_seconds() > 3000

@@ -349,6 +349,7 @@ STEPS = st.lists(
         st.tuples(st.just("write"), st.just(0)),
         st.tuples(st.just("fail"), st.sampled_from(["ok", "down", "denied", "missing"])),
     ),
+    min_size=15,
     max_size=60,
 )
 FAILURES: dict[str, Callable[[], StoreError | None]] = {
@@ -409,6 +410,7 @@ FLIGHTS = st.lists(
         st.tuples(st.just("write"), st.just(0)),
         st.tuples(st.just("fail"), st.sampled_from(["ok", "down", "denied", "missing"])),
     ),
+    min_size=15,
     max_size=50,
 )
 

@@ -60,7 +60,7 @@ async def read_until(vault: VaultStore, value: str) -> int:
 
 
 @pytest.mark.slow
-async def test_v1_v2_step_down_seal_and_a_node_that_is_killed(tmp_path: Path) -> None:
+async def test_v2_step_down_and_a_node_that_is_killed(tmp_path: Path) -> None:
     with openbao_cluster(tmp_path / "cluster") as cluster:
         auth = await asyncio.to_thread(furnish, cluster, tmp_path)
         await asyncio.to_thread(write, cluster, "one")

@@ -255,6 +255,7 @@ STEPS = st.lists(
         st.tuples(st.just("write"), st.just(0)),
         st.tuples(st.just("fail"), st.sampled_from(["ok", "down", "denied", "missing"])),
     ),
+    min_size=15,
     max_size=60,
 )
 

@@ -5,18 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.harness.openbao import OpenBao, openbao_server
-from tests.vault.test_cache import REF, Clock, Fake
+from tests.vault.test_cache import FAILURES, REF, Clock, Fake
 from vault.cache import SecretCache
 from vault.hashicorp.config import TokenFileAuth, VaultConfig
 from vault.hashicorp.store import VaultStore
-from vault.store import SealedSecret, SecretMissing, SecretRef, SecretUnavailable, SecretVersion, StoreError
+from vault.store import (
+    SealedSecret,
+    SecretDenied,
+    SecretMissing,
+    SecretRef,
+    SecretUnavailable,
+    SecretVersion,
+    StoreError,
+)
 
 
 class Watched(Fake):
@@ -110,6 +121,114 @@ async def test_a_look_is_not_enough_for_who_wants_a_read(parts: tuple[Watched, C
     assert [(await one).cache for one in (watching, short, forced)] == ["hit", "miss", "bypass"]
     assert (store.looks, store.most) == (1, 1)
     assert store.fetches[REF] >= 2
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.sampled_from([0.1, 2.5, 9.0, 30.0, 120.0])),
+        st.tuples(st.just("read"), st.sampled_from([10.0, 100.0])),
+        st.tuples(st.just("cancel"), st.integers(0, 7)),
+        st.tuples(st.just("land"), st.just(0)),
+        st.tuples(st.just("write"), st.just(0)),
+        st.tuples(st.just("fail"), st.sampled_from(["ok", "ok", "down", "denied", "missing"])),
+    ),
+    min_size=15,
+    max_size=60,
+)
+WATCH_S = 10.0
+
+
+class Asked(Watched):
+    """Remembers each question: when it was asked, when it was answered, and with what."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.asks: list[list[float | str]] = []
+
+    async def _ask[T](self, asking: Awaitable[T]) -> T:
+        ask: list[float | str] = [self.clock.now, math.inf, str(self.version)]
+        if isinstance(self.failure, SecretUnavailable):
+            ask[2] = "down"
+        self.asks.append(ask)
+        try:
+            return await asking
+        finally:
+            ask[1] = self.clock.now
+
+    async def fetch(self, ref: SecretRef) -> SecretVersion:
+        return await self._ask(super().fetch(ref))
+
+    async def unchanged(self, ref: SecretRef, known: SecretVersion) -> bool:
+        return await self._ask(super().unchanged(ref, known))
+
+    def told(self, since_s: float, began_s: float) -> set[float | str]:
+        """What was answered to questions from then on, or to one that was open when a read began."""
+        return {ask[2] for ask in self.asks if float(ask[0]) >= since_s or float(ask[1]) >= began_s}
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_watching_against_a_model(steps: list[tuple[str, float]]) -> None:
+    """Looks, reads, writes, failures and callers that go away, in any order: never two flights, nothing from before a
+    refusal that was told, nothing older than `ttl` and `max_stale`, and no version that the store has not said to be the one
+    within `watch`, unless it was away."""
+
+    async def settle() -> None:
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+    async def play() -> None:
+        clock = Clock()
+        store = Asked(clock)
+        cache = SecretCache(store, clock, jitter=lambda: 0.5)
+        store.gate = asyncio.Event()
+        reads: list[asyncio.Task[None]] = []
+        told_s = 0.0
+
+        async def one(ttl_s: float) -> None:
+            nonlocal told_s
+            began_s = clock.now
+            try:
+                found = await read(cache, watch=WATCH_S, ttl=ttl_s, stale=60.0)
+            except (SecretDenied, SecretMissing):
+                told_s = max(told_s, cache._entries[REF].failed_s)
+            except SecretUnavailable:
+                pass
+            else:
+                # As old as it was when it was asked for: a look has two seconds of the real clock, and here as long as it likes.
+                assert found.age_s - (clock.now - began_s) < ttl_s + 60.0 or found.cache == "miss"
+                assert clock.now - found.age_s >= told_s
+                # Its age is that of the question which it answered, however long the answer took.
+                asked = [float(ask[0]) for ask in store.asks if ask[2] == found.version]
+                assert any(math.isclose(at_s, clock.now - found.age_s) for at_s in asked)
+                assert store.told(began_s - WATCH_S, began_s) & {found.version, "down"} or cache._entries[REF].failure
+
+        for step, value in steps:
+            match step:
+                case "wait":
+                    clock.now += value
+                case "write":
+                    store.version += 1
+                case "fail":
+                    store.failure = FAILURES[str(value)]()
+                case "cancel":
+                    if reads:
+                        reads[int(value) % len(reads)].cancel()
+                case "land":
+                    store.gate.set()
+                    await settle()
+                    store.gate = asyncio.Event()
+                case _:
+                    reads.append(asyncio.create_task(one(value)))
+            await settle()
+        store.gate.set()
+        store.gate = store.failure = None
+        for result in await asyncio.wait_for(asyncio.gather(*reads, return_exceptions=True), 5):
+            assert result is None or isinstance(result, asyncio.CancelledError), result
+        assert store.most <= 1
+
+    asyncio.run(play())
 
 
 # --- a real server ---
