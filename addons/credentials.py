@@ -210,6 +210,8 @@ def seal_now(needs: Needs, source: SecretSource, workload: str = "") -> SealedCr
     Raises:
         Refusal: `secret_missing`.
     """
+    if needs.token is None and len(needs.reads) == 1:
+        return _seal_one(needs, source)
     entries: dict[str, SealedSecret] = {}
     read: dict[SecretRef, SealedSecret] = {}
     for name, ref, ttl_s, _, watch_s in needs.reads:
@@ -232,6 +234,23 @@ def seal_now(needs: Needs, source: SecretSource, workload: str = "") -> SealedCr
         if _old(read):
             return None
         raise
+
+
+def _seal_one(needs: Needs, source: SecretSource) -> SealedCredential | None:
+    """`seal_now` of the many credentials that are one secret."""
+    ((name, ref, ttl_s, _, watch_s),) = needs.reads
+    known = source.read_now(ref, ttl_s=ttl_s, watch_s=watch_s)
+    if known is None:
+        return None
+    entries = {name: known}
+    try:
+        for entry, field in needs.fields:
+            entries[entry].require(field)
+    except StoreError as error:
+        if known.age_s >= LACKING_S:
+            return None
+        raise refusal_for(error) from None
+    return SealedCredential(needs.spec, entries, (known,), needs.fields)
 
 
 async def seal(needs: Needs, source: SecretSource, workload: str = "") -> SealedCredential:

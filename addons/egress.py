@@ -205,7 +205,7 @@ def vet(
 MAX_VETTED: Final = 1024
 """Answers remembered for a route."""
 
-type Vetted = dict[tuple[Authority, tuple[str, ...], int], Destination]
+type Vetted = dict[tuple[str, int, bool, tuple[str, ...], int], Destination]
 """Destinations by authority, the addresses they were vetted from, and the generation of what is forbidden: the same
 question has the same answer for as long as policy, settings and the stores' addresses are what they are."""
 
@@ -274,7 +274,8 @@ def _vetted(
     allow: Collection[Network],
     vetted: Vetted,
 ) -> Destination:
-    key = (authority, found, rules.forbidden.generation)
+    # Taken apart: texts are compared without a call.
+    key = (authority.host, authority.port, authority.cleartext, found, rules.forbidden.generation)
     known = vetted.get(key)
     if known is None:
         known = Destination(authority, vet(found, port, allow=allow, forbidden=rules.forbidden))

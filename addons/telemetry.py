@@ -108,6 +108,8 @@ class Metrics:
         self._reads = counter("secret_reads", "Reads that went to the secret store.", "store", "result")
         self._cache = tally("secret_cache", "Reads by how they were answered.", "result")
         self._version = level("secret_version", "Version of a secret in use, where it is a number.", "secret")
+        self._shown: dict[str, str] = {}
+        """Versions by the names of their secrets, so that what has not changed is not set again."""
         self._changes = counter("secret_changes", "Versions that took the place of another.", "secret")
         self._expires = level(
             "secret_expires_timestamp_seconds",
@@ -227,8 +229,14 @@ class Metrics:
 
     def secret_in_use(self, name: str, version: str, age_s: float) -> None:
         self._age.set((name,), age_s)
+        if self._shown.get(name) != version:
+            self._show_version(name, version)
+
+    def _show_version(self, name: str, version: str) -> None:
         if version.isdigit():
             self._version.set((name,), int(version))
+        if len(self._shown) < MAX_CHILDREN or name in self._shown:
+            self._shown[name] = version
 
     def secret_changed(self, name: str, before: str, version: str) -> None:  # noqa: ARG002 - the audit says which
         self._changes(name).inc()

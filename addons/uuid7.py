@@ -22,6 +22,8 @@ class Uuid7:
         self._now_ns = now_ns
         self._random = random
         self._last = 0
+        self._millisecond = -1
+        self._head = ""
         self._tails: list[str] = []
 
     def __call__(self) -> str:
@@ -34,8 +36,11 @@ class Uuid7:
         self._last = stamp
         tails = self._tails or self._more()
         # Version 7 stands before the twelve bits of the fraction (section 4).
-        head = f"{stamp:015x}"
-        return f"{head[:8]}-{head[8:12]}-7{head[12:]}{tails.pop()}"
+        millisecond = stamp >> 12
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._head = f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-7"
+        return f"{self._head}{stamp & 0xFFF:03x}{tails.pop()}"
 
     def _more(self) -> list[str]:
         """Random ends of 64 ids by one system call, variant 10 in front (section 4)."""

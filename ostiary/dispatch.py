@@ -8,7 +8,7 @@ hook name; answer hooks run in reverse order of the chain.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
 from mitmproxy import addonmanager, hooks
@@ -82,20 +82,23 @@ class Dispatcher(addonmanager.AddonManager):
             failure, cancellation included, goes to `on_failure`.
         """
         try:
-            for position, function in enumerate(self._callables.get(name) or self.callables(name)):
+            functions = iter(self._callables.get(name) or self.callables(name))
+            for function in functions:
                 result = function(subject)
                 if result is not None and inspect.isawaitable(result):
-                    return self._go_on(name, subject, result, position + 1)
+                    return self._go_on(name, subject, result, functions)
         except BaseException as error:
             self.on_failure(name, subject, error)
             if not isinstance(error, Exception) and not _is_cancellation(error):
                 raise
         return None
 
-    async def _go_on(self, name: str, subject: Any, waits: Awaitable[object], position: int) -> None:
+    async def _go_on(
+        self, name: str, subject: Any, waits: Awaitable[object], functions: Iterator[Callable[..., Any]]
+    ) -> None:
         try:
             await waits
-            for function in self.callables(name)[position:]:
+            for function in functions:
                 result = function(subject)
                 if result is not None and inspect.isawaitable(result):
                     await result

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Final, NoReturn, cast, final
+from typing import Any, Final, NoReturn, final
 
 MAX_DERIVED: Final = 32
 """Things that are remembered of one secret: the oldest goes first."""
@@ -33,7 +33,7 @@ class Secret:
         # A lone surrogate, which JSON can spell, is kept as it is: whoever uses the value refuses it.
         self.__value: Final = bytearray(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value)
         self.__text: Final = isinstance(value, str)
-        self.__made: dict[Hashable, object] | None = None
+        self.__made: dict[Hashable, Any] | None = None
 
     def __del__(self) -> None:
         # Nothing was kept where the constructor failed.
@@ -77,7 +77,8 @@ class Secret:
         if made is None:
             made = self.__made = {}
         elif name in made:
-            return cast("T", made[name])
+            known: T = made[name]
+            return known
         found = make(self.reveal_bytes())
         if len(made) >= MAX_DERIVED:
             made.pop(next(iter(tuple(made))), None)  # another thread may do the same

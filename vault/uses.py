@@ -42,7 +42,8 @@ class Uses:
     def ended(self) -> None:
         """That request has ended."""
         self.live -= 1
-        self._tell()
+        if self._told is not None:
+            self._tell()
 
     def retire(self, told: Callable[[Opening], None]) -> None:
         """Nothing new will use this version.

@@ -130,7 +130,7 @@ _quoted: Final = json.encoder.encode_basestring_ascii
 _FEW: Final = frozenset(
     {
         "workload", "proof", "source", "listener", "route", "rule", "host", "port", "method", "secret", "secret_version",
-        "version_before", "cache", "status", "outcome", "code",
+        "version_before", "cache", "status", "outcome", "code", "use", "addon", "version", "caller_credential",
     }
 )  # fmt: skip
 """Keys whose values come again and again: they are encoded once for all records that have the same ones, while they are
@@ -154,45 +154,63 @@ def _encoded(key: str, value: Any) -> str:
     if isinstance(value, int):
         return _PREFIXES[key] + int.__repr__(value)
     if isinstance(value, float) and math.isfinite(value):
-        return _PREFIXES[key] + float.__repr__(value)
+        return f"{_PREFIXES[key]}{value:.3f}"
     return ""
+
+
+def _picking(keys: tuple[str, ...]) -> Callable[[Fields], tuple[Any, ...]]:
+    """Takes the values of these keys out of a record."""
+    if len(keys) > 1:
+        return operator.itemgetter(*keys)
+    return lambda fields: tuple([fields[key] for key in keys])  # type: ignore[literal-required]  # a key of `ORDER`
 
 
 class _Shape:
     """Records with the same keys. What the values of `_FEW` are encoded as is remembered, with room for the others between."""
 
-    __slots__ = ("_few", "_known", "_own", "_pick")
+    __slots__ = ("_few", "_known", "_own", "_pick", "_pick_own")
 
     def __init__(self, names: Collection[str]) -> None:
         keys = [key for key in ORDER if key in names]
         self._few = tuple([key for key in keys if key in _FEW])
-        self._pick: Callable[[Fields], Any] = operator.itemgetter(*self._few) if self._few else lambda _: ()
-        self._own = tuple([(key, _PREFIXES[key]) for key in keys if key not in _FEW])
-        self._known: dict[Any, tuple[str, ...]] = {}
+        self._own = tuple([key for key in keys if key not in _FEW])
+        self._pick = _picking(self._few)
+        self._pick_own = _picking(self._own)
+        self._known: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
     def encode(self, fields: Fields) -> str:
         values = self._pick(fields)
         pieces = self._known.get(values) or self._between(values)
-        encoded: list[str] = []
-        for piece, (key, prefix) in zip(pieces, self._own, strict=False):
-            value = fields[key]  # type: ignore[literal-required]  # a key of `ORDER`
-            if value.__class__ is int or (value.__class__ is float and value - value == 0):
-                encoded += (piece, prefix, value.__repr__())
+        own: list[str] = []
+        for value in self._pick_own(fields):
+            kind = value.__class__
+            if kind is str and len(value) <= MAX_TEXT and "?" not in value and value.isascii():
+                own.append(_quoted(value))
+            elif kind is int:
+                own.append(str(value))
+            elif kind is float and value - value == 0:
+                own.append("%.3f" % value)  # noqa: UP031 - half the time of an f-string or of `repr`
             else:
-                encoded += (piece, _encoded(key, value))
-        encoded.append(pieces[-1])
+                return self._rare(fields)
+        encoded = [*pieces]
+        encoded[1::2] = own
         return "".join(encoded)
 
-    def _between(self, values: Any) -> tuple[str, ...]:
-        """What stands before each of the keys whose values are a record's own, and behind the last."""
-        given = dict(zip(self._few, values if len(self._few) != 1 else (values,), strict=True))
-        own = {key for key, _ in self._own}
+    def _rare(self, fields: Fields) -> str:
+        """As `encode`, with a value that has to be looked at closely."""
+        few = set(self._few)
+        return "".join([_encoded(key, fields[key]) for key in ORDER if key in few or key in self._own])  # type: ignore[literal-required]  # a key of `ORDER`
+
+    def _between(self, values: tuple[Any, ...]) -> tuple[str, ...]:
+        """What stands around the values that are a record's own: an empty text stands for each of them."""
+        given = dict(zip(self._few, values, strict=True))
         pieces = [""]
         for key in ORDER:
             if key in given:
                 pieces[-1] += _encoded(key, given[key])
-            elif key in own:
-                pieces.append("")
+            elif key in self._own:
+                pieces[-1] += _PREFIXES[key]
+                pieces += ("", "")
         found = tuple(pieces)
         if sum(map(len, found)) <= MAX_REMEMBERED:
             if len(self._known) >= MAX_KNOWN:

@@ -241,7 +241,7 @@ class Derived:
             )
             return found
         finally:
-            ended["ms"] = round((self._clock.monotonic_s() - began_s) * 1000, 3)
+            ended["ms"] = (self._clock.monotonic_s() - began_s) * 1000
             for record in records:
                 self._audit.close(record, ended)
             if not kept:

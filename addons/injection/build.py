@@ -6,10 +6,8 @@ doubled field, another spelling) can remove, double or shadow an injected creden
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
-from typing import Final
 
 from addons.credentials import Credential
 from addons.exchange import Authority
@@ -35,7 +33,6 @@ from addons.injection.render import (
     swapped_text,
 )
 from addons.injection.segments import path_with
-from addons.names import ByName
 from addons.reply.readable import readable
 from addons.websocket import UPGRADE_FIELDS, wants_websocket
 from policies.model import (
@@ -72,10 +69,15 @@ def build_with_credential(
     Raises:
         Refusal: `secret_malformed` or `secret_missing`; nothing has been changed.
     """
-    target = _stripped_target(head.target, plan.strip_parameters, plan.swaps, credential)
     kept = _kept(plan, head)
     if plan.scrubbed:
         kept = readable(kept)
+    target = head.target
+    if b"?" in target:
+        target = _stripped_target(target, plan.strip_parameters, plan.swaps, credential)
+    if plan.simple is not None and injectors is plan.injectors and not head.http2:
+        put = [(name, header_value(value, credential, scheme)) for name, scheme, value in plan.simple]
+        return HeadersToSend(target, ((b"Host", authority.host_header), *kept, *put))
     added: dict[bytes, bytes] = {}
     baked: dict[bytes, bytes] = {}
     for injector in injectors:
@@ -112,28 +114,11 @@ def _host(head: RequestHead, authority: Authority) -> tuple[bytes, bytes]:
 
 def _kept(plan: Plan, head: RequestHead) -> Fields:
     """The caller's fields that may travel."""
-    fates = _fates(plan.strip_headers)
+    fates = plan.fates
     found = [fates[name] for name, _ in head.fields]
     if None in found:
         return _judged(plan, head)
     return tuple(itertools.compress(head.fields, found))
-
-
-@functools.lru_cache(maxsize=256)
-def _fates(strip_headers: frozenset[bytes]) -> ByName[bool | None]:
-    """Whether a field travels, going by its name alone; None where its value says, or it has a say in what becomes of others."""
-
-    def fate(name: bytes) -> bool | None:
-        key, alias = name.lower(), place(name)
-        if key in _VALUE_SAYS:
-            return None
-        ends = alias in strip_headers or alias.startswith(OWN_PREFIX) or alias in HOP_BY_HOP
-        return not (ends or (alias in FRAMING and alias != key))
-
-    return ByName(fate)
-
-
-_VALUE_SAYS: Final = frozenset({b"connection", b"te", b"upgrade"})
 
 
 def _judged(plan: Plan, head: RequestHead) -> Fields:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -34,7 +34,7 @@ from policies.model import (
     Route,
     SwapInjector,
 )
-from policies.template import FieldRef
+from policies.template import FieldRef, Template
 
 CREDENTIAL_HEADERS: Final = frozenset(
     {
@@ -112,6 +112,56 @@ class Plan:
     path: PathInjector | None = None
     body: tuple[JsonInjector | FormInjector | SwapInjector, ...] = ()
     """Those that need the whole body. JSON and forms exclude each other."""
+    simple: tuple[tuple[bytes, bytes, Template], ...] | None = field(init=False, repr=False, compare=False)
+    """Name, scheme and value of each field that is put, where the injectors do nothing else; else None."""
+    fates: ByName[bool | None] = field(init=False, repr=False, compare=False)
+    """Whether a field of the caller's travels, going by its name alone; None where its value says, or it has a say in what
+    becomes of others."""
+    own: ByName[bytes | None] = field(init=False, repr=False, compare=False)
+    """Names in lower case, of those that are one of `credential_headers`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "simple", _simple(self.injectors))
+        object.__setattr__(self, "fates", _fates(self.strip_headers))
+        object.__setattr__(self, "own", _credential_places(self.credential_headers))
+
+
+def _simple(injectors: Sequence[Injector]) -> tuple[tuple[bytes, bytes, Template], ...] | None:
+    found: dict[bytes, tuple[bytes, bytes, Template]] = {}
+    for injector in injectors:
+        match injector:
+            case BearerInjector(value=value):
+                name, scheme = b"Authorization", b"Bearer "
+            case HeaderInjector(name=text, value=value):
+                name, scheme = text.encode(), b""
+            case _:
+                return None
+        found[name] = (name, scheme, value)
+    return tuple(found.values())
+
+
+@functools.lru_cache(maxsize=256)
+def _fates(strip_headers: frozenset[bytes]) -> ByName[bool | None]:
+    def fate(name: bytes) -> bool | None:
+        key, alias = name.lower(), place(name)
+        if key in _VALUE_SAYS:
+            return None
+        ends = alias in strip_headers or alias.startswith(OWN_PREFIX) or alias in HOP_BY_HOP
+        return not (ends or (alias in FRAMING and alias != key))
+
+    return ByName(fate)
+
+
+_VALUE_SAYS: Final = frozenset({b"connection", b"te", b"upgrade"})
+
+
+@functools.lru_cache(maxsize=256)
+def _credential_places(places: frozenset[bytes]) -> ByName[bytes | None]:
+    def read(name: bytes) -> bytes | None:
+        key = name.lower()
+        return key if key in places else None
+
+    return ByName(read)
 
 
 def plan_for(route: Route) -> Plan:
@@ -200,22 +250,11 @@ def reject_caller_credentials(plan: Plan, head: RequestHead) -> None:
         )
 
 
-@functools.lru_cache(maxsize=256)
-def _credential_places(places: frozenset[bytes]) -> ByName[bytes | None]:
-    """Names in lower case, of those that are one of these places."""
-
-    def read(name: bytes) -> bytes | None:
-        key = name.lower()
-        return key if key in places else None
-
-    return ByName(read)
-
-
 def brought(plan: Plan, head: RequestHead) -> str | None:
     """The first place in which the caller sent a credential of its own: `header:authorization`, `query:api_key`. Never its
     value. None where it sent none, or a placeholder.
     """
-    swaps, places = plan.swaps, _credential_places(plan.credential_headers)
+    swaps, places = plan.swaps, plan.own
     for name, value in head.fields:
         key = places[name]
         if key is None or _EMPTY.fullmatch(value) or _DUMMY.search(unpacked(value)):

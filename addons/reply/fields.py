@@ -27,11 +27,13 @@ _touched: Final = ByName(_does_not_pass)
 
 def kept_reply_fields(fields: Fields) -> Fields:
     """The fields that reach the caller, in order; `Connection: close` stays, since the engine reads it."""
-    touched = [field for field in fields if _touched[field[0]]]
-    if not touched:
+    touched = [_touched[name] for name, _ in fields]
+    if True not in touched:
         return fields
-    if len(touched) == 1 and touched[0][1] == b"keep-alive" and touched[0][0].lower() == b"connection":
-        return tuple([field for field in fields if field is not touched[0]])
+    at = touched.index(True)
+    name, value = fields[at]
+    if value == b"keep-alive" and name.lower() == b"connection" and True not in touched[at + 1 :]:
+        return (*fields[:at], *fields[at + 1 :])
     kept: list[tuple[bytes, bytes]] = []
     nominated = {
         token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")

@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
@@ -216,15 +215,18 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     if status == _SWITCHING and any(name.lower() == b"sec-websocket-extensions" for name, _ in fields):
         raise _blocked("The upstream chose a WebSocket extension that nobody offered.")
     codings: tuple[str, ...] = ()
-    if True in [_matters[name] for name, _ in fields]:
+    says = [_says[name] for name, _ in fields]
+    if _CODING in says:
         found = codings_of(fields)
         if found is None or _compressed_grpc(fields):
             raise _blocked("The upstream's answer has a coding that cannot be read here.")
         codings = found
         gone = _OF_CODED_BYTES if codings and status != _UNCHANGED else _OF_PARTS
         fields = tuple([field for field in fields if field[0].lower() not in gone])
+    elif _PARTED in says:
+        fields = tuple([field for field, what in zip(fields, says, strict=True) if what is None])
     redactions = 0
-    if scrub.matcher.may_find(b"\n".join((reason, *itertools.chain.from_iterable(fields)))):
+    if scrub.matcher.may_find(_lines([reason, *map(_lines, fields)])):
         reason, in_reason = scrub.matcher.redact(reason)
         fields, in_fields = scrub_fields(scrub, fields)
         redactions = in_reason + in_fields
@@ -234,15 +236,28 @@ def scrub_head(scrub: Scrub, method: str, status: int, reason: bytes, fields: Fi
     return ScrubbedHead(reason, fields, redactions, BodyScrub(scrub, () if bodyless else codings))
 
 
-_matters: Final = ByName(lambda name: name.lower() in {b"content-encoding", b"grpc-encoding", b"accept-ranges"})
-"""Whether a field of this name says something of how the body is to be read."""
+_CODING: Final = "coding"
+_PARTED: Final = "parted"
+
+
+def _says_of_body(name: bytes) -> str | None:
+    """What a field of this name says of how the body is to be read."""
+    key = name.lower()
+    if key in {b"content-encoding", b"grpc-encoding"}:
+        return _CODING
+    return _PARTED if key in _OF_PARTS else None
+
+
+_says: Final = ByName(_says_of_body)
+_lines: Final = b"\n".join
+"""A line feed stands in no field."""
 
 
 def scrub_fields(scrub: Scrub, fields: Fields) -> tuple[Fields, int]:
     """Fields, or trailers, with fill for what they show, and how many places were filled."""
     matcher = scrub.matcher
-    # One search for all: a line feed stands in no field.
-    if not matcher.may_find(b"\n".join(itertools.chain.from_iterable(fields))):
+    # One search for all.
+    if not matcher.may_find(_lines(map(_lines, fields))):
         return fields, 0
     count = 0
     kept: list[tuple[bytes, bytes]] = []

@@ -36,12 +36,12 @@ class BeginStage:
             judge_http2(request.method, request.path, exchange.head.fields, self._parts.heads)
 
     def _begin(self, flow: http.HTTPFlow, *, connect: bool) -> Exchange:
-        request = flow.request
+        request = flow.request.data
         head = RequestHead(
-            request.data.method.decode("ascii", "backslashreplace"),
-            request.data.path,
+            request.method.decode("ascii", "backslashreplace"),
+            request.path,
             request.headers.fields,
-            request.data.http_version == b"HTTP/2.0",
+            request.http_version == b"HTTP/2.0",
         )
         exchange = Exchange(
             uuid7(),

@@ -76,12 +76,32 @@ class CredentialStage:
 
     def requestheaders(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         exchange = self._registry.exchange(flow)
-        grant = exchange.ask(Grant)
+        grant, head = exchange.ask(Grant), exchange.head
         route_plan = self._plans.of(exchange.policy, grant.route)
-        plan, signing = route_plan.plan, route_plan.signing
-        reject_caller_credentials(plan, exchange.head)
-        exchange.caller_credential = brought(plan, exchange.head)
+        plan = route_plan.plan
+        if plan.reject:
+            reject_caller_credentials(plan, head)
+        exchange.caller_credential = brought(plan, head)
         travels = may_travel(grant.route, exchange.ask(Destination))
+        if not route_plan.bare and self._reads_body(exchange, grant, route_plan, travels=travels):
+            held = HeldBody(self._parts.buffered_body_bytes, self._parts.buffers)
+            held.announced(head)
+            exchange.put(held)
+            return None
+        injectors = applicable(plan, head)
+        if not route_plan.always and (grant.credential is None or not injectors or not travels):
+            exchange.put(build_forward(plan, head, exchange.ask(Authority)))
+            return None
+        return self._begin(_Work(exchange, route_plan, injectors))
+
+    @staticmethod
+    def _reads_body(exchange: Exchange, grant: Grant, route_plan: RoutePlan, *, travels: bool) -> bool:
+        """Judges what only some routes do with a head; whether the body must be whole first.
+
+        Raises:
+            Refusal: this request does not fit what its route does.
+        """
+        plan, signing = route_plan.plan, route_plan.signing
         if not travels and (plan.body or plan.path is not None):
             # What the caller has there cannot be taken out of it.
             raise Refusal(
@@ -117,16 +137,7 @@ class CredentialStage:
                     "This route signs whole bodies, and a gRPC call is a stream that cannot be held: sign without the body, or call over another route.",
                 )
             reads = reads or judged.reads_body
-        if reads:
-            held = HeldBody(self._parts.buffered_body_bytes, self._parts.buffers)
-            held.announced(exchange.head)
-            exchange.put(held)
-            return None
-        injectors = applicable(plan, exchange.head)
-        if not route_plan.always and (grant.credential is None or not injectors or not travels):
-            exchange.put(build_forward(plan, exchange.head, exchange.ask(Authority)))
-            return None
-        return self._begin(_Work(exchange, route_plan, injectors))
+        return reads
 
     def request(self, flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
         """The body is whole, or has passed."""
@@ -247,6 +258,14 @@ class CredentialStage:
     def _build(self, work: _Work, sealed: SealedCredential) -> Coroutine[Any, Any, None] | None:
         # A route whose only keys stay in Vault has read nothing, and so opened nothing yet.
         credential = unseal(sealed, work.exchange.ask(Openings) if sealed.secrets else NONE_OPEN)
+        if work.plan.bare:
+            # Its body streams, and nobody else has a say.
+            exchange, plan = work.exchange, work.plan
+            exchange.payload = hashlib.sha256()
+            ready = build_with_credential(plan.plan, work.injectors, exchange.head, exchange.ask(Authority), credential)
+            plan.watch(exchange, credential, ready)
+            exchange.put(ready)
+            return None
         if work.plan.client_cert is not None:
             now_s = self._parts.clock.wall_s()
             client_certificate.show(work.exchange, work.plan.client_cert, sealed, credential, now_s)

@@ -51,8 +51,15 @@ class RoutePlan:
     """What its credentials derive."""
     route: str = ""
     """Its name: what is lent, is lent to it."""
+    bare: bool = field(init=False)
+    """Whether the head alone decides, and fields are all that is put: nothing is signed, verified or shown, and neither path nor
+    body gets anything."""
     whole: dict[int, Needs] = field(default_factory=dict)
     """What all injectors together, and the signers, need, by the identity of the credential, which lives as long as its policy."""
+
+    def __post_init__(self) -> None:
+        special = self.signing, self.verifying, self.client_cert, self.plan.path
+        object.__setattr__(self, "bare", not self.plan.body and not self.always and special == (None,) * len(special))
 
     def watch(self, exchange: Exchange, credential: Credential, ready: HeadersToSend) -> None:
         """Says what the answer to this request is searched for: what it carries, and what it carried when it was sent before."""

@@ -60,7 +60,7 @@ def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> 
     """Counts what reaches the caller of a body that is searched for the credential. Where no more of it may pass, the
     exchange is refused and nothing follows; the engine cuts it. A coded body comes piece by piece, as it is asked for.
     """
-    before = exchange.redactions
+    before, decodes = exchange.redactions, body.decodes
 
     def pass_on(chunk: bytes) -> Iterable[bytes]:
         if exchange.refused is not None:
@@ -71,7 +71,7 @@ def scrubbing_meter(exchange: Exchange, body: BodyScrub, boundary: Boundary) -> 
             exchange.redactions = before + body.redactions
             boundary.refuse(exchange, refusal)
             return ()
-        if body.decodes:
+        if decodes:
             return decoded(found)
         if redactions := body.redactions:
             exchange.redactions = before + redactions
@@ -113,19 +113,21 @@ class ReplyStage:
         response = flow.response
         if exchange.refused is not None or response is None:
             return
-        exchange.first_byte_s = self._parts.clock.monotonic_s()
-        exchange.status = response.status_code
-        self._clocks.look(exchange.ask(Authority).host, response.headers.fields, exchange.first_byte_s)
-        kept = kept_reply_fields(response.headers.fields)
+        data, authority = response.data, exchange.ask(Authority)
+        headers = data.headers
+        exchange.first_byte_s = now_s = self._parts.clock.monotonic_s()
+        exchange.status = data.status_code
+        self._clocks.look(authority.host, headers.fields, now_s)
+        kept = kept_reply_fields(headers.fields)
         if exchange.connection.listener.reverse is not None:
-            kept = for_caller(kept, exchange.ask(Authority), exchange.ask(CalledAs))
-        if kept is not response.headers.fields:
-            response.headers.fields = kept
-        if exchange.upgrade and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            kept = for_caller(kept, authority, exchange.ask(CalledAs))
+        if kept is not headers.fields:
+            headers.fields = kept
+        if exchange.upgrade and data.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             # The engine has judged it. The fields of the upstream's hop ended here.
             exchange.switched = True
             kept = tuple(field for field in kept if field[0].lower() != b"upgrade")
-            response.headers.fields = (*kept, *UPGRADE_FIELDS)
+            headers.fields = (*kept, *UPGRADE_FIELDS)
         scrub = exchange.find(BodyScrub)
         if scrub is None or exchange.switched:
             response.stream = response_meter(exchange)

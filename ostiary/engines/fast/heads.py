@@ -12,15 +12,24 @@ from typing import Final
 from mitmproxy import http
 
 from addons.head import Fields, HeadersToSend
+from addons.names import ByName
 from addons.refusal import Answer
 from ostiary.engines.mitm.answers import phrase
 
 _CONNECTION: Final = b"connection"
-_CONNECTION_SIZE: Final = len(_CONNECTION)
 _EXPECT: Final = b"expect"
 _TE: Final = b"te"
 _TRANSFER_ENCODING: Final = b"transfer-encoding"
 _SWITCHING: Final = 101
+
+
+def _key_of_hop(name: bytes) -> bytes | None:
+    key = name.lower()
+    return key if key in {_CONNECTION, _TRANSFER_ENCODING} else None
+
+
+_of_hop: Final = ByName(_key_of_hop)
+"""Names in lower case, of those that are of one hop; else None."""
 _BINDING: Final = re.compile(
     rb"\n(?:www-authenticate|authorization):(?:[^\n]*,)?[ \t]*(?:negotiate|ntlm)(?=[ \t,\r\n])"
 )
@@ -34,10 +43,9 @@ def said(fields: Fields, name: bytes) -> list[bytes]:
 
 def says_close(fields: Fields) -> bool:
     """Whether the connection ends behind this message (RFC 9112 section 9.6)."""
-    for key, value in fields:
-        if len(key) == _CONNECTION_SIZE and key.lower() == _CONNECTION and b"close" in value.lower():
-            return True
-    return False
+    if _CONNECTION not in [_of_hop[name] for name, _ in fields]:
+        return False
+    return any(b"close" in value.lower() for name, value in fields if name.lower() == _CONNECTION)
 
 
 def binds(head: bytes) -> bool:
@@ -83,9 +91,10 @@ def answer_head(response: http.Response, raw: bytes | None, *, keep: bool, chunk
     data = response.data
     fields = data.headers.fields
     if data.status_code != _SWITCHING:
-        dropped = (_CONNECTION,) if chunked else (_CONNECTION, _TRANSFER_ENCODING)
-        sizes = {len(name) for name in dropped}
-        fields = tuple([field for field in fields if len(field[0]) not in sizes or field[0].lower() not in dropped])
+        hop = [_of_hop[name] for name, _ in fields]
+        if any(hop):
+            dropped = {_CONNECTION} if chunked else {_CONNECTION, _TRANSFER_ENCODING}
+            fields = tuple([field for field, key in zip(fields, hop, strict=True) if key not in dropped])
         if not keep:
             fields = (*fields, (b"Connection", b"close"))
     lines = [b"%b: %b\r\n" % field for field in fields]

@@ -89,6 +89,7 @@ class Stage:
             source=None,
             client_cert=None,
             always=False,
+            bare=False,
             signing=None,
             verifying=None,
             needs=lambda *_: None,
