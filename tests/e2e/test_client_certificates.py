@@ -164,6 +164,36 @@ def test_pins_and_roots(ostiary: Callable[..., Ostiary], pki: Pki, tmp_path: Pat
             assert send(raw, "/own/a", "own.test")[0] == 502
 
 
+def test_an_upstream_without_the_pin_is_shown_nothing(
+    ostiary: Callable[..., Ostiary], pki: Pki, tmp_path: Path
+) -> None:
+    """Neither the certificate nor a byte, in either version of TLS; nor one whose certificate cannot be read here."""
+    wrong, lax = pin(Pki.make(tmp_path / "roots").key), pki.lax("api.test")
+    both = cert("one").removesuffix("}")
+    policy = HEAD + route("new", "new.test", "a", f"{both}, pin_spki: {wrong}}}")
+    policy += route("old", "old.test", "a", f"{both}, pin_spki: {wrong}}}")
+    policy += route("lax", "api.test", "a", f"{both}, pin_spki: {wrong}}}")
+    policy += route("rooted", "api.test", "rooted", f"{both}, pin_spki: {pin(pki.key)}}}")
+    contexts = {name: pki.asking(f"{name}.test") for name in ("new", "old", "api")}
+    contexts["old"].maximum_version = ssl.TLSVersion.TLSv1_2
+    contexts["api"].load_cert_chain(lax)
+    with (
+        serving(Upstream(contexts["new"], named)) as new,
+        serving(Upstream(contexts["old"], named)) as old,
+        serving(Upstream(contexts["api"], named)) as api,
+    ):
+        ports = {"new.test:443": new.port, "old.test:443": old.port, "api.test:443": api.port}
+        proxy = ostiary(policy, upstreams=ports, secrets={"secret/egress/one": fields(pki.client("one"))})
+        for authority in ports:
+            answer = get(proxy.address("sidecar"), proxy.ca, "/a/a", authority=authority)
+            assert (answer.status, answer.code) == (502, "upstream_tls"), (authority, answer.body)
+            assert b"pins" in answer.body
+        assert get(proxy.address("sidecar"), proxy.ca, "/rooted/a").body == b"one"
+        assert (new.clients, old.clients, api.clients) == ([], [], ["one"])
+        assert not new.raw
+        assert not old.raw
+
+
 @pytest.mark.parametrize("alpn", [("h2", "http/1.1")])
 def test_over_http2(ostiary: Callable[..., Ostiary], pki: Pki, alpn: tuple[str, ...]) -> None:
     """Streams of one HTTP/2 connection with certificates of two routes leave on two connections."""

@@ -13,6 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_TRUE = bytes.fromhex("0603551d130101ff")
+"""basicConstraints, critical: the boolean in DER, where true has one spelling, and in BER, where it has 255."""
+_TRUE_AS_WELL = bytes.fromhex("0603551d13010101")
+_ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+
 
 @dataclass(frozen=True, slots=True)
 class Pki:
@@ -43,6 +48,19 @@ class Pki:
         context.load_cert_chain(self.certificate(*names, expired=expired, self_signed=self_signed))
         context.set_alpn_protocols(list(alpn))
         return context
+
+    def lax(self, *names: str) -> Path:
+        """As `certificate`, one that OpenSSL verifies and a strict reader of DER does not read."""
+        path = self.certificate(*names)
+        key, mark, rest = path.read_text().partition("-----BEGIN CERTIFICATE-----")
+        inner = x509.load_pem_x509_certificate((mark + rest).encode()).tbs_certificate_bytes
+        assert inner.count(_TRUE) == 1
+        inner = inner.replace(_TRUE, _TRUE_AS_WELL)
+        signature = b"\0" + self.key.sign(inner, ec.ECDSA(hashes.SHA256()))
+        outer = inner + _ECDSA_SHA256 + bytes([3, len(signature)]) + signature
+        der = b"\x30\x82" + len(outer).to_bytes(2, "big") + outer
+        path.write_text(key + ssl.DER_cert_to_PEM_cert(der))
+        return path
 
     def asking(self, *names: str, clients: Pki | None = None, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
         """A server context for these names that wants a client certificate of this CA, or of `clients`."""

@@ -196,6 +196,8 @@ class Upstream:
     requests: list[Seen] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
     connections: int = 0
+    clients: list[str | None] = field(default_factory=list)
+    """Common names of client certificates, one for each TLS handshake that was finished."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -234,6 +236,7 @@ class Upstream:
             return
         try:
             self._peer.client, self._peer.port = _client_of(tls), tls.getpeername()[1]
+            self.clients.append(self._peer.client)
             if tls.selected_alpn_protocol() == "h2":
                 self._serve_http2(tls)
             else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from addons.refusal import Code, Refusal
 from ostiary.engines.fast.link import Link
+from ostiary.engines.fast.pins import NotPinned, PinnedRecords
 from ostiary.engines.fast.sessions import Resumable, offer
-from ostiary.engines.fast.tls import proves_pin
 from ostiary.engines.mitm.dialling import NOT_PINNED, Bound
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ async def _secure(
         raise
     except ConnectionAbortedError:
         raise TimeoutError from None  # so uvloop tells of its own deadline
+    except NotPinned:
+        raise Refusal(Code.UPSTREAM_TLS, NOT_PINNED) from None
     except (ssl.SSLError, OSError, ValueError) as error:
         raise Refusal(
             Code.UPSTREAM_TLS, f"The upstream's certificate or TLS is not acceptable: {_reason(error)}."
@@ -154,7 +156,7 @@ async def _secure(
     session: ssl.SSLObject | None = secured.get_extra_info("ssl_object") if secured is not None else None
     if secured is None or session is None or not link.alive:
         raise Refusal(Code.UPSTREAM_TLS, "The upstream broke off the TLS handshake.")
-    if terms is not None and terms.pins and not proves_pin(session, terms.pins):
+    if terms is not None and terms.pins and not (isinstance(session, PinnedRecords) and session.proven):
         raise Refusal(Code.UPSTREAM_TLS, NOT_PINNED)
     link.proven_s = resumable.proven_s if resumable is not None and session.session_reused else loop.time()
     return secured

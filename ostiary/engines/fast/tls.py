@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import certifi
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from addons.client_certificate import ClientCertificate, pinned
+from addons.client_certificate import ClientCertificate
 from ostiary.ca import Leaf, LeafStore
+from ostiary.engines.fast.pins import PinnedRecords, PinningContext
 from ostiary.engines.fast.records import Records
 from ostiary.engines.fast.sessions import ResumingContext
 from ostiary.engines.mitm.dialling import TlsTerms
@@ -30,10 +29,9 @@ from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 
 CACHED_CONTEXTS: Final = 1024
 UPSTREAM_CONTEXTS: Final = 256
-"""One for each set of roots and client certificate; those of old certificates go when others come."""
-DER: Final = 2
-"""`_ssl.ENCODING_DER`."""
+"""One for each set of roots, client certificate and pins."""
 CONTEXT_LIFE_S: Final = 3600.0
+NO_TERMS: Final = TlsTerms()
 
 
 def hardened(context: ssl.SSLContext) -> ssl.SSLContext:
@@ -159,19 +157,22 @@ class UpstreamContexts:
 
     def __init__(self, extra: Path | None) -> None:
         self._extra = extra
-        self._contexts: OrderedDict[tuple[Path | None, str, str], ssl.SSLContext] = OrderedDict()
+        self._contexts: OrderedDict[tuple[Path | None, TlsTerms], ssl.SSLContext] = OrderedDict()
 
     def of(
         self, route_ca_file: Path | None, terms: TlsTerms | None = None, certificate: ClientCertificate | None = None
     ) -> ssl.SSLContext:
         """The context for these roots and this certificate, which `terms` names."""
-        key = (route_ca_file, "", "") if terms is None else (route_ca_file, terms.roots, terms.identity)
+        terms = NO_TERMS if terms is None else terms
+        key = (route_ca_file, terms)
         known = self._contexts.get(key)
         if known is not None:
             self._contexts.move_to_end(key)
             return known
         # This protocol verifies the chain and the name, and offers no way to forget either.
-        context = hardened(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
+        context = hardened(PinningContext.of(terms.pins) if terms.pins else ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
+        if terms.pins:
+            context.sslobject_class = PinnedRecords
         context.hostname_checks_common_name = False
         context.set_default_verify_paths()
         for roots in (certifi.where(), self._extra, route_ca_file):
@@ -184,20 +185,3 @@ class UpstreamContexts:
         if len(self._contexts) > UPSTREAM_CONTEXTS:
             self._contexts.popitem(last=False)
         return context
-
-
-def proves_pin(session: ssl.SSLObject, pins: frozenset[bytes]) -> bool:
-    """Whether the chain that this whole handshake has verified has a pinned key."""
-    return pinned([x509.load_der_x509_certificate(der) for der in _verified(session)], pins)
-
-
-def _verified(session: ssl.SSLObject) -> list[bytes]:
-    if sys.version_info >= (3, 13):
-        return list(session.get_verified_chain())
-    return verified_natively(session)
-
-
-def verified_natively(session: ssl.SSLObject) -> list[bytes]:
-    """The verified chain where Python 3.12 has it; it got a name of its own later. DER."""
-    native: Any = session._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-    return [cert.public_bytes(DER) for cert in native.get_verified_chain() or ()]

@@ -13,14 +13,13 @@ from cryptography import x509
 
 from addons.client_certificate import ClientCertificate, pinned, read, spki_sha256
 from ostiary.ca import LeafStore, load_or_create
+from ostiary.engines.fast.pins import NotPinned, PinnedRecords, verified_chain, verified_natively
 from ostiary.engines.fast.tls import (
     CACHED_CONTEXTS,
     CONTEXT_LIFE_S,
     UPSTREAM_CONTEXTS,
     CallerContexts,
     UpstreamContexts,
-    proves_pin,
-    verified_natively,
 )
 from ostiary.engines.mitm.dialling import TlsTerms
 from tests.harness.pki import Pki
@@ -266,23 +265,29 @@ def test_a_context_is_its_certificate_s(pki: Pki, tmp_path: Path) -> None:
     assert len({id(context) for context in (
         first, contexts.of(None), contexts.of(None, TlsTerms("a@2"), two), contexts.of(None, TlsTerms("a@1", roots="x"), one),
     )}) == 4  # fmt: skip
-    assert contexts.of(None, TlsTerms(pins=frozenset({b"pin"}))) is contexts.of(None)
+    assert contexts.of(None, TlsTerms(pins=frozenset({b"pin"}))) is not contexts.of(None)
     asking = pki.asking("api.test")
     assert refusal_of(first, asking, "api.test") is None
     for number in range(UPSTREAM_CONTEXTS):
-        contexts._contexts[None, "", str(number)] = first
+        contexts._contexts[None, TlsTerms(str(number))] = first
     contexts.of(None, TlsTerms("b@1"), two)
     assert contexts.of(None, TlsTerms("a@1"), one) is not first
 
 
-def test_pins_are_looked_for_in_the_verified_chain(roots: ssl.SSLContext, pki: Pki) -> None:
-    session, _ = shake(pki.context("api.test"), roots, "api.test")
-    assert proves_pin(session, frozenset({spki_sha256(pki.cert)}))
-    assert not proves_pin(session, frozenset({b"x" * 32}))
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_pins_are_looked_for_in_the_verified_chain(pki: Pki, version: ssl.TLSVersion) -> None:
+    contexts = UpstreamContexts(pki.ca_file)
+    right, wrong = (TlsTerms(pins=frozenset({pin})) for pin in (spki_sha256(pki.cert), b"x" * 32))
+    server = pki.context("api.test")
+    server.maximum_version = version
+    session, _ = shake(server, contexts.of(None, right), "api.test")
+    assert isinstance(session, PinnedRecords)
+    assert session.proven
     # As Python 3.12 is asked for the same.
-    found = verified_natively(session)
-    assert len(found) == 2
-    assert pinned([x509.load_der_x509_certificate(der) for der in found], frozenset({spki_sha256(pki.cert)}))
+    assert verified_natively(session) == verified_chain(session)
+    assert pinned([x509.load_der_x509_certificate(der) for der in verified_chain(session)], right.pins)
+    with pytest.raises(NotPinned):
+        shake(server, contexts.of(None, wrong), "api.test")
 
 
 def test_roots_that_cannot_be_read(tmp_path: Path) -> None:
