@@ -83,6 +83,7 @@ class FastEngine(MitmEngine):
             await asyncio.sleep(SWEEP_S)
             self.pool.sweep(self.loop.time())
             self.sessions.sweep(self.loop.time())
+            self.upstream_contexts.sweep()
 
     async def dial(self, bound: Bound) -> Link:
         """A new upstream connection. Raises Refusal."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 
 from addons.client_certificate import ClientCertificate
 from ostiary.ca import Leaf, LeafStore
+from ostiary.engines.contexts import Contexts
 from ostiary.engines.fast.pins import PinnedRecords, PinningContext
 from ostiary.engines.fast.records import Records
 from ostiary.engines.fast.sessions import ResumingContext
@@ -28,8 +30,6 @@ from ostiary.engines.mitm.dialling import TlsTerms
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS
 
 CACHED_CONTEXTS: Final = 1024
-UPSTREAM_CONTEXTS: Final = 256
-"""One for each set of roots, client certificate and pins."""
 CONTEXT_LIFE_S: Final = 3600.0
 NO_TERMS: Final = TlsTerms()
 
@@ -155,9 +155,10 @@ class UpstreamContexts:
         OSError: a root file cannot be read; at start this is a fault, later the connection fails.
     """
 
-    def __init__(self, extra: Path | None) -> None:
+    def __init__(self, extra: Path | None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._extra = extra
-        self._contexts: OrderedDict[tuple[Path | None, TlsTerms], ssl.SSLContext] = OrderedDict()
+        self._contexts = Contexts[ssl.SSLContext](now_s)
+        self.sweep = self._contexts.sweep
 
     def of(
         self, route_ca_file: Path | None, terms: TlsTerms | None = None, certificate: ClientCertificate | None = None
@@ -167,7 +168,6 @@ class UpstreamContexts:
         key = (route_ca_file, terms)
         known = self._contexts.get(key)
         if known is not None:
-            self._contexts.move_to_end(key)
             return known
         # This protocol verifies the chain and the name, and offers no way to forget either.
         context = hardened(PinningContext.of(terms.pins) if terms.pins else ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -181,7 +181,5 @@ class UpstreamContexts:
         context.set_alpn_protocols([ALPN_HTTP1.decode()])
         if certificate is not None:
             load_client(context, certificate)
-        self._contexts[key] = context
-        if len(self._contexts) > UPSTREAM_CONTEXTS:
-            self._contexts.popitem(last=False)
+        self._contexts.put(key, context)
         return context

@@ -103,7 +103,8 @@ class MitmEngine:
         self._dialled = 0
         self._rounds: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
-        self.master.install((TlsStage(self, leaves, UpstreamContexts(upstream_roots)), *stages(parts, self.registry)))
+        self._upstream_tls = UpstreamContexts(upstream_roots)
+        self.master.install((TlsStage(self, leaves, self._upstream_tls), *stages(parts, self.registry)))
         self.dispatcher.on_failure = self._hook_failed
 
     # --- listeners ---
@@ -249,6 +250,7 @@ class MitmEngine:
         while True:
             await asyncio.sleep(RECHECK_S)
             self._recheck_all()
+            self._upstream_tls.sweep()
 
     def _recheck_all(self) -> None:
         # A step of its own: a frame that sleeps would keep the last connection it looked at.

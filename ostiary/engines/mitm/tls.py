@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +21,7 @@ from OpenSSL import SSL, crypto
 
 from addons.client_certificate import ClientCertificate, pinned
 from ostiary.ca import LeafStore
+from ostiary.engines.contexts import Contexts
 from ostiary.engines.mitm.dialling import TlsTerms
 from ostiary.tls_rules import ALPN_HTTP1, ALPN_HTTP2, CIPHERS, MIN_VERSION
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ostiary.tls")
 _CACHED_CONTEXTS: Final = 1024
-_UPSTREAM_CONTEXTS: Final = 256
+_NO_TERMS: Final = TlsTerms()
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001 - pyOpenSSL exposes host verification nowhere else
 _HOSTFLAGS: Final = _lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | getattr(_lib, "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", 0)
 
@@ -86,18 +90,20 @@ class UpstreamContexts:
         SSL.Error: a root file cannot be read; at start this is a fault, later the connection fails.
     """
 
-    def __init__(self, extra: Path | None) -> None:
+    def __init__(self, extra: Path | None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._extra = extra
-        self._contexts: OrderedDict[tuple[Path | None, str, str], SSL.Context] = OrderedDict()
+        self._contexts = Contexts[SSL.Context](now_s)
+        self.sweep = self._contexts.sweep
 
     def of(
         self, route_ca_file: Path | None, terms: TlsTerms | None = None, certificate: ClientCertificate | None = None
     ) -> SSL.Context:
         """The context for these roots and this certificate, which `terms` names."""
-        key = (route_ca_file, "", "") if terms is None else (route_ca_file, terms.roots, terms.identity)
+        terms = _NO_TERMS if terms is None else terms
+        # Pins are asked for by each connection.
+        key = (route_ca_file, replace(terms, pins=frozenset()))
         known = self._contexts.get(key)
         if known is not None:
-            self._contexts.move_to_end(key)
             return known
         context = _context(SSL.TLS_CLIENT_METHOD)
         context.set_verify(SSL.VERIFY_PEER)
@@ -112,9 +118,7 @@ class UpstreamContexts:
                 context.add_extra_chain_cert(cert)
             context.use_privatekey(certificate.key)
             context.check_privatekey()
-        self._contexts[key] = context
-        if len(self._contexts) > _UPSTREAM_CONTEXTS:
-            self._contexts.popitem(last=False)
+        self._contexts.put(key, context)
         return context
 
 

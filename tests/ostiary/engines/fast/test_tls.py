@@ -17,7 +17,6 @@ from ostiary.engines.fast.pins import NotPinned, PinnedRecords, verified_chain, 
 from ostiary.engines.fast.tls import (
     CACHED_CONTEXTS,
     CONTEXT_LIFE_S,
-    UPSTREAM_CONTEXTS,
     CallerContexts,
     UpstreamContexts,
 )
@@ -255,7 +254,7 @@ def test_roots_of_a_route_count_for_that_route_alone(pki: Pki, tmp_path: Path) -
 
 
 def test_a_context_is_its_certificate_s(pki: Pki, tmp_path: Path) -> None:
-    """Another version, another certificate or other roots: another context. There are only so many."""
+    """Another version, another certificate or other roots: another context."""
     contexts = UpstreamContexts(pki.ca_file)
     one, two = (read(Secret(cert), Secret(key), "cert") for cert, key in map(pki.client, ("one", "two")))
     assert isinstance(one, ClientCertificate)
@@ -268,10 +267,6 @@ def test_a_context_is_its_certificate_s(pki: Pki, tmp_path: Path) -> None:
     assert contexts.of(None, TlsTerms(pins=frozenset({b"pin"}))) is not contexts.of(None)
     asking = pki.asking("api.test")
     assert refusal_of(first, asking, "api.test") is None
-    for number in range(UPSTREAM_CONTEXTS):
-        contexts._contexts[None, TlsTerms(str(number))] = first
-    contexts.of(None, TlsTerms("b@1"), two)
-    assert contexts.of(None, TlsTerms("a@1"), one) is not first
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
