@@ -64,7 +64,8 @@ def claim_sns(verifier: SnsVerifier, request: Outgoing, now_s: float) -> Certifi
     topic = _text(message, "TopicArn")
     if topic not in verifier.topics:
         raise invalid("The message is of a topic that this route does not take.")
-    _judge_fields(request, {"x-amz-sns-topic-arn": topic, "x-amz-sns-message-type": _text(message, "Type")})
+    said = {"topic-arn": topic, "message-type": _text(message, "Type"), "message-id": _text(message, "MessageId")}
+    _judge_fields(request, {f"x-amz-sns-{name}": value for name, value in said.items()})
     at_s = read_time("rfc3339", _text(message, "Timestamp"))
     judge_time(at_s, now_s, past_s=verifier.max_skew_s, future_s=MAX_SKEW_S)
     version = _text(message, "SignatureVersion")
@@ -119,6 +120,9 @@ def _message(body: bytes) -> dict[str, Any]:
         raise invalid("The body is no message of SNS: no JSON, or a name stands twice in it.") from None
     if not isinstance(found, dict):
         raise invalid("The body is no message of SNS.")
+    if len({name.casefold() for name in found}) != len(found):
+        # Readers that do not look at case (encoding/json of Go) would take what is not signed for what is.
+        raise invalid("The message has two names that differ in their case alone.")
     return found
 
 
@@ -138,4 +142,7 @@ def _text(message: Mapping[str, Any], name: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise invalid(f"The {name} of the message is no text.") from None
+    if name != "Message" and ("\n" in value or "\r" in value):
+        # Fields are parted by line ends in what is signed: with one inside, the same signature fits other fields.
+        raise invalid(f"The {name} of the message holds a line end.")
     return value

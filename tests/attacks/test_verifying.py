@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,6 +339,11 @@ def _messages(one: Verified, before: int) -> None:
     assert one.saw() == before
 
 
+def parted(message: bytes, **changed: str) -> bytes:
+    """A message with other fields under the same signature."""
+    return json.dumps(json.loads(message) | changed).encode()
+
+
 def test_g38_webhooks(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], receiver: Upstream) -> None:
     one = Verified(ostiary, upstream, receiver)
     hooks, url = one.hooks, "https://hooks.example.com/twilio"
@@ -357,7 +363,12 @@ def test_g38_webhooks(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
         ),
         ("/standard", standard(one.shared, "msg_1", HOOK), HOOK, "webhook-signature"),
         ("/standard", standard(one.whpk, "msg_1", HOOK), HOOK, "webhook-signature"),
-        ("/sns", [f"x-amz-sns-topic-arn: {Sns.topic}"], one.sns.message("hello"), "signature"),
+        (
+            "/sns",
+            [f"x-amz-sns-topic-arn: {Sns.topic}", f"x-amz-sns-message-id: {Sns.message_id}"],
+            one.sns.message("hello"),
+            "signature",
+        ),
         ("/sns", [], one.sns.message("hello\n\u00e9", "1", Subject="s"), "signature"),
         (
             "/sns",
@@ -426,6 +437,22 @@ def test_g38_webhooks(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
         ("/sns", [], sns.message("hello", Timestamp="2020-01-01T00:00:00.000Z")),
         ("/sns", [], sns.message("hello", "3")),
         ("/sns", [], other.message("hello")),
+        # A receiver that does not look at the case of names (encoding/json of Go) takes the last of these.
+        ("/sns", [], sns.message("hello")[:-1] + b', "message": "evil"}'),
+        ("/sns", [], sns.message("hello")[:-1] + b', "me\xc5\xbfsage": "evil"}'),
+        # By this field receivers tell doubles.
+        ("/sns", ["x-amz-sns-message-id: another"], sns.message("hello")),
+        # The same signed text, parted elsewhere.
+        ("/sns", [], parted(sns.message("a\nMessageId\nb"), Message="a", MessageId=f"b\nMessageId\n{Sns.message_id}")),
+        (
+            "/sns",
+            [],
+            parted(
+                sns.message(f"a\nMessageId\n{Sns.message_id}\nSubject\nb"),
+                Message="a",
+                Subject=f"b\nMessageId\n{Sns.message_id}",
+            ),
+        ),
         *[
             ("/sns", [], sns.message("hello", url=f"{place}{Sns.path}"))
             for place in (

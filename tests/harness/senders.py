@@ -129,6 +129,7 @@ class Sns:
     """A topic with a certificate of its own."""
 
     topic = "arn:aws:sns:eu-west-1:123456789012:orders"
+    message_id = "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324"
     host = "sns.eu-west-1.amazonaws.com"
     path = "/SimpleNotificationService-0123456789abcdef.pem"
 
@@ -152,7 +153,7 @@ class Sns:
         at = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         fields = {
             "Type": "Notification",
-            "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+            "MessageId": self.message_id,
             "TopicArn": self.topic,
             "Message": text,
             "Timestamp": at,
