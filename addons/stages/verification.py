@@ -59,9 +59,9 @@ class Verification:
         if isinstance(claim, CertificateClaim):
             await self._certified(exchange, plan, claim)
         else:
-            await self._keyed(exchange, claim, large=large)
+            keys = await self._keyed(exchange, claim, large=large)
             if claim.single is not None:
-                await self._use_up(exchange, claim.single)
+                await self._use_up(exchange, claim.single, keys)
         _wanted(exchange)
         exchange.payload = hashlib.sha256(body)
         exchange.put(Verified())
@@ -74,7 +74,8 @@ class Verification:
                 elapsed_s = self._parts.clock.monotonic_s() - exchange.started_s
                 self._parts.audit.close(record, {"outcome": "ok", "ms": elapsed_s * 1000})
 
-    async def _keyed(self, exchange: Exchange, claim: Claim, *, large: bool) -> None:
+    async def _keyed(self, exchange: Exchange, claim: Claim, *, large: bool) -> frozenset[str]:
+        """Names of the secrets that hold its keys."""
         spec = exchange.ask(Grant).credential
         if spec is None:
             raise Refusal(Code.INTERNAL, "A signature was to be checked without a key.")
@@ -92,6 +93,7 @@ class Verification:
         _wanted(exchange)
         if not holds:
             raise invalid("The signature was not made with a key of this route over what came.")
+        return frozenset(secret.name for secret in sealed.secrets)
 
     async def _open(self, exchange: Exchange, sealed: SealedCredential) -> None:
         """A record for each secret; whoever settles the exchange meanwhile finds those that are open by then."""
@@ -105,20 +107,22 @@ class Verification:
             exchange.forget(Openings)
             exchange.put(Openings(records))
 
-    async def _use_up(self, exchange: Exchange, single: Single) -> None:
-        """Marks a nonce, for as long as its signature could be sent again."""
+    async def _use_up(self, exchange: Exchange, single: Single, keys: frozenset[str]) -> None:
+        """Marks a nonce, for as long as its signature could be sent again: for the workload, or, where the signature is
+        all that there is of one, for whoever has these keys. Another route that takes them takes no nonce twice either.
+        """
         state = self._parts.state
         if state is None:
             raise _no_state()
         identity = exchange.ask(WorkloadIdentity).workload
-        scope = f"{VERIFIED}/{exchange.route}" if identity == VERIFIED else identity
-        digest = hashlib.sha256(f"{scope}\0{single.nonce}".encode()).hexdigest()
-        try:
-            new = await state.once(f"nonce:{digest}", max(single.ttl_s, 0.0) + _MIN_TTL_S)
-        except StateError:
-            raise _no_state() from None
-        if not new:
-            raise Refusal(Code.REPLAYED, "The nonce of the signature has been used before.")
+        for scope in [f"{VERIFIED}/{name}" for name in sorted(keys)] if identity == VERIFIED else [identity]:
+            digest = hashlib.sha256(f"{scope}\0{single.nonce}".encode()).hexdigest()
+            try:
+                new = await state.once(f"nonce:{digest}", max(single.ttl_s, 0.0) + _MIN_TTL_S)
+            except StateError:
+                raise _no_state() from None
+            if not new:
+                raise Refusal(Code.REPLAYED, "The nonce of the signature has been used before.")
 
     async def _certified(self, exchange: Exchange, plan: RoutePlan, claim: CertificateClaim) -> None:
         parts = self._parts

@@ -12,7 +12,7 @@ from typing import Final
 from addons.credentials import Credential
 from addons.injection.places import parameter_name, parameter_value
 from addons.refusal import Refusal
-from addons.signing.hmac_lines import signed_text
+from addons.signing.hmac_lines import signed_text, whole
 from addons.signing.keys import hmac_key
 from addons.signing.outgoing import Outgoing
 from addons.verifying.claim import (
@@ -61,6 +61,8 @@ def claim_hmac(verifier: HmacVerifier, request: Outgoing, now_s: float) -> Claim
     signed = request
     if form.signature.place == "query":
         signed = _without(request, form.signature.name)
+    if form.template is not None:
+        _judge_cover({reference.entry for reference in form.template.references}, signed)
 
     def holds(credential: Credential) -> bool:
         def made(key: Template) -> bytes:
@@ -74,6 +76,14 @@ def claim_hmac(verifier: HmacVerifier, request: Outgoing, now_s: float) -> Claim
     needed = (*verifier.keys[0].references, *secrets)
     single = Single(nonce, at_s + verifier.max_skew_s - now_s) if nonce else None
     return Claim(references_of_verifier(verifier), needed, holds, single)
+
+
+def _judge_cover(used: set[str], signed: Outgoing) -> None:
+    """Whether what is there is in the text of the template: it could have been put there by anybody."""
+    if signed.query and not used & {"query", "target"}:
+        raise invalid("The request has a query, and what this route has signed does not cover it.")
+    if whole(signed) and not used & {"body", "body_sha256"}:
+        raise invalid("The request has a body, and what this route has signed does not cover it.")
 
 
 def _value(request: Outgoing, name: SentName, what: str) -> str:

@@ -60,6 +60,9 @@ routes:
   slack: {match: {paths: /slack}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {keys: {path: secret/verify/slack}}, verify: {slack: {keys: "{keys.current}"}}}
   twilio: {match: {paths: /twilio}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {keys: {path: secret/verify/twilio}}, verify: {twilio: {keys: "{keys.current}", origin: "https://hooks.example.com"}}}
   standard: {match: {paths: /standard}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {keys: {path: secret/verify/standard}}, verify: {standard_webhooks: {keys: ["{keys.current}", "{keys.public}"]}}}
+  first: {match: {paths: /first}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {keys: {path: secret/verify/billing}}, verify: {hmac: {keys: ["{keys.current}", "{keys.previous}"], template: "{timestamp}.{nonce}.{body}"}}}
+  second: {match: {paths: /second}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {now: {path: secret/verify/stripe, field: current}, then: {path: secret/verify/billing, field: current}}, verify: {hmac: {keys: ["{now}", "{then}"], template: "{timestamp}.{nonce}.{body}"}}}
+  bare: {match: {paths: /bare}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, secrets: {keys: {path: secret/verify/billing}}, verify: {hmac: {keys: "{keys.current}", template: "{method} {path} {timestamp} {nonce}"}}}
   sns: {match: {paths: /sns}, listener: hooks, upstream: "http://receiver.test:8080", allow: verified, verify: {sns: {topics: "arn:aws:sns:eu-west-1:123456789012:orders"}}}
 """
 LISTEN = '[{name: sidecar, bind: "127.0.0.1:0", workload: billing}, {name: hooks, bind: "127.0.0.1:0", mode: reverse}]'
@@ -483,8 +486,31 @@ def test_g38_webhooks(ostiary: Callable[..., Ostiary], upstream: Callable[..., U
     assert strangers
     assert not any("workload" in record for record in strangers)
     assert all(record.get("source") == "127.0.0.1" for record in strangers)
+    before = _templates(one, before)
     refused(one, one.hook("/nowhere", []), "path_denied", 403)
     assert one.saw() == before
+
+
+def _templates(one: Verified, before: int) -> int:
+    """A template that leaves something out: what it leaves out is not there, or the request is refused."""
+
+    def made(text: str, body: bytes, nonce: str) -> list[str]:
+        at = now_s()
+        signed = f"{text} {at} {nonce}".encode() if text else b"%d.%s.%s" % (at, nonce.encode(), body)
+        return [f"X-Signature: {mac(one.key.encode(), signed).hex()}", f"X-Timestamp: {at}", f"X-Nonce: {nonce}"]
+
+    sent = made("", HOOK, "once-1")
+    assert one.hook("/first", sent).status == 200
+    # Two routes that take one key: the path is not signed, so the same request fits the other.
+    refused(one, one.hook("/second", sent), "replayed")
+    refused(one, one.hook("/first", sent), "replayed")
+    assert one.hook("/second", made("", HOOK, "once-2")).status == 200
+    refused(one, one.hook("/first?a=1", made("", HOOK, "once-3")))
+    assert one.hook("/bare", made("POST /bare", b"", "once-4"), b"").status == 200
+    refused(one, one.hook("/bare", made("POST /bare", b"", "once-5")))
+    refused(one, one.hook("/bare?a=1", made("POST /bare", b"", "once-6"), b""))
+    assert one.saw() == before + 3
+    return before + 3
 
 
 def test_g38_a_nonce_is_used_once_by_all_workers_and_never_without_state(
