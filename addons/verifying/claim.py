@@ -2,6 +2,7 @@
 
 Rules:
 - A claim is read whole before a key is opened: what is not there, doubled, malformed, too old or too new is refused there.
+- What is signed is what the receiver reads: a head in which it would not be is refused.
 - Every key is tried with every candidate, in constant time: neither which of them fits nor how nearly is told by time.
 - A nonce is used up only by a signature that holds: a stranger must not be able to spend those of others.
 """
@@ -17,6 +18,7 @@ from typing import Final
 
 from addons.credentials import Credential
 from addons.head import RequestHead
+from addons.injection.places import place
 from addons.refusal import Code, Refusal
 from policies.sign import TimestampForm
 from policies.template import FieldRef
@@ -70,6 +72,31 @@ def only(head: RequestHead, name: str, *, most: int = MAX_SIGNATURE_BYTES) -> by
     if not value or len(value) > most:
         raise invalid(f"The {name} field is {'too long' if value else 'empty'}.")
     return value
+
+
+def judge_signed(head: RequestHead, names: Iterable[str]) -> None:
+    """Refuses a head in which a field that counts here would not count for the receiver: `Connection` takes it away on our
+    way on (RFC 9110 section 7.6.1), or another spelling (`X_Role` of `X-Role`) is read in its place (RFC 3875 section
+    4.1.18).
+
+    Args:
+        head: as it came.
+        names: of fields that are signed, or held against what is.
+
+    Raises:
+        Refusal: `signature_invalid`.
+    """
+    counted = {name.lower().encode("ascii") for name in names}
+    if not counted:
+        return
+    places = {place(name) for name in counted}
+    for name, value in head.fields:
+        key = name.lower()
+        if key == b"connection":
+            if counted & {option.strip(b" \t").lower() for option in value.split(b",")}:
+                raise invalid("The Connection field takes away a field that is signed.")
+        elif key not in counted and place(key) in places:
+            raise invalid("A field that is signed stands there in another spelling too.")
 
 
 def visible(value: bytes, what: str) -> str:

@@ -21,6 +21,7 @@ from addons.verifying.claim import (
     Single,
     any_matches,
     invalid,
+    judge_signed,
     judge_time,
     only,
     present,
@@ -61,8 +62,12 @@ def claim_hmac(verifier: HmacVerifier, request: Outgoing, now_s: float) -> Claim
     signed = request
     if form.signature.place == "query":
         signed = _without(request, form.signature.name)
-    if form.template is not None:
-        _judge_cover({reference.entry for reference in form.template.references}, signed)
+    if form.template is None:
+        judge_signed(request.caller, form.headers)
+    else:
+        parts = form.template.references
+        judge_signed(request.caller, [one.field for one in parts if one.entry == "header" and one.field is not None])
+        _judge_cover({one.entry for one in parts}, signed)
 
     def holds(credential: Credential) -> bool:
         def made(key: Template) -> bytes:

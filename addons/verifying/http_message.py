@@ -23,7 +23,15 @@ from addons.signing.hmac_lines import whole
 from addons.signing.http_message import Parameter, signature_base
 from addons.signing.keys import PublicKey, hmac_key, public_key
 from addons.signing.outgoing import Outgoing
-from addons.verifying.claim import MAX_NONCE_BYTES, MAX_SIGNATURE_BYTES, Claim, Single, invalid, judge_time
+from addons.verifying.claim import (
+    MAX_NONCE_BYTES,
+    MAX_SIGNATURE_BYTES,
+    Claim,
+    Single,
+    invalid,
+    judge_signed,
+    judge_time,
+)
 from addons.verifying.structured import InnerList, Item, Malformed, Member, read_dictionary
 from policies.sign import Component
 from policies.verify import MessageVerifier
@@ -55,6 +63,7 @@ def claim_message(verifier: MessageVerifier, request: Outgoing, now_s: float) ->
         if wanted not in components:
             raise invalid(f"The signature does not cover {wanted.name}, which this route wants covered.")
     _judge_cover(components, request)
+    judge_signed(request.caller, [one.name for one in components if not one.name.startswith("@")])
     parameters = _parameters(covered)
     single = _judge(verifier, dict(parameters), now_s)
     key = next((key for key_id, key in verifier.keys if key_id == dict(parameters).get("keyid")), None)

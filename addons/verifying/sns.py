@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from addons.signing.hmac_lines import whole
 from addons.signing.outgoing import Outgoing
-from addons.verifying.claim import MAX_SIGNATURE_BYTES, invalid, judge_time, read_time
+from addons.verifying.claim import MAX_SIGNATURE_BYTES, invalid, judge_signed, judge_time, read_time
 from policies.verify import MAX_SKEW_S, SnsVerifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -106,6 +106,7 @@ def certificate_place(topic: str, url: str) -> tuple[str, str]:
 
 def _judge_fields(request: Outgoing, wanted: Mapping[str, str]) -> None:
     """Fields beside the body are not signed, and receivers go by them: where they stand they say the same."""
+    judge_signed(request.caller, wanted)
     for name, value in wanted.items():
         if any(given != value.encode() for given in request.caller.values(name.encode())):
             raise invalid(f"The {name} field says something else than the message.")

@@ -28,6 +28,7 @@ from addons.verifying.claim import (
     Claim,
     any_matches,
     invalid,
+    judge_signed,
     judge_time,
     only,
     present,
@@ -35,10 +36,15 @@ from addons.verifying.claim import (
     visible,
 )
 from policies.template import Template
-from policies.verify import WebhookVerifier, references_of_verifier
+from policies.verify import Scheme, WebhookVerifier, references_of_verifier
 
 _SHA256_HEX: Final = 64
 MAX_FORM_FIELDS: Final = 1000
+_SIGNED: Final[dict[Scheme, tuple[str, ...]]] = {
+    "slack": ("X-Slack-Request-Timestamp",),
+    "standard_webhooks": ("webhook-id", "webhook-timestamp"),
+}
+"""Fields that are signed and go on."""
 _SECRET_PREFIX: Final = b"whsec_"
 _PUBLIC_PREFIX: Final = b"whpk_"
 
@@ -54,6 +60,7 @@ def claim_webhook(verifier: WebhookVerifier, request: Outgoing, now_s: float) ->
     Raises:
         Refusal: `signature_invalid`.
     """
+    judge_signed(request.caller, _SIGNED.get(verifier.scheme, ()))
     match verifier.scheme:
         case "stripe":
             holds = _stripe(verifier, request, now_s)
