@@ -176,13 +176,19 @@ def _origins(origin: bytes) -> tuple[bytes, ...]:
 def _form_text(body: bytes) -> bytes:
     try:
         pairs = parse_qsl(
-            body.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FORM_FIELDS
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_FORM_FIELDS,
         )
+        if any(not name for name, _ in pairs):
+            raise ValueError  # it may add nothing to what is signed
     except ValueError:
         raise invalid("The form in the body cannot be read.") from None
     # A field that stands several times: each of its values once, in order, as Twilio's own libraries do.
     found = sorted(set(pairs))
-    return "".join([name + value for name, value in found]).encode("utf-8", "surrogateescape")
+    return "".join([name + value for name, value in found]).encode()
 
 
 def _body_sha256(request: Outgoing) -> bytes:
@@ -230,10 +236,13 @@ def _standard_fits(
     secret, reference = the_secret(key, credential)
     raw = secret.reveal_bytes()
     is_public = raw.startswith(_PUBLIC_PREFIX)
-    try:
-        decoded = base64.b64decode(raw.removeprefix(_PUBLIC_PREFIX if is_public else _SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        decoded = b""
+    decoded = b""
+    # The prefix says which of the two it is: a public key that was taken for a shared one could sign.
+    if is_public or raw.startswith(_SECRET_PREFIX):
+        try:
+            decoded = base64.b64decode(raw.removeprefix(_PUBLIC_PREFIX if is_public else _SECRET_PREFIX), validate=True)
+        except (binascii.Error, ValueError):
+            decoded = b""
     if not decoded:
         raise malformed(reference, "is no key of Standard Webhooks: whsec_ or whpk_, and base64")
     if not is_public:

@@ -120,6 +120,15 @@ def test_twilio_takes_a_field_that_stands_several_times_as_its_libraries_do() ->
     assert claimed("twilio", 0.0, sent).holds(credential({"key": "12345"}))
 
 
+@pytest.mark.parametrize("more", [b"&=", b"&=&=", b"&Text=%FE", b"&Text=%EF%BF"])
+def test_twilio_refuses_a_form_that_others_would_be_signed_like(more: bytes) -> None:
+    """A field without name and value adds nothing to the text, and all that is no UTF-8 would be one character."""
+    sent = EXAMPLES["twilio"][2]
+    with pytest.raises(Refusal) as refused:
+        claimed("twilio", 0.0, altered(sent, body=TWILIO_BODY + more))
+    assert refused.value.code is Code.SIGNATURE_INVALID
+
+
 def test_twilio_binds_another_body_by_its_digest() -> None:
     # The body and its digest of twilio-php's tests.
     body = b'{"property": "value", "boolean": true}'
@@ -136,7 +145,9 @@ def test_twilio_binds_another_body_by_its_digest() -> None:
 def test_a_key_that_is_none(scheme: Scheme) -> None:
     key, now_s, sent = EXAMPLES[scheme]
     claim = claimed(scheme, now_s, sent)
-    for value in ("", "ends\n", *(("whpk_AAAA", "whsec_!") if scheme == "standard_webhooks" else ())):
+    # Without its prefix a public key would be taken for a shared one, which everybody has.
+    bare = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    for value in ("", "ends\n", *(("whpk_AAAA", "whsec_!", bare) if scheme == "standard_webhooks" else ())):
         with pytest.raises(Refusal) as refused:
             claim.holds(credential({"key": value, "before": key}))
         assert refused.value.code is Code.SECRET_MALFORMED
