@@ -182,10 +182,10 @@ def _form_text(body: bytes) -> bytes:
             errors="strict",
             max_num_fields=MAX_FORM_FIELDS,
         )
-        if any(not name for name, _ in pairs):
-            raise ValueError  # it may add nothing to what is signed
     except ValueError:
         raise invalid("The form in the body cannot be read.") from None
+    if any(not name for name, _ in pairs):
+        raise invalid("The form in the body has a field without a name, which may add nothing to what is signed.")
     # A field that stands several times: each of its values once, in order, as Twilio's own libraries do.
     found = sorted(set(pairs))
     return "".join([name + value for name, value in found]).encode()
