@@ -35,7 +35,10 @@ from policies import Grant
 from policies.verify import VERIFIED
 from vault.store import SealedSecret
 
-_MIN_TTL_S: Final = 1.0
+CLOCKS_APART_S: Final = 60.0
+"""How much longer a nonce is remembered than our clock takes its signature: processes that share the state may lag behind,
+and a clock may be set back.
+"""
 
 
 class Verification:
@@ -118,7 +121,7 @@ class Verification:
         for scope in [f"{VERIFIED}/{name}" for name in sorted(keys)] if identity == VERIFIED else [identity]:
             digest = hashlib.sha256(f"{scope}\0{single.nonce}".encode()).hexdigest()
             try:
-                new = await state.once(f"nonce:{digest}", max(single.ttl_s, 0.0) + _MIN_TTL_S)
+                new = await state.once(f"nonce:{digest}", max(single.ttl_s, 0.0) + CLOCKS_APART_S)
             except StateError:
                 raise _no_state() from None
             if not new:
