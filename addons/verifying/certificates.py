@@ -1,7 +1,8 @@
 """Signing certificates of SNS: fetched over https from the one host where they lie, through the egress guard, and kept.
 
 Everything is bounded: one fetch at a time for a certificate and a few in all, a deadline, a size, how many are kept and how
-long. A failure is remembered for a moment, so that strangers who name certificates that are not there cost little.
+long. A failure is remembered for a moment, so that strangers who name certificates that are not there cost little; and as
+they may keep all fetches busy, what is known goes on to serve for a while when it cannot be fetched anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +31,23 @@ DEADLINE_S: Final = 5.0
 MAX_BYTES: Final = 64 * 1024
 KEPT: Final = 64
 KEPT_S: Final = 24 * 3600.0
+MOST_S: Final = 7 * 24 * 3600.0
+"""How long one serves whose host cannot be asked; one that the host does not have any more serves no longer."""
 FAILED_S: Final = 5.0
 AT_ONCE: Final = 4
+_AWAY: Final = (OSError, asyncio.IncompleteReadError)
+"""The host cannot be asked; everything else is its answer."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] 200[ \r]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    certificate: x509.Certificate | None
+    """None: it could not be had."""
+    asked_s: float
+    """Monotonic, as below."""
+    taken_s: float
+
 
 type Contexts = Callable[[], ssl.SSLContext]
 
@@ -47,7 +63,7 @@ class Certificates:
     def __init__(self, clock: Clock, *, deadline_s: float = DEADLINE_S) -> None:
         self._clock = clock
         self._deadline_s = deadline_s
-        self._kept: OrderedDict[tuple[str, str], tuple[float, x509.Certificate | None]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._flights: dict[tuple[str, str], asyncio.Task[x509.Certificate]] = {}
 
     async def key_of(self, destination: Destination, path: str, context: Contexts) -> rsa.RSAPublicKey:
@@ -62,34 +78,48 @@ class Certificates:
             Refusal: `upstream_unreachable`; it cannot be had. `signature_invalid`; it is not usable.
         """
         name = (destination.authority.host, path)
-        age_s, kept = self._kept.get(name, (0.0, None))
-        if name in self._kept:
-            age_s = self._clock.monotonic_s() - age_s
-            if kept is None and age_s < FAILED_S:
+        kept = self._kept.get(name)
+        if kept is not None:
+            age_s = self._clock.monotonic_s() - kept.asked_s
+            if kept.certificate is None and age_s < FAILED_S:
                 raise _unreachable()
-            if kept is not None and age_s < KEPT_S:
-                return self._key(kept)
+            if kept.certificate is not None and age_s < (KEPT_S if kept.asked_s == kept.taken_s else FAILED_S):
+                return self._late(kept)
         flight = self._flights.get(name)
         if flight is None:
             if len(self._flights) >= AT_ONCE:
-                raise _unreachable()
+                return self._late(kept)
             flight = self._flights[name] = asyncio.create_task(self._fetched(destination, path, context))
             flight.add_done_callback(lambda done: self._landed(name, done))
         try:
             # One that waits and leaves must not end it for the others.
             return self._key(await asyncio.shield(flight))
-        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except _AWAY:
+            return self._late(kept)
+        except (ValueError, asyncio.LimitOverrunError):
             raise _unreachable() from None
 
     def _landed(self, name: tuple[str, str], done: asyncio.Task[x509.Certificate]) -> None:
         self._flights.pop(name, None)
-        failed = done.cancelled() or done.exception() is not None
-        self._kept[name] = (self._clock.monotonic_s(), None if failed else done.result())
+        now_s, known, failure = self._clock.monotonic_s(), self._kept.get(name), None
+        if done.cancelled() or (failure := done.exception()) is not None:
+            stays = known is not None and (done.cancelled() or isinstance(failure, _AWAY))
+            self._kept[name] = (
+                replace(known, asked_s=now_s) if known is not None and stays else _Kept(None, now_s, now_s)
+            )
+        else:
+            self._kept[name] = _Kept(done.result(), now_s, now_s)
         self._kept.move_to_end(name)
         if len(self._kept) > KEPT:
             # Failures first: whoever names what is not there must not push out what is.
-            broken = next((key for key, (_, kept) in self._kept.items() if kept is None and key != name), None)
+            broken = next((key for key, kept in self._kept.items() if kept.certificate is None and key != name), None)
             self._kept.pop(broken or next(iter(self._kept)))
+
+    def _late(self, kept: _Kept | None) -> rsa.RSAPublicKey:
+        """The key of what is kept, where it is not fetched anew now."""
+        if kept is None or kept.certificate is None or self._clock.monotonic_s() - kept.taken_s >= MOST_S:
+            raise _unreachable()
+        return self._key(kept.certificate)
 
     def _key(self, certificate: x509.Certificate) -> rsa.RSAPublicKey:
         now = dt.datetime.fromtimestamp(self._clock.wall_s(), dt.UTC)

@@ -14,8 +14,9 @@ from cryptography import x509
 from addons.egress import Destination
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
-from addons.verifying.certificates import AT_ONCE, FAILED_S, KEPT, KEPT_S, MAX_BYTES, Certificates, roots
+from addons.verifying.certificates import AT_ONCE, FAILED_S, KEPT, KEPT_S, MAX_BYTES, MOST_S, Certificates, roots
 from tests.harness.pki import Pki
+from tests.harness.ports import refusing_port
 from tests.harness.senders import Sns
 from tests.harness.upstream import Seen, Upstream, Wire, serving
 
@@ -158,6 +159,38 @@ async def test_fetches_and_what_is_kept_are_bounded(served: Served) -> None:
     assert len(served.kept._kept) == KEPT
     await served.key()
     assert [seen.target for seen in served.host.requests] == [Sns.path]
+
+
+async def test_what_is_known_serves_while_strangers_keep_all_fetches_busy(served: Served) -> None:
+    """And while its host is away: for a week, and not once the host has said no."""
+    await served.key()
+    served.clock.at_s = KEPT_S + 1
+    hanging = await asyncio.start_server(lambda *_: asyncio.sleep(30), "127.0.0.1", 0)
+    port = hanging.sockets[0].getsockname()[1]
+    waiting = [asyncio.create_task(served.key(f"/{number}.pem", port)) for number in range(AT_ONCE)]
+    await asyncio.sleep(0)
+    await served.key()
+    flights = list(served.kept._flights.values())
+    for one in (*waiting, *flights):
+        one.cancel()
+    await asyncio.gather(*waiting, *flights, return_exceptions=True)
+    hanging.close()
+    with refusing_port() as away:
+        await served.key(port=away)
+        # It was asked a moment ago.
+        await served.key()
+        assert len(served.host.requests) == 1
+        served.clock.at_s = MOST_S + 1
+        await served.refused(port=away)
+
+
+async def test_one_that_its_host_has_no_more_serves_no_longer(served: Served) -> None:
+    await served.key()
+    served.answer = b"HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\nno"
+    served.clock.at_s = KEPT_S + 1
+    await served.refused()
+    await served.refused()
+    assert len(served.host.requests) == 2
 
 
 async def _failed() -> asyncio.Task[x509.Certificate]:
