@@ -1,4 +1,4 @@
-"""The certificate that is shown to an upstream: read from the secret that holds it, checked, and kept with it.
+"""The certificate that is shown to an upstream, or to a token endpoint: read from the secret that holds it, checked, and kept with it.
 
 Rules:
 - It is looked at before anything is dialled: what does not parse, does not belong together or is out of date is
@@ -89,7 +89,7 @@ class Shown:
 
 def references(spec: ClientCertSpec | None) -> tuple[FieldRef, ...]:
     """What has to be read for it."""
-    return () if spec is None else (FieldRef(CLIENT_CERT, spec.cert), FieldRef(CLIENT_CERT, spec.key))
+    return () if spec is None else spec.references(CLIENT_CERT)
 
 
 def show(
@@ -108,7 +108,25 @@ def show(
         Refusal: `secret_malformed` or `secret_missing`.
     """
     secret = sealed.entries[CLIENT_CERT]
-    chain, key = (credential.value(reference) for reference in references(spec))
+    found = opened(spec, CLIENT_CERT, credential, secret.name, now_s)
+    exchange.forget(Shown)
+    exchange.put(Shown(found, secret.name, secret.version))
+
+
+def opened(spec: ClientCertSpec, entry: str, credential: Credential, name: str, now_s: float) -> ClientCertificate:
+    """The certificate of an opened credential, if it can be shown now.
+
+    Args:
+        spec: which fields.
+        entry: of the credential.
+        credential: opened.
+        name: of the secret, for the refusal.
+        now_s: seconds since the epoch.
+
+    Raises:
+        Refusal: `secret_malformed` or `secret_missing`.
+    """
+    chain, key = (credential.value(reference) for reference in spec.references(entry))
     found = read(chain, key, spec.cert)
     if isinstance(found, ClientCertificate):
         if now_s >= found.ends_s:
@@ -116,9 +134,8 @@ def show(
         elif now_s < found.begins_s:
             found = "it is not valid yet"
     if not isinstance(found, ClientCertificate):
-        raise Refusal(Code.SECRET_MALFORMED, f"The client certificate {secret.name} is not usable: {found}.")
-    exchange.forget(Shown)
-    exchange.put(Shown(found, secret.name, secret.version))
+        raise Refusal(Code.SECRET_MALFORMED, f"The client certificate {name} is not usable: {found}.")
+    return found
 
 
 def read(chain: Secret, key: Secret, name: str) -> ClientCertificate | str:

@@ -29,12 +29,11 @@ from addons.state.guarded import Guarded
 from addons.state.memory import MemoryStore
 from addons.telemetry import Metrics
 from addons.user_addon import UserAddon
-from ostiary import __version__, user_addons
+from ostiary import __version__, token_endpoints, user_addons
 from ostiary.admin import Health
 from ostiary.ca import LeafStore, load_or_create
 from ostiary.descriptors import carried, raise_limit, sockets
 from ostiary.engines.fast.engine import FastEngine
-from ostiary.engines.fast.tls import UpstreamContexts
 from ostiary.engines.listener_tls import Certificates, ListenerTls
 from ostiary.engines.mitm.engine import ConnectionLimits, MitmEngine
 from ostiary.settings.model import EngineName, Settings
@@ -212,7 +211,7 @@ def build_parts(
     resolver = SystemResolver(clock)
     deriving = Deriving(
         Tokens(clock, metrics),
-        Asker(resolver, rules, UpstreamContexts(settings.egress.ca_file).of),
+        Asker(resolver, rules, token_endpoints.contexts(settings.egress.ca_file)),
         audit,
         clock,
         store if isinstance(store, SecretWriter) else None,

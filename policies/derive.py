@@ -10,14 +10,17 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 from policies.template import FieldRef, Template
+from policies.tls import ClientCertSpec
 
 type JwtAlgorithm = Literal["HS256", "RS256", "PS256", "ES256", "EdDSA"]
-type ClientAuth = Literal["basic", "post", "private_key_jwt", "none"]
+type ClientAuth = Literal["basic", "post", "private_key_jwt", "mtls", "none"]
 
 JWT_ALGORITHMS: Final = ("HS256", "RS256", "PS256", "ES256", "EdDSA")
 MAX_JWT_TTL_S: Final = 3600.0
 TOKEN_FIELD: Final = "token"  # noqa: S105 - the name of a field
 """What a bare `{token}` stands for."""
+CLIENT_CERT: Final = "derive.client_cert"
+"""The entry of a credential that holds the certificate shown to its token endpoint. Names that policies give have no dot."""
 AWS_FIELDS: Final = frozenset({"access_key_id", "secret_access_key", "session_token"})
 
 
@@ -59,6 +62,9 @@ class Client:
     client_secret: Template | None
     auth: ClientAuth
     assertion: ClientAssertion | None = None
+    certificate: ClientCertSpec | None = None
+    """Shown to the endpoint by TLS: with `mtls` it is the proof (RFC 8705 section 2), beside another it is what the endpoint
+    asks of every connection, or binds its tokens to (section 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +262,8 @@ def _references(found: object) -> list[FieldRef]:
         return list(found.references)
     if isinstance(found, tuple):
         return [reference for one in found for reference in _references(one)]
+    if isinstance(found, ClientCertSpec):
+        return list(found.references(CLIENT_CERT))
     if isinstance(found, Client | ClientAssertion | Derivation.__value__):
         return [reference for field in fields(found) for reference in _references(getattr(found, field.name))]
     return []

@@ -37,11 +37,12 @@ _CLIENT: Final[Mapping[str, str]] = {
     "token_url": _TOKEN_URL,
     "client_id": "The client id.",
     "client_secret": "The client secret: one secret.",
-    "auth": "How the client proves itself: basic (default), post or private_key_jwt.",
+    "auth": "How the client proves itself: basic (default), post, private_key_jwt or mtls.",
     "key": _JWT_KEY,
     "key_id": _KEY_ID,
     "algorithm": _JWT_ALGORITHM,
     "assertion_audience": "The aud of the client's assertion. Left out: the token endpoint.",
+    "client_cert": "The certificate that is shown to the token endpoint: with auth: mtls it is the client's proof.",
     "scopes": _SCOPES,
 }
 _STS: Final[Mapping[str, str]] = {

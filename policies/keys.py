@@ -245,6 +245,7 @@ _CLIENT: Final[Keys] = {
     "key_id": _TEMPLATE,
     "algorithm": _JWT_ALGORITHM,
     "assertion_audience": _TEXT,
+    "client_cert": _ref("client_cert"),
     "scopes": _NAMES,
 }
 """What most grants of OAuth 2.0 share."""
@@ -425,7 +426,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
-    "client_credentials": {"client_cert": "client certificates for token endpoints come later; use private_key_jwt"},
     "verify_hmac": {"transit": "keys that stay in Vault come later here; store the key"},
     "verify_message": {"transit": "keys that stay in Vault come later here; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},

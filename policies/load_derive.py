@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, cast
 from urllib.parse import urlsplit
 
 from policies.derive import (
+    CLIENT_CERT,
     GOOGLE_TOKEN,
     JWT_ALGORITHMS,
     MAX_JWT_TTL_S,
@@ -35,6 +37,7 @@ from policies.document import Sequence as SequenceNode
 from policies.fields import Fields
 from policies.keys import DERIVE, LATER, TABLES
 from policies.load_parts import Context, read_host, read_template
+from policies.load_tls import read_client_cert
 from policies.model import CredentialSpec
 from policies.template import FieldRef, Template
 
@@ -51,8 +54,8 @@ _SCOPE: Final = re.compile(r"[!#-\[\]-~]+")
 _SET_BY_US: Final = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 
 
-def read_derive(spec: CredentialSpec, keys: Fields, context: Context) -> Derivation | None:
-    """`derive:` beside a secret; None where there is none, or a fault was told.
+def read_derive(spec: CredentialSpec, keys: Fields, context: Context) -> CredentialSpec | None:
+    """The credential with its `derive:`, and with the secrets that this adds or changes; None where a fault was told.
 
     Args:
         spec: of the secrets that it may name.
@@ -79,10 +82,29 @@ def read_derive(spec: CredentialSpec, keys: Fields, context: Context) -> Derivat
     before = len(faults.found)
     grant = Fields(inner, faults, f"{kind} of {keys.what}", known=TABLES[table], later=LATER.get(table))
     found = _READERS[kind](grant, context) if isinstance(inner, MappingNode) else None
+    secrets = dict(spec.secrets)
+    if "client_cert" in TABLES[table]:
+        certificate, secret = read_client_cert(grant.what, grant, context)
+        if certificate is not None and secret is not None:
+            secrets[CLIENT_CERT] = secret
+            if isinstance(found, ClientCredentials | RefreshToken | TokenExchange):
+                found = replace(found, client=replace(found.client, certificate=certificate))
     if found is None or len(faults.found) > before:
         return None
-    _judge(found, spec, grant, context)
-    return found if len(faults.found) == before else None
+    extended = replace(spec, secrets=secrets, derive=found)
+    _judge(found, extended, grant, context)
+    if isinstance(found, RefreshToken) and len(faults.found) == before:
+        (reference,) = found.refresh_token.references
+        secrets[reference.entry] = replace(secrets[reference.entry], rotates=True)
+    return extended if len(faults.found) == before else None
+
+
+def needs_no_secret(keys: Fields) -> bool:
+    """Whether `derive:` may stand without `secret:`: a client that proves itself by a certificate may have no other."""
+    node = keys.node("derive")
+    return isinstance(node, MappingNode) and any(
+        isinstance(entry.value, MappingNode) and entry.value.get("client_cert") is not None for entry in node
+    )
 
 
 def endpoint_of(node: Node | None, context: Context) -> tuple[Endpoint, Node] | None:
@@ -107,7 +129,7 @@ def _judge(found: Derivation, spec: CredentialSpec, keys: Fields, context: Conte
         if reference.entry == "token":
             faults.add(keys.place, f"{keys.what} refers to {{token}}, which it makes", "name a secret")
         elif reference.entry not in spec.secrets:
-            known = ", ".join(f"{{{entry}}}" for entry in spec.secrets)
+            known = ", ".join(f"{{{entry}}}" for entry in spec.secrets if "." not in entry) or "none"
             faults.add(
                 keys.place, f"{keys.what} refers to {{{reference.entry}}}, which is not there", f"it has {known}"
             )
@@ -235,19 +257,24 @@ def _per_workload(keys: Fields) -> bool:
 
 
 def _client(keys: Fields, context: Context, *, optional: bool) -> Client | None:
-    """`client_id`, `client_secret`, `auth` and what an assertion needs."""
+    """`client_id`, `client_secret`, `auth` and what an assertion needs. Who reads `client_cert` is `read_derive`."""
     faults = context.faults
-    auth = keys.scalar("auth")
-    if auth is not None and auth.text == "mtls":
-        faults.add(auth.place, "auth: mtls is not built yet: client certificates come later", "use private_key_jwt")
-        return None
-    how = keys.choice("auth", {"basic", "post", "private_key_jwt"})
-    named = how or ("private_key_jwt" if "key" in keys and "client_secret" not in keys else "basic")
+    how = keys.choice("auth", {"basic", "post", "private_key_jwt", "mtls"})
+    unsaid = (
+        "basic"
+        if "client_secret" in keys
+        else "private_key_jwt"
+        if "key" in keys
+        else "mtls"
+        if "client_cert" in keys
+        else "basic"
+    )
+    named = how or unsaid
     if named != "private_key_jwt":
         for word in ("key", "key_id", "algorithm", "assertion_audience"):
             if word in keys:
                 faults.add(keys.place_of(word), f"{word!r} of {keys.what} belongs to auth: private_key_jwt")
-    if "client_id" not in keys and "client_secret" not in keys and named != "private_key_jwt" and optional:
+    if "client_id" not in keys and "client_secret" not in keys and named in {"basic", "post"} and optional:
         return Client(None, None, "none")
     if not keys.require("client_id"):
         return None
@@ -263,6 +290,12 @@ def _client(keys: Fields, context: Context, *, optional: bool) -> Client | None:
         key_id = _template(keys, "key_id", context)
         assertion = ClientAssertion(key, _algorithm(keys), key_id, keys.text("assertion_audience"))
         return Client(client_id, None, "private_key_jwt", assertion)
+    if named == "mtls":
+        if "client_secret" in keys:
+            faults.add(
+                keys.place_of("client_secret"), f"'client_secret' of {keys.what} is not sent beside a certificate"
+            )
+        return Client(client_id, None, "mtls") if keys.require("client_cert") and client_id is not None else None
     if "client_secret" not in keys and optional:
         # A public client (RFC 6749 section 2.1) names itself, and proves nothing.
         return None if client_id is None else Client(client_id, None, "none")

@@ -30,6 +30,7 @@ type Owned = tuple[Entry, Path]
 
 _CLIENT: Final = frozenset({
     "token_url", "client_id", "client_secret", "auth", "key", "key_id", "algorithm", "assertion_audience", "scopes",
+    "client_cert",
 })  # fmt: skip
 _STS: Final = frozenset({"role_arn", "region", "session_name", "duration"})
 WALKED: Final[Mapping[str, frozenset[str]]] = {
@@ -155,10 +156,7 @@ class Limits:
         self._guarded(entry.value, "allow_cleartext", "allow_cleartext", rights)
         self._walked("tls", _at(entry.value, "tls"), rights)
         self._guarded(_at(entry.value, "tls"), "ca_file", "tls.ca_file", rights)
-        # Which secret it may read, and which role it may ask, the loaded route tells (`load_boundaries.py`).
-        shown = _at(_at(entry.value, "tls"), "client_cert")
-        self._walked("client_cert", shown, rights)
-        self._walked("pki", _at(shown, "pki"), rights)
+        self._client_cert(_at(_at(entry.value, "tls"), "client_cert"), rights)
         self._walked("reply", _at(entry.value, "reply"), rights)
         self._guarded(_at(entry.value, "reply"), "scrub", "scrub: none", rights)
 
@@ -203,6 +201,7 @@ class Limits:
         for entry in written if isinstance(written, MappingNode) else ():
             if entry.key in TABLE_OF:
                 self._walked(TABLE_OF[entry.key], entry.value, rights)
+                self._client_cert(_at(entry.value, "client_cert"), rights)
         found = endpoint_of(written, Context(Faults(), self.context.variables, self.context.folder))
         if found is None:
             return
@@ -210,6 +209,11 @@ class Limits:
         if not rights.host(HostPattern(endpoint.host), endpoint.port):
             named = endpoint.host if endpoint.port == 443 else f"{endpoint.host}:{endpoint.port}"
             self._add(node.place, f"no token of this file may be asked of {named}", f"add {named!r} to hosts", rights)
+
+    def _client_cert(self, written: Node | None, rights: Rights) -> None:
+        # Which secret it may read, and which role it may ask, the loaded route tells (`load_boundaries.py`).
+        self._walked("client_cert", written, rights)
+        self._walked("pki", _at(written, "pki"), rights)
 
     def _who(self, item: Node, table: str, groups: Mapping[str, frozenset[str]], rights: Rights) -> None:
         self._walked(table, item, rights)

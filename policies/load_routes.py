@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal, cast
 
-from policies.derive import TOKEN_FIELD, RefreshToken, references_of_derivation
+from policies.derive import TOKEN_FIELD, references_of_derivation
 from policies.document import Entry, Node, Scalar, kind_of
 from policies.document import Mapping as MappingNode
 from policies.faults import Place, nearest
 from policies.fields import Fields
 from policies.keys import CREDENTIAL, DENY, EGRESS, GRANT, LATER, MATCH, REPLY, ROUTE, TIMEOUTS
+from policies.load_derive import needs_no_secret as derives_without_secret
 from policies.load_derive import read_derive
 from policies.load_inject import read_injectors, references_of
 from policies.load_parts import (
@@ -52,11 +52,13 @@ def read_credential(name: str, node: Node, context: Context) -> CredentialSpec |
     keys = Fields(node, context.faults, f"credential {name}", known=CREDENTIAL)
     if not isinstance(node, MappingNode):
         return None
-    return _derived(_secrets(name, keys, context, required=True), keys, context)
+    return _derived(name, _secrets(name, keys, context, required=not derives_without_secret(keys)), keys, context)
 
 
-def _derived(spec: CredentialSpec | None, keys: Fields, context: Context) -> CredentialSpec | None:
+def _derived(name: str, spec: CredentialSpec | None, keys: Fields, context: Context) -> CredentialSpec | None:
     """The same, with its `derive:`, if it has one. One that is at fault leaves nothing to go on with."""
+    if spec is None and "secret" not in keys and "secrets" not in keys and derives_without_secret(keys):
+        spec = CredentialSpec(name, {})
     if spec is None or "derive" not in keys:
         return spec
     lent = next((name for name, secret in spec.secrets.items() if secret.is_lent), None)
@@ -67,14 +69,7 @@ def _derived(spec: CredentialSpec | None, keys: Fields, context: Context) -> Cre
             "a token would outlive the lease: have the engine's role make what the API wants",
         )
         return None
-    derive = read_derive(spec, keys, context)
-    if derive is None:
-        return None
-    secrets = dict(spec.secrets)
-    if isinstance(derive, RefreshToken):
-        (reference,) = derive.refresh_token.references
-        secrets[reference.entry] = replace(secrets[reference.entry], rotates=True)
-    return replace(spec, secrets=secrets, derive=derive)
+    return read_derive(spec, keys, context)
 
 
 def _secrets(name: str, keys: Fields, context: Context, *, required: bool) -> CredentialSpec | None:
@@ -210,7 +205,8 @@ def _route_credential(
 ) -> CredentialSpec | None:
     shared = keys.text("credential")
     own = _secrets(name, keys, context, required=False)
-    if "derive" in keys and (shared is not None or ("secret" not in keys and "secrets" not in keys)):
+    lacks = "secret" not in keys and "secrets" not in keys and not derives_without_secret(keys)
+    if "derive" in keys and (shared is not None or lacks):
         context.faults.add(
             keys.place_of("derive"),
             f"derive of route {name} has no secret of this route to make a token of",
@@ -218,7 +214,7 @@ def _route_credential(
         )
         return None
     if shared is None:
-        return _derived(own, keys, context)
+        return _derived(name, own, keys, context)
     used.add(shared)
     if own is not None:
         context.faults.add(
@@ -493,7 +489,7 @@ def _references(route: Route, spec: CredentialSpec, keys: Fields, context: Conte
         named.add(reference.entry)
         secret = spec.secrets.get(reference.entry)
         if secret is None:
-            known = ", ".join(f"{{{entry}}}" for entry in spec.secrets)
+            known = ", ".join(f"{{{entry}}}" for entry in spec.secrets if "." not in entry) or "none"
             context.faults.add(
                 place,
                 f"route {route.name} refers to {{{reference.entry}}}, which {_owner(spec, route)} does not have",

@@ -1,4 +1,4 @@
-"""Reads `tls:` of a route: roots, client certificate, pins."""
+"""Reads `tls:` of a route: roots, client certificate, pins; and the client certificate of a token endpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_tls(name: str, keys: Fields, context: Context) -> ReadTls:
     ca_file = read_file_key(inner, "ca_file", context)
     # Other roots under the same name are other roots: what the old ones have proven is not to be used again.
     roots = "" if ca_file is None else _digest(ca_file)
-    cert, secret = _client_cert(name, inner, context)
+    cert, secret = read_client_cert(f"route {name}", inner, context)
     spec = TlsSpec(cert, _pins(inner, context), roots)
     return ReadTls(ca_file, None if spec == TlsSpec() else spec, secret)
 
@@ -102,8 +102,9 @@ def _pins(keys: Fields, context: Context) -> frozenset[bytes]:
     return frozenset(found)
 
 
-def _client_cert(name: str, keys: Fields, context: Context) -> tuple[ClientCertSpec | None, SecretSpec | None]:
-    node, what = keys.node("client_cert"), f"client_cert of route {name}"
+def read_client_cert(owner: str, keys: Fields, context: Context) -> tuple[ClientCertSpec | None, SecretSpec | None]:
+    """`client_cert:` and the secret that it is read from; None and None where there is none, or its faults were told."""
+    node, what = keys.node("client_cert"), f"client_cert of {owner}"
     if node is None:
         return None, None
     before = len(context.faults.found)

@@ -1,13 +1,16 @@
 """What `tls:` of a route means: the certificate we show, and the keys that the upstream must have.
 
 A client certificate is read like any secret: it is one more entry of the route's credential, under a name that no
-template can spell. So it is sealed, recorded and opened with the rest, from one version.
+template can spell. So it is sealed, recorded and opened with the rest, from one version. Token endpoints may be shown one
+too (`derive.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from policies.template import FieldRef
 
 CLIENT_CERT: Final = "tls.client_cert"
 """The entry of a credential that holds the client certificate. Names that policies give have no dot."""
@@ -30,11 +33,15 @@ class IssueSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertSpec:
-    """Which fields of the entry `CLIENT_CERT` are the chain and its key, both PEM."""
+    """Which fields of an entry are the chain and its key, both PEM."""
 
     cert: str
     key: str
     issued: bool = False
+
+    def references(self, entry: str) -> tuple[FieldRef, FieldRef]:
+        """The chain and the key, in the entry of this name."""
+        return FieldRef(entry, self.cert), FieldRef(entry, self.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,14 @@ class SealedSecret:
             self.__material.uses.began(record)
         return self.__material.fields
 
+    def hold(self) -> None:
+        """Counts as in use from now on without being opened, for what was made of a version that differs in nothing that
+        matters to it.
+        """
+        if not self.__held:
+            self.__held = True
+            self.__material.uses.kept()
+
     def release(self) -> None:
         """The request for which it was opened has ended. Does nothing where it was not opened."""
         if self.__held:

@@ -39,6 +39,10 @@ class Uses:
         self.live += 1
         self.last = record
 
+    def kept(self) -> None:
+        """What was made of another version is used on in the name of this one: no record was opened for it."""
+        self.live += 1
+
     def ended(self) -> None:
         """That request has ended."""
         self.live -= 1

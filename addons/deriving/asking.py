@@ -4,6 +4,7 @@ Rules:
 - A secret is about to leave, so the endpoint passes the egress guard as an upstream does: resolved once, vetted, pinned;
   TLS always, verified against the name of the URL. No proxy of the environment is obeyed, no redirect followed, nothing
   is sent twice.
+- A client certificate is loaded for its own endpoint alone, and shown on connections that nothing else uses.
 - An answer has a cap. What is read of it stays in the room: no error tells any of it.
 """
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, Protocol, final
 
 import h11
 
+from addons.client_certificate import ClientCertificate
 from addons.egress import EgressRules, Network, Resolver, Vetted, destination
 from addons.exchange import Authority
 from addons.refusal import Code, Refusal
@@ -32,6 +34,25 @@ MAX_ADDRESSES: Final = 3
 """Vetted addresses that are tried."""
 CONNECT_S: Final = 5.0
 _READ_BYTES: Final = 64 * 1024
+_BREAKS_OFF: Final = "breaks off TLS: it may want a client certificate, or a version or cipher that is too old"
+"""In TLS 1.2 one alert stands for all of these (RFC 5246 section 7.4.6)."""
+_REJECTED: Final = frozenset({
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED", "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_REVOKED", "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN", "TLSV1_ALERT_DECRYPT_ERROR",
+})  # fmt: skip
+"""OpenSSL's names of the alerts by which a server says no to the certificate of a client (RFC 8446 section 6.2)."""
+
+
+class Contexts(Protocol):
+    """TLS contexts that verify."""
+
+    def __call__(self, ca_file: Path | None, roots: str, certificate: ClientCertificate | None, /) -> ssl.SSLContext:
+        """The context for extra roots, as they were when `roots`, their digest, was taken, that shows this certificate.
+
+        Raises:
+            OSError: the roots cannot be read, or the certificate cannot be loaded.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +62,15 @@ class Way:
     allow: tuple[Network, ...] = ()
     egress: EgressSpec | None = None
     ca_file: Path | None = None
+    roots: str = ""
+    """SHA-256 of `ca_file` as it was when the policy was loaded."""
     vetted: Vetted = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> tuple[object, ...]:
         """Two ways with the same key are one."""
         resolve: Mapping[str, tuple[str, int]] = self.egress.resolve if self.egress is not None else {}
-        return (self.allow, tuple(sorted(resolve.items())), self.ca_file)
+        return (self.allow, tuple(sorted(resolve.items())), self.ca_file, self.roots)
 
 
 @final
@@ -59,9 +82,10 @@ class Ask:
         body: as it is sent, by POST.
         fields: beside those that frame it.
         target: where it is not the endpoint's own.
+        certificate: shown to the endpoint.
     """
 
-    __slots__ = ("body", "endpoint", "fields", "target")
+    __slots__ = ("body", "certificate", "endpoint", "fields", "target")
 
     def __init__(
         self,
@@ -69,7 +93,9 @@ class Ask:
         body: bytes,
         fields: tuple[tuple[bytes, bytes], ...] = (),
         target: str | None = None,
+        certificate: ClientCertificate | None = None,
     ) -> None:
+        self.certificate = certificate
         self.endpoint = endpoint
         self.body = body
         self.fields = fields
@@ -106,12 +132,10 @@ class Asker:
     Args:
         resolver: names to addresses.
         rules: egress rules of the process.
-        contexts: a TLS context that verifies, by extra roots.
+        contexts: for TLS.
     """
 
-    def __init__(
-        self, resolver: Resolver, rules: EgressRules, contexts: Callable[[Path | None], ssl.SSLContext]
-    ) -> None:
+    def __init__(self, resolver: Resolver, rules: EgressRules, contexts: Contexts) -> None:
         self._resolver = resolver
         self._rules = rules
         self._contexts = contexts
@@ -121,7 +145,8 @@ class Asker:
 
         Raises:
             Refusal: `egress_denied`, `secret_unavailable` where the endpoint cannot be reached or does not answer,
-                `secret_malformed` where what it answers cannot be read.
+                `secret_denied` where it refuses the client certificate, `secret_malformed` where what it answers cannot be
+                read.
         """
         host = ask.endpoint.host
         authority = Authority(host, ask.endpoint.port)
@@ -142,11 +167,18 @@ class Asker:
                     f"The token endpoint {host} is at an address that may not be dialled; egress.allow must list it.",
                 ) from None
             raise _down(host, "cannot be resolved") from None
-        context = self._contexts(way.ca_file)
+        try:
+            context = self._contexts(way.ca_file, way.roots, ask.certificate)
+        except OSError:
+            # Its text may name what was read.
+            raise _down(host, "has roots that cannot be read, or a client certificate that cannot be loaded") from None
         reader, writer = await self._connect(found.addresses, host, context)
         try:
             return await _exchange(ask, authority, reader, writer)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
+            # In TLS 1.3 the client is done before the server has looked at its certificate: its no comes here.
+            if _refuses(error):
+                raise _denied(host) from None
             raise _down(host, "did not answer") from None
         finally:
             # Nothing is waited for: what was to be read has been read.
@@ -162,8 +194,11 @@ class Asker:
                     return await asyncio.open_connection(
                         address, port, ssl=context, server_hostname=host, limit=_READ_BYTES
                     )
-            except ssl.SSLError:
-                what = "does not prove its name by TLS"
+            except ssl.SSLError as error:
+                if _refuses(error):
+                    raise _denied(host) from None
+                proves = not isinstance(error, ssl.SSLCertVerificationError)
+                what = _BREAKS_OFF if proves else "does not prove its name by TLS"
             except (OSError, TimeoutError):
                 continue
         raise _down(host, what)
@@ -171,6 +206,18 @@ class Asker:
 
 def _down(host: str, what: str, retry_after_s: float | None = None) -> Refusal:
     return Refusal(Code.SECRET_UNAVAILABLE, f"The token endpoint {host} {what}.", retry_after_s=retry_after_s or 1.0)
+
+
+def _refuses(error: BaseException) -> bool:
+    """Whether the endpoint has said no to our certificate, or to none."""
+    return isinstance(error, ssl.SSLError) and error.reason in _REJECTED
+
+
+def _denied(host: str) -> Refusal:
+    return Refusal(
+        Code.SECRET_DENIED,
+        f"The token endpoint {host} refuses by TLS: it wants a client certificate, or a different one.",
+    )
 
 
 def _unreadable(host: str, what: str) -> Refusal:

@@ -49,6 +49,8 @@ class Token:
         """Other versions, which change nothing for it, take the place of those it was made of."""
         self.drop()
         self.inputs = {ref: one.again(one.cache, one.age_s) for ref, one in inputs.items()}
+        for secret in self.inputs.values():
+            secret.hold()
         self.parts = self._parts()
 
     def shown(self, cache: CacheState, now_s: float) -> TokenParts:

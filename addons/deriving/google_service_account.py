@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,7 +15,7 @@ from addons.credentials import Credential
 from addons.deriving import jws
 from addons.deriving.asking import Ask, Reply
 from addons.deriving.jwt_bearer import GRANT
-from addons.deriving.made import Made, json_of, life_of, one_token, text, token_text, unreadable
+from addons.deriving.made import Made, json_of, life_of, one_token, parsed, text, token_text, unreadable
 from addons.deriving.oauth import FORM
 from addons.refusal import Refusal
 from addons.signing.keys import malformed, the_secret
@@ -44,9 +43,11 @@ def ask(grant: GoogleServiceAccount, credential: Credential, now_s: float) -> As
 def _read(raw: bytes, reference: FieldRef) -> tuple[str, str | None, Secret]:
     """Address, key id and private key of the account."""
     try:
-        found = json.loads(raw)
+        found = parsed(raw)
     except (ValueError, RecursionError):
-        raise malformed(reference, "is no key file of a service account: it is no JSON") from None
+        raise malformed(
+            reference, "is no key file of a service account: it is no JSON, or a name stands in it twice"
+        ) from None
     found = found if isinstance(found, dict) else {}
     email, key, key_id = found.get("client_email"), found.get("private_key"), found.get("private_key_id")
     if found.get("type") != "service_account" or not isinstance(email, str) or not isinstance(key, str):
@@ -72,8 +73,8 @@ def _end(token: str, now_s: float, host: str) -> float:
     refusal: Refusal = unreadable(host, "with an ID token that has no end")
     parts = token.split(".")
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        end = claims["exp"]
+        claims = parsed(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        end = claims["exp"] if isinstance(claims, dict) else None
     except (IndexError, binascii.Error, ValueError, KeyError, TypeError, RecursionError):
         raise refusal from None
     # JSON as Python reads it has NaN and Infinity, and integers that are no float.

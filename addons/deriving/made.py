@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn, final
 
 from addons.credentials import Credential
@@ -110,26 +111,51 @@ def judged(reply: Reply, host: str) -> None:
     raise Refusal(Code.SECRET_DENIED, f"The token endpoint {host} refuses: {said}.")
 
 
+def parsed(raw: str | bytes, *, keep_once: bool = False) -> object:
+    """JSON in which no name of an object stands twice: two readers could take two values (RFC 8259 section 4).
+
+    Args:
+        raw: the text.
+        keep_once: such names are left out, and the others read, instead of refusing all of it.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    return json.loads(raw, object_pairs_hook=_kept_once if keep_once else _each_once)
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _kept_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    seen = Counter(name for name, _ in pairs)
+    return {name: value for name, value in pairs if seen[name] == 1}
+
+
 def _error(reply: Reply) -> str:
     try:
-        answer = json.loads(reply.body)
+        answer = parsed(reply.body)
     except (ValueError, RecursionError):
         return ""
     word = answer.get("error") if isinstance(answer, dict) else None
     return word if isinstance(word, str) and word in _ERRORS else ""
 
 
-def json_of(reply: Reply, host: str) -> dict[str, Any]:
-    """The answer of a success.
+def json_of(reply: Reply, host: str, *, keep_once: bool = False) -> dict[str, Any]:
+    """The answer of a success. `keep_once` as in `parsed`.
 
     Raises:
-        Refusal: as `judged`; `secret_malformed` where it is no JSON object.
+        Refusal: as `judged`; `secret_malformed` where it is no JSON object, or one in which a name stands twice.
     """
     judged(reply, host)
     try:
-        answer = json.loads(reply.body)
+        answer = parsed(reply.body, keep_once=keep_once)
     except (ValueError, RecursionError):
-        raise unreadable(host, "what is no JSON") from None
+        raise unreadable(host, "what is no JSON, or JSON in which a name stands twice") from None
     if not isinstance(answer, dict):
         raise unreadable(host, "what is no JSON object")
     return answer

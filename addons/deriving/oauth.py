@@ -1,5 +1,5 @@
 """What requests to OAuth 2.0 token endpoints share: the form, and how the client proves itself (RFC 6749 section 2.3,
-RFC 7523 section 2.2).
+RFC 7523 section 2.2, RFC 8705 section 2).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote_plus, urlencode
 
+from addons import client_certificate
 from addons.credentials import Credential
 from addons.deriving import jws
 from addons.deriving.asking import Ask, Reply
 from addons.deriving.made import Made, json_of, life_of, one_token, text, token_text, unreadable
 from addons.signing.keys import the_secret
-from policies.derive import Client, Endpoint, JwtAlgorithm
+from policies.derive import CLIENT_CERT, Client, Endpoint, JwtAlgorithm
 from policies.template import Template
 from vault.secret import Secret
 
@@ -31,7 +32,13 @@ def form_ask(endpoint: Endpoint, client: Client, pairs: Pairs, credential: Crede
         Refusal: `secret_malformed` or `secret_missing`.
     """
     fields, proof = _proof(endpoint, client, credential, now_s)
-    return Ask(endpoint, urlencode([*pairs, *proof]).encode("ascii"), (*FORM, *fields))
+    body = urlencode([*pairs, *proof]).encode("ascii")
+    shown = client.certificate
+    if shown is None:
+        return Ask(endpoint, body, (*FORM, *fields))
+    name = f"for the token endpoint {endpoint.host}"
+    certificate = client_certificate.opened(shown, CLIENT_CERT, credential, name, now_s)
+    return Ask(endpoint, body, (*FORM, *fields), certificate=certificate)
 
 
 def _proof(
@@ -54,6 +61,7 @@ def _proof(
             signed = sign(claims, made.algorithm, made.key, made.key_id, credential)
             return (), (("client_id", client_id), ("client_assertion_type", JWT_BEARER), ("client_assertion", signed))
         case _:
+            # Proven by its certificate, in the form by its name alone (RFC 8705 section 2); or by nothing.
             return (), (("client_id", client_id),)
 
 

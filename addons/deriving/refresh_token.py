@@ -28,6 +28,9 @@ def made(grant: RefreshToken, reply: Reply, _now_s: float) -> Made:
         return access_token(grant.endpoint, reply)
     except Refusal as refusal:
         # The endpoint has spent the old one: its successor is kept, whatever is wrong with the rest of the answer.
-        if not 200 <= reply.status < 300 or (successor := json_of(reply, host).get("refresh_token")) is None:
+        if not 200 <= reply.status < 300:
+            raise
+        successor = json_of(reply, host, keep_once=True).get("refresh_token")
+        if successor is None:
             raise
         return Made({}, 0.0, Secret(token_text(successor, host)), refusal)

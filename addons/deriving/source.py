@@ -1,7 +1,5 @@
-"""What one credential derives: its secrets, its records, its grant. The `TokenSource` of routes.
-
-A secret leaves for a token endpoint only behind an open record that names it, its version and where it goes; the record is
-closed with what came of it. So it is where a key only signs something here.
+"""What one credential derives: which secrets it reads, which token they have, and how a new one is made (`flight.py`). The
+`TokenSource` of routes.
 """
 
 from __future__ import annotations
@@ -9,25 +7,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Hashable
-from typing import Final, final
+from typing import final
 
-from addons.audit import AuditLog, AuditUnavailable, Fields, OpenRecord
+from addons.audit import AuditLog
 from addons.clock import Clock
-from addons.credentials import Credential, TokenParts, field_name, reference_of, refusal_for
+from addons.credentials import TokenParts, field_name, reference_of, refusal_for
 from addons.deriving.asking import Asker, Way
 from addons.deriving.entry import Entry, Inputs, Token
-from addons.deriving.grants import ask, made
-from addons.deriving.made import Made
+from addons.deriving.flight import Flight
 from addons.deriving.rotating import Rotation
 from addons.deriving.tokens import Tokens
 from addons.refusal import Code, Refusal
 from policies.derive import Derivation, RefreshToken, references_of_derivation
 from policies.model import CredentialSpec
 from vault.store import SealedSecret, SecretSource, SecretWriter, StoreError
-
-ASKING_S: Final = 9.0
-"""Over one exchange with an endpoint, inside the deadline of the flight."""
-_DOWN: Final = Code.SECRET_UNAVAILABLE
 
 
 @final
@@ -75,9 +68,9 @@ class Derived:
         clock: Clock,
         rotation: Rotation | None,
     ) -> None:
-        self._spec, self._derive, self._way = spec, derive, way
-        self._tokens, self._secrets, self._asker = tokens, secrets, asker
-        self._audit, self._clock, self._rotation = audit, clock, rotation
+        self._spec, self._derive = spec, derive
+        self._tokens, self._secrets = tokens, secrets
+        self._clock, self._rotation = clock, rotation
         references = references_of_derivation(derive)
         self._fields = tuple((reference.entry, field_name(spec, reference)) for reference in references)
         names = dict.fromkeys(reference.entry for reference in references)
@@ -86,6 +79,9 @@ class Derived:
         self._reads = {ref: spec.secrets[name] for name, ref in self._refs.items()}
         # With the fields: a bare reference stands for the `field:` of its secret, which the grant does not show.
         self._key = _Key((derive, tuple(sorted(self._refs.items(), key=lambda one: one[0])), self._fields, way.key))
+        self._flight = Flight(
+            spec, derive, way, refs=self._refs, fields=self._fields, asker=asker, audit=audit, clock=clock
+        )
         self.max_stale_s = max((one.max_stale_s for one in self._reads.values()), default=0.0)
         self.word = derive.word
 
@@ -130,7 +126,11 @@ class Derived:
         try:
             return {
                 ref: await self._secrets.read(
-                    ref, ttl_s=one.ttl_s, max_stale_s=one.max_stale_s, watch_s=one.watch_s, bypass=bypass
+                    ref,
+                    ttl_s=one.ttl_s,
+                    max_stale_s=one.max_stale_s,
+                    watch_s=one.watch_s,
+                    bypass=bypass and not one.is_made,  # past its memory, another certificate would be signed
                 )
                 for ref, one in self._reads.items()
             }
@@ -142,7 +142,7 @@ class Derived:
     async def make(self, entry: Entry, inputs: Inputs, workload: str) -> Token:
         if not isinstance(self._derive, RefreshToken):
             began_s = self._clock.monotonic_s()
-            found = await self._flight(inputs, workload)
+            found = await self._flight.made(inputs, workload)
             return Token(found.values, inputs, began_s, found.life_s)
         return await self._rotated(self._derive, entry, workload)
 
@@ -161,7 +161,7 @@ class Derived:
                 inputs = await self._inputs(bypass=True)
             began_s = self._clock.monotonic_s()
             try:
-                found = await self._flight(inputs, workload)
+                found = await self._flight.made(inputs, workload)
             except Refusal as refusal:
                 if not again or refusal.code is not Code.SECRET_DENIED:
                     raise
@@ -205,72 +205,6 @@ class Derived:
         place = self._place(self._derive)
         fields = [(self._refs[name], field) for name, field in self._fields if (name, field) != place]
         return all(inputs[ref].agrees(token.inputs[ref], (field,)) for ref, field in fields)
-
-    async def _flight(self, inputs: Inputs, workload: str) -> Made:
-        """Opens the records and the secrets, asks, and closes the records. The secrets stay opened for the token."""
-        for name, field in self._fields:
-            try:
-                inputs[self._refs[name]].require(field)
-            except StoreError as error:
-                raise refusal_for(error) from None
-        began_s = self._clock.monotonic_s()
-        records: list[OpenRecord] = []
-        ended: Fields = {"outcome": "interrupted"}
-        kept = False
-        try:
-            for secret in inputs.values():
-                records.append(await self._audit.open(self._opening(secret, workload)))  # noqa: PERF401 - where the second fails, the first must be closed
-            opened = {ref: one.unseal(record) for (ref, one), record in zip(inputs.items(), records, strict=True)}
-            credential = Credential(self._spec, {name: opened[ref] for name, ref in self._refs.items()})
-            found = await self._asked(credential, ended)
-            kept = True
-        except Refusal as refusal:
-            ended |= {
-                "outcome": "upstream_error" if "status" in ended or refusal.code is _DOWN else "refused",
-                "code": refusal.code.value,
-            }
-            raise
-        except AuditUnavailable:
-            ended |= {"outcome": "refused", "code": Code.AUDIT_UNAVAILABLE.value}
-            raise
-        else:
-            ended |= (
-                {"outcome": "ok"}
-                if found.refusal is None
-                else {"outcome": "upstream_error", "code": found.refusal.code.value}
-            )
-            return found
-        finally:
-            ended["ms"] = (self._clock.monotonic_s() - began_s) * 1000
-            for record in records:
-                self._audit.close(record, ended)
-            if not kept:
-                for secret in inputs.values():
-                    secret.release()
-
-    async def _asked(self, credential: Credential, ended: Fields) -> Made:
-        # Beside the loop: a private key may be parsed.
-        asked = await asyncio.to_thread(ask, self._derive, credential, self._clock.wall_s())
-        if isinstance(asked, Made):
-            return asked
-        try:
-            async with asyncio.timeout(ASKING_S):
-                reply = await self._asker.ask(asked, self._way)
-        except TimeoutError:
-            what = f"The token endpoint {asked.endpoint.host} did not answer within {ASKING_S:.0f} s."
-            raise Refusal(Code.SECRET_UNAVAILABLE, what, retry_after_s=1.0) from None
-        ended["status"], ended["bytes_in"], ended["bytes_out"] = reply.status, len(asked.body), len(reply.body)
-        return made(self._derive, reply, self._clock.wall_s())
-
-    def _opening(self, secret: SealedSecret, workload: str) -> Fields:
-        fields: Fields = {"secret": secret.name, "secret_version": secret.version, "cache": secret.cache}
-        if self._derive.per_workload:
-            fields["workload"] = workload
-        if self._derive.endpoint is not None:
-            fields["host"], fields["port"] = self._derive.endpoint.host, self._derive.endpoint.port
-            fields["method"], fields["path"] = "POST", self._derive.endpoint.target
-        fields["reason"] = f"derive {self._derive.word}"
-        return fields
 
 
 class Deriving:

@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections import OrderedDict
@@ -223,7 +224,9 @@ class Tokens:
         entry.launched += 1
         # Of its own: those of the request are opened and released with it.
         own = {ref: one.again(one.cache, one.age_s) for ref, one in inputs.items()}
-        entry.flight = asyncio.get_running_loop().create_task(self._fly(entry, maker, own, workload))
+        flight = self._fly(entry, maker, own, workload)
+        # In a context of its own: it belongs to everyone, so what was said of the request that began it is not said of it.
+        entry.flight = asyncio.get_running_loop().create_task(flight, context=contextvars.Context())
 
     async def _fly(self, entry: Entry, maker: Maker, inputs: Inputs, workload: str) -> None:
         result = "cancelled"

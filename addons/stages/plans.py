@@ -17,6 +17,7 @@ from addons.reply.scrub import Scrub, Scrubs, basics_of
 from addons.signing.apply import Signing
 from addons.verifying.apply import Verifying
 from policies import Policy
+from policies.derive import CLIENT_CERT
 from policies.model import CredentialSpec, Injector, Route
 from policies.sign import references_of_signers
 from policies.tls import ClientCertSpec
@@ -118,11 +119,20 @@ class Plans:
                 None if route.verify is None else Verifying(route.verify),
                 client_cert,
                 bool(route.sign or client_cert),
-                tokens=self._tokens_of(Way(allow, route.egress, route.ca_file)),
+                tokens=self._tokens_of(
+                    Way(allow, route.egress, route.ca_file, "" if route.tls is None else route.tls.roots)
+                ),
                 route=route.name,
             )
         return found
 
     def _tokens_of(self, way: Way) -> TokensOf | None:
-        deriving, secrets = self._deriving, self._secrets
-        return None if deriving is None else lambda spec: deriving.of(spec, way, secrets)
+        deriving, secrets, made = self._deriving, self._secrets, self._made
+        if deriving is None:
+            return None
+
+        def of(spec: CredentialSpec) -> TokenSource:
+            shown = spec.secrets.get(CLIENT_CERT)
+            return deriving.of(spec, way, made if shown is not None and shown.is_made else secrets)
+
+        return of

@@ -195,7 +195,7 @@ async def secrets(setup: Setup) -> list[Finding]:
             if field in fields:
                 continue
             found = f"{at}: secret {secret.path} has no field {field!r} (it has {', '.join(sorted(fields))})"
-            key = "secret.field" if secret.field is not None else "tls.client_cert"
+            key = "secret.field" if secret.field is not None else "client_cert"
             mend = f"write field {field} of {secret.path}, or change {key} of route {name}"
             return Finding("store.secrets", "fail", found, mend)
         return _told(secret.path, described.control, time.time())  # noqa: TID251 - held against what people have written

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -31,6 +32,7 @@ from policies.derive import ClientCredentials
 from policies.keys import DERIVE, TABLES
 from policies.load_derive import TABLE_OF
 from policies.model import CredentialSpec, Route
+from tests.harness.pki import Pki
 from tests.harness.token_server import No, TokenServer, new_key, verified
 from tests.harness.upstream import Seen
 from vault.secret import Secret
@@ -108,6 +110,30 @@ def oauth(route: Route) -> None:
     _, other = new_key("ec")
     with pytest.raises(No):
         server.answer(seen(asked(route, client_secret="other", private_key=other, refresh_token="r-0", token="other")))
+
+
+def by_certificate(route: Route) -> None:
+    assert route.tls is not None
+    spec = spec_of(route)
+    assert set(spec.secrets) == {"derive.client_cert", "tls.client_cert"}
+    one, two = spec.secrets.values()
+    assert one == two
+    with TemporaryDirectory() as folder:
+        pki = Pki.make(Path(folder))
+        chain, key = pki.client("orders")
+        _, other = pki.client("orders")
+    found = asked(route, cert_pem=chain, key_pem=key)
+    assert found.certificate is not None
+    assert found.certificate.chain_pem().decode() == chain
+    assert parse_qs(found.body.decode()) == {"grant_type": ["client_credentials"], "client_id": ["orders"]}
+    assert not any(name.lower() == b"authorization" for name, _ in found.fields)
+    server = TokenServer(certificates={"orders": "orders"})
+    with pytest.raises(No, match="certificate of None"):
+        server.answer(seen(found))
+    assert answered(route, server.answer(replace(seen(found), client="orders"))).life_s == 3600
+    with pytest.raises(Refusal) as refused:
+        asked(route, cert_pem=chain, key_pem=other)
+    assert refused.value.code is Code.SECRET_MALFORMED
 
 
 def google(route: Route) -> None:
@@ -247,6 +273,7 @@ CHECKS: dict[str, Callable[[Route], None]] = {
     "client-credentials": oauth,
     "private-key-jwt": oauth,
     "post": oauth,
+    "mtls": by_certificate,
     "refresh-token": oauth,
     "jwt-bearer": oauth,
     "token-exchange": oauth,
@@ -290,6 +317,7 @@ def test_every_key_is_on_the_page() -> None:
         (200, b"[" * 100_000, Code.SECRET_MALFORMED),
         (200, b"{}", Code.SECRET_MALFORMED),
         (200, b'{"access_token": "a b"}', Code.SECRET_MALFORMED),
+        (200, b'{"access_token": "a", "access_token": "a"}', Code.SECRET_MALFORMED),
         (200, b'{"access_token": "a", "expires_in": -1}', Code.SECRET_MALFORMED),
         (200, b'{"access_token": "a", "expires_in": true}', Code.SECRET_MALFORMED),
         (200, b'{"access_token": "a", "expires_in": NaN}', Code.SECRET_MALFORMED),

@@ -87,6 +87,8 @@ class TokenServer:
     """Client secrets, by client id."""
     keys: dict[str, tuple[Any, str]] = field(default_factory=dict)
     """Public key and algorithm, by issuer or client id."""
+    certificates: dict[str, str] = field(default_factory=dict)
+    """Common names of client certificates, by client id (RFC 8705 section 2.1)."""
     audience: str = "https://login.test/token"
     life_s: int | None = 3600
     refresh: str | None = None
@@ -101,6 +103,8 @@ class TokenServer:
     forms: list[dict[str, str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     seen_ids: set[str] = field(default_factory=set)
+    bound: dict[str, str] = field(default_factory=dict)
+    """The certificate that each token is good with, where it is good with one alone (RFC 8705 section 3)."""
     dead: set[str] = field(default_factory=set)
     """Tokens that the API rejects by now."""
 
@@ -136,7 +140,7 @@ class TokenServer:
     def api(self, seen: Seen, wire: Wire) -> None:
         """The upstream: it takes the tokens handed out, and shows them."""
         sent = (seen.get("Authorization") or seen.get("X-Api-Key") or "").removeprefix("Bearer ")
-        if self.good(sent):
+        if self.good(sent) and seen.client == self.bound.get(sent, seen.client):
             wire.answer(200, f"hello {sent} {base64.b64encode(sent.encode()).decode()}".encode(), (("X-Shown", sent),))
         else:
             wire.answer(401, b"no")
@@ -158,7 +162,10 @@ class TokenServer:
         match form.pop("grant_type", None):
             case "client_credentials":
                 self.client(seen, form)
-                return self.bearer()
+                answer = self.bearer()
+                if seen.client is not None:
+                    self.bound[answer["access_token"]] = seen.client
+                return answer
             case "refresh_token":
                 self.client(seen, form)
                 if form.get("refresh_token") != self.refresh:
@@ -196,8 +203,14 @@ class TokenServer:
         return {"access_token": self.token(), "token_type": "bearer", **life}
 
     def client(self, seen: Seen, form: dict[str, str]) -> None:
-        """Who asks: by Basic, by the form, or by an assertion, and only by one of them (RFC 6749 section 2.3)."""
+        """Who asks: by Basic, by the form, by an assertion, or by a certificate, and only by one of them (RFC 6749 section
+        2.3).
+        """
         basic, posted, asserted = seen.get("Authorization"), "client_secret" in form, "client_assertion" in form
+        if not (basic is not None or posted or asserted) and form.get("client_id") in self.certificates:
+            if self.certificates[form["client_id"]] != seen.client:
+                raise No("invalid_client", f"certificate of {seen.client}", 401)
+            return
         if (basic is not None) + posted + asserted != 1:
             raise No("invalid_client", "not one way of proof", 401)
         if asserted:

@@ -85,6 +85,11 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         + '    credential: pay\n    inject: {bearer: "{token}"}\n',
         ("4:13: no token of this file may be asked of oauth2.googleapis.com (add 'oauth2.googleapis.com' to hosts",),
     ),
+    "a certificate of others for a token": (
+        ROUTE
+        + '    inject: {bearer: "{token}"}\n    derive:\n      client_credentials: {token_url: "https://api.stripe.com/t", client_id: c, client_cert: {path: secret/ads/m, cert: c, key: k}}\n',
+        ("2:3: route pay reads secret 'secret/ads/m', which its file may not",),
+    ),
     # --- hosts ---
     "a host of others": (
         ROUTE.replace("api.stripe.com", "api.other.test"),

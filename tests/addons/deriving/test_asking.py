@@ -9,31 +9,37 @@ from pathlib import Path
 
 import pytest
 
+from addons.client_certificate import ClientCertificate, read
 from addons.clock import SystemClock
 from addons.deriving.asking import MAX_ANSWER_BYTES, Ask, Asker, Way
 from addons.egress import EgressRules, Forbidden, SystemResolver, networks
 from addons.refusal import Code, Refusal
-from ostiary.engines.fast.tls import UpstreamContexts
+from ostiary.token_endpoints import contexts
 from policies.derive import Endpoint
 from policies.model import EgressSpec
 from tests.harness.pki import Pki
 from tests.harness.ports import refusing_port
-from tests.harness.upstream import Seen, Upstream, Wire
+from tests.harness.upstream import Seen, Upstream, Wire, serving
+from vault.secret import Secret
 
 SECRET = b"client_secret=very-secret"
 
 
-def contexts(pki: Pki) -> Callable[[Path | None], ssl.SSLContext]:
-    return UpstreamContexts(pki.ca_file).of
-
-
 async def asked(
-    pki: Pki, port: int, *, allow: str = "127.0.0.0/8", rules: EgressRules | None = None, target: str = "/token"
+    pki: Pki,
+    port: int,
+    *,
+    allow: str = "127.0.0.0/8",
+    rules: EgressRules | None = None,
+    target: str = "/token",
+    certificate: ClientCertificate | None = None,
 ) -> tuple[int, bytes]:
-    asker = Asker(SystemResolver(SystemClock()), rules or EgressRules(), contexts(pki))
+    asker = Asker(SystemResolver(SystemClock()), rules or EgressRules(), contexts(pki.ca_file))
     way = Way(networks((allow,)), EgressSpec((allow,), {"login.test:443": ("127.0.0.1", port)}))
     async with asyncio.timeout(20):
-        reply = await asker.ask(Ask(Endpoint("login.test", 443, target), SECRET, ((b"X-A", b"b"),)), way)
+        reply = await asker.ask(
+            Ask(Endpoint("login.test", 443, target), SECRET, ((b"X-A", b"b"),), certificate=certificate), way
+        )
     return reply.status, reply.body
 
 
@@ -111,6 +117,31 @@ async def test_nothing_is_said_to_one_that_does_not_prove_its_name(
     assert refused.value.code is Code.SECRET_UNAVAILABLE
     assert "by TLS" in refused.value.message
     assert server.requests == []
+
+
+def shown_by(pki: Pki) -> ClientCertificate:
+    chain, key = pki.client("me")
+    found = read(Secret(chain), Secret(key), "cert")
+    assert isinstance(found, ClientCertificate)
+    return found
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_certificate_is_shown_where_it_belongs(version: ssl.TLSVersion, pki: Pki, tmp_path: Path) -> None:
+    """Whatever TLS version tells when: a certificate that is refused is no endpoint that is down."""
+    good, other = (shown_by(one) for one in (pki, Pki.make(tmp_path / "other")))
+    context = pki.asking("login.test")
+    context.minimum_version = context.maximum_version = version
+    with serving(Upstream(context)) as server:
+        assert (await asked(pki, server.port, certificate=good))[0] == 200
+        assert [seen.client for seen in server.requests] == ["me"]
+        for shown in (other, None):
+            with pytest.raises(Refusal) as refused:
+                await asked(pki, server.port, certificate=shown)
+            # A server that closes at once may reset the connection before its alert is read.
+            down = any(what in refused.value.message for what in ("did not answer", "breaks off TLS"))
+            assert refused.value.code is (Code.SECRET_UNAVAILABLE if down else Code.SECRET_DENIED)
+        assert len(server.requests) == 1
 
 
 async def test_addresses_are_vetted(upstream: Callable[..., Upstream], pki: Pki) -> None:

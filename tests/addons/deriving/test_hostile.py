@@ -100,6 +100,50 @@ async def test_a_token_that_ended_on_its_way_is_a_failure_that_is_remembered(fil
     await bench.deriving.close()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"access_token": "a", "access_token": "b", "expires_in": 9}',
+        b'{"access_token": "a", "expires_in": 9, "expires_in": 99999}',
+        b'{"access_token": "a", "more": [{"x": 1, "x": 2}]}',
+        b'{"access_token": "a", "access\\u005ftoken": "b"}',
+    ],
+)
+async def test_an_answer_in_which_a_name_stands_twice_is_none(answer: bytes, file: SealedFile, tmp_path: Path) -> None:
+    bench = Bench(SealedStore(file), CLIENT, tmp_path)
+
+    async def twice(ask: Ask, _way: Way) -> Reply:
+        assert ask.body
+        return Reply(200, answer)
+
+    bench.endpoint.ask = twice  # type: ignore[method-assign] # the odd one in its place
+    with pytest.raises(Refusal) as refused:
+        await bench.derived.read("w")
+    assert refused.value.code is Code.SECRET_MALFORMED
+    await bench.deriving.close()
+
+
+async def test_a_new_refresh_token_is_kept_where_another_name_stands_twice(file: SealedFile, tmp_path: Path) -> None:
+    """The endpoint has spent the old one. One that stands twice itself is nobody's."""
+    bench = Bench(SealedStore(file), REFRESH, tmp_path)
+    for answer, kept in (
+        (b'{"access_token": "a", "access_token": "b", "refresh_token": "refresh-1"}', "refresh-1"),
+        (b'{"access_token": "a", "refresh_token": "refresh-2", "refresh_token": "refresh-3"}', "refresh-1"),
+    ):
+
+        async def twice(ask: Ask, _way: Way, answer: bytes = answer) -> Reply:
+            assert ask.body
+            return Reply(200, answer)
+
+        bench.endpoint.ask = twice  # type: ignore[method-assign] # the odd one in its place
+        with pytest.raises(Refusal) as refused:
+            await bench.derived.read("w")
+        assert refused.value.code is Code.SECRET_MALFORMED
+        assert stored(file, "refresh_token") == kept
+        bench.clock.now_s += 100
+    await bench.deriving.close()
+
+
 @pytest.mark.parametrize("bad", [{"expires_in": 0}, {"access_token": "a\r\nb"}, {"token_type": "mac"}])
 async def test_a_new_refresh_token_is_kept_whatever_else_is_wrong(
     bad: dict[str, object], file: SealedFile, tmp_path: Path

@@ -319,6 +319,31 @@ async def test_a_new_refresh_token_is_stored_before_its_access_token_is_used(fil
     assert stored(file, "refresh_token") == bench.server.refresh
 
 
+async def test_a_token_holds_the_version_that_it_serves_for(file: SealedFile, tmp_path: Path) -> None:
+    """Nothing of a version is at its end while a token serves for it, whichever version it was made of."""
+    bench = Bench(SealedStore(file), REFRESH, tmp_path)
+    await bench.token()
+
+    def uses() -> tuple[int, int]:
+        known = bench.secrets.known(REF)
+        assert known is not None
+        return known.before_live, known.live
+
+    assert await bench.token()
+    assert uses() == (0, 1)
+    put(file, "refresh_token", "of-others")
+    for _ in range(3):
+        assert await bench.token() == bench.server.given[0]
+        assert uses() == (0, 1)
+    bench.clock.now_s += 200
+    bench.server.refresh = "of-others"
+    for _ in range(2):  # made of one version, and serving for the next, which it has written itself
+        assert await bench.token() == bench.server.given[1]
+    assert uses() == (0, 1)
+    await bench.deriving.close()
+    assert uses() == (0, 0)
+
+
 async def test_a_conflict_is_read_once_more(file: SealedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another field is changed while the token is under way: it stays. Another token is: that one counts."""
     bench = Bench(SealedStore(file), REFRESH, tmp_path)
