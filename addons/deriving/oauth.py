@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote, urlencode
 
 from addons import client_certificate
 from addons.credentials import Credential
@@ -50,8 +50,9 @@ def _proof(
     client_id = text(client.client_id, credential)
     match client.auth:
         case "basic" if client.client_secret is not None:
-            # Encoded as a form first, so that a colon is none (RFC 6749 section 2.3.1 and appendix B).
-            pair = f"{quote_plus(client_id)}:{quote_plus(text(client.client_secret, credential))}"
+            # Encoded as a form first, so that a colon is none (RFC 6749 section 2.3.1 and appendix B). A space as %20: servers that
+            # decode it take that, and some of them do not take the plus.
+            pair = ":".join(quote(one, safe="") for one in (client_id, text(client.client_secret, credential)))
             return ((b"Authorization", b"Basic " + base64.b64encode(pair.encode("ascii"))),), ()
         case "post" if client.client_secret is not None:
             return (), (("client_id", client_id), ("client_secret", text(client.client_secret, credential)))

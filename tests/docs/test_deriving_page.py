@@ -338,7 +338,7 @@ def test_basic_is_encoded_as_a_form_first(tmp_path: Path) -> None:
     fields = dict(asked(route, client_id="s6BhdRkqt3", client_secret="7Fjfp0ZBr1KtDRbnfVdmIw").fields)
     assert fields[b"Authorization"] == b"Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"
     fields = dict(asked(route, client_id="a:b", client_secret="c d%").fields)
-    assert base64.b64decode(fields[b"Authorization"][6:]) == b"a%3Ab:c+d%25"
+    assert base64.b64decode(fields[b"Authorization"][6:]) == b"a%3Ab:c%20d%25"
 
 
 def test_nothing_shows_what_it_holds(tmp_path: Path) -> None:
