@@ -119,6 +119,8 @@ class Flight:
             fields["workload"] = workload
         if self._derive.endpoint is not None:
             fields["host"], fields["port"] = self._derive.endpoint.host, self._derive.endpoint.port
-            fields["method"], fields["path"] = "POST", self._derive.endpoint.target
+            fields["method"] = "POST"
+            if self._derive.endpoint.target:  # GitHub's goes on with the installation, which is told by nothing yet
+                fields["path"] = self._derive.endpoint.target
         fields["reason"] = f"derive {self._derive.word}"
         return fields

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.harness.canaries import canary
+from tests.harness.canaries import canary, scan
 from tests.harness.guides import Reader, blocks
 from tests.harness.ostiary_process import command
 from tests.harness.pki import Pki
 from tests.harness.ports import free_port
+from tests.harness.token_server import TokenServer, new_key
 from tests.harness.upstream import Seen, Upstream, Wire
 from tests.harness.vendors import openai
 
@@ -205,3 +206,39 @@ def test_client_certificates(reader: Callable[..., Reader], upstream: Callable[.
         for path in one.folder.rglob("*")
         if path.is_file() and b"PRIVATE KEY" in path.read_bytes() and path.name != "ca.key"
     ]
+
+
+def test_derived_tokens(reader: Callable[..., Reader], upstream: Callable[..., Upstream]) -> None:
+    """The first secret is typed; a token endpoint and GitHub that verify hand out tokens, and take no other."""
+    key, pem = new_key()
+    first = canary()
+    login = TokenServer(secrets={"orders-client": first})
+    app = TokenServer(keys={"12345": (key.public_key(), "12345")})
+
+    def github(seen: Seen, wire: Wire) -> None:
+        (app if seen.target.startswith("/app/") else app.api)(seen, wire)
+
+    def api(seen: Seen, wire: Wire) -> None:
+        sent = seen.get("X-Api-Token") or (seen.get("Authorization") or "").removeprefix("Bearer ")
+        wire.answer(*((200, sent.encode()) if login.good(sent) else (401, b"no")))
+
+    orders, hub = upstream(api, names=("api.example.com",)), upstream(github, names=("api.github.com",))
+    endpoint = upstream(login, names=("login.example.com",))
+    one = reader(
+        upstreams={
+            "api.example.com:443": orders.port,
+            "api.github.com:443": hub.port,
+            "login.example.com:443": endpoint.port,
+        },
+        secrets=(first, *pem.splitlines()[1:-1]),
+        typed=first + "\n",
+        replaced={":8080": f":{free_port()}"},
+    )
+    (one.folder / "app.private-key.pem").write_text(pem)
+    one.follow(blocks("derived-tokens"))
+    assert (len(login.given), len(app.given)) == (1, 1)
+    assert [seen.target for seen in orders.requests] == ["/v1/orders/7", "/v1/reports/7"]
+    assert orders.requests[1].get("X-Api-Token") == login.given[0]
+    assert len(login.refused) == 1
+    assert app.forms == [{"repositories": ["one"], "permissions": {"contents": "read"}}]
+    assert not scan(one.outputs(), (*login.given, *app.given))
