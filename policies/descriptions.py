@@ -122,6 +122,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "deny": "What mints or shows credentials; a route can add to it and take nothing away.",
         "secret": "Where the secret lives, unless the route says. Left out: secret/egress/NAME, field api_key.",
         "secrets": _MANY,
+        "derive": _DERIVE,
         "inject": "Where the credential is put, one kind an item.",
         "sign": "Signers, applied last, over the bytes that leave; one kind an item.",
         "caller_credentials": "What becomes of credentials the caller sent: replace or reject.",

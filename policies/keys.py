@@ -97,7 +97,7 @@ ROUTE: Final[Keys] = {
     "reply": _ref("reply"),
 }
 _ROUTE_OF_PRESET: Final = (
-    "match", "deny", "secret", "secrets", "inject", "sign", "caller_credentials", "http2", "timeouts", "reply",
+    "match", "deny", "secret", "secrets", "derive", "inject", "sign", "caller_credentials", "http2", "timeouts", "reply",
 )  # fmt: skip
 PRESET: Final[Keys] = {
     "docs": {"type": "string", "pattern": "^https://"},

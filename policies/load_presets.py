@@ -1,7 +1,7 @@
 """Puts presets into routes: `use: NAME` becomes the keys that the route did not write, before anything judges them.
 
 Rules (docs/reference/policy.md, Presets): several presets count from left to right, the route itself last; maps merge,
-scalars and lists replace, `deny` only adds; the host is the preset's and changes through its parameters alone. What a
+scalars and lists replace, `deny` only adds, a grant of another kind and a credential by name replace a preset's `derive`; the host is the preset's and changes through its parameters alone. What a
 built-in preset brings stands at the place of `use:`, so that every fault names a line that the user wrote; an own
 preset's keys keep their own places. All of it happens at load: a request never meets a preset.
 """
@@ -28,6 +28,8 @@ _REPLACED: Final = frozenset({"inject", "sign"})
 """Lists by their nature, even where one item is written alone."""
 VAULTS: Final = frozenset({"vault", "openbao", "hashicorp-vault"})
 """What people may look for: a proxy that holds a Vault token for a workload would hand out every other key."""
+_TRACED: Final = frozenset({"match", "secret", "secrets", "derive", "timeouts", "reply"})
+"""Maps of a route whose keys are told one by one, where they came from."""
 _SECRETS: Final = ("secret", "secrets", "credential")
 
 _OF_A_PATH: Final = frozenset({"mount", "namespace", "kv", "version"})
@@ -194,6 +196,8 @@ def _merge(base: MappingNode, over: MappingNode) -> MappingNode:
     """`over` wins; a secret of another kind than the base's replaces it whole."""
     secrets = {key for key in _SECRETS if over.get(key) is not None}
     lost = set(_SECRETS) - secrets if secrets else set()
+    if "credential" in secrets or _kinds(base) != _kinds(over) != frozenset():
+        lost.add("derive")  # a credential by name has its own, and a route one grant
     entries = {entry.key: entry for entry in base if entry.key not in lost}
     for entry in over:
         under = entries.get(entry.key)
@@ -204,6 +208,12 @@ def _merge(base: MappingNode, over: MappingNode) -> MappingNode:
             value = _joined(under.value, entry.value)
         entries[entry.key] = Entry(entry.key, entry.key_place, value)
     return MappingNode(tuple(entries.values()), over.place)
+
+
+def _kinds(node: MappingNode) -> frozenset[str]:
+    """The grants under `derive:`."""
+    derive = _at(node, "derive")
+    return frozenset(entry.key for entry in derive) if isinstance(derive, MappingNode) else frozenset()
 
 
 def _joined(base: Node, over: Node) -> Node:
@@ -252,7 +262,7 @@ def _inner(node: Node) -> tuple[Node, ...]:
 
 def _trace(node: Node, owners: Mapping[int, str], name: str, found: dict[str, str]) -> None:
     """Which keys of the merged route are a preset's own nodes."""
-    if isinstance(node, MappingNode) and (not name or name in {"match", "secret", "secrets", "timeouts", "reply"}):
+    if isinstance(node, MappingNode) and (not name or name in _TRACED):
         for entry in node:
             _trace(entry.value, owners, f"{name}.{entry.key}" if name else entry.key, found)
     elif name == "deny":

@@ -21,6 +21,7 @@ from policies.keys import MATCH, TABLES
 from policies.load_derive import TABLE_OF, endpoint_of
 from policies.load_parts import Context, read_host, read_secret
 from policies.load_reverse import read_upstream
+from policies.load_tls import read_client_cert
 from policies.model import HostPattern, SecretSpec
 from policies.rights import GUARDED, KINDS, Rights, whole_path
 from policies.sign import TransitKey
@@ -45,7 +46,7 @@ WALKED: Final[Mapping[str, frozenset[str]]] = {
         "verify",
     }),
     "preset": frozenset({
-        "docs", "checked", "driven", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "inject",
+        "docs", "checked", "driven", "parameters", "placeholder", "sdk", "example", "match", "deny", "secret", "secrets", "derive", "inject",
         "sign", "caller_credentials", "http2", "timeouts", "reply",
     }),
     "match": frozenset({"host", "port", "methods", "paths"}),
@@ -202,6 +203,7 @@ class Limits:
             if entry.key in TABLE_OF:
                 self._walked(TABLE_OF[entry.key], entry.value, rights)
                 self._client_cert(_at(entry.value, "client_cert"), rights)
+                self._shown(entry, rights)
         found = endpoint_of(written, Context(Faults(), self.context.variables, self.context.folder))
         if found is None:
             return
@@ -209,6 +211,18 @@ class Limits:
         if not rights.host(HostPattern(endpoint.host), endpoint.port):
             named = endpoint.host if endpoint.port == 443 else f"{endpoint.host}:{endpoint.port}"
             self._add(node.place, f"no token of this file may be asked of {named}", f"add {named!r} to hosts", rights)
+
+    def _shown(self, grant: Entry, rights: Rights) -> None:
+        """The certificate that a token endpoint is shown: also a preset may name one, for routes of others."""
+        written = _at(grant.value, "client_cert")
+        if written is None:
+            return
+        scratch = Context(Faults(), self.context.variables, self.context.folder)
+        keys = Fields(grant.value, scratch.faults, "derive", known=TABLES[TABLE_OF[grant.key]])
+        _, spec = read_client_cert("derive", keys, scratch)
+        if spec is not None and not rights.secret(spec):
+            message = f"this file may not show the certificate {shown_secret(spec)}"
+            self._add(written.place, message, f"add {shown_secret(spec)} to secrets", rights)
 
     def _client_cert(self, written: Node | None, rights: Rights) -> None:
         # Which secret it may read, and which role it may ask, the loaded route tells (`load_boundaries.py`).

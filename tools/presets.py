@@ -24,7 +24,7 @@ Written by `python -m tools.presets` from `policies/presets/`: change those file
 
 `checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `driven` is the SDK that a test runs under `ostiary exec` with nothing but `use:`, against a server that takes the right credential alone (`tests/slow/test_provider_sdks.py`, `tests/clients/test_preset_sdks.py`); what such a client must be told of proxy and roots stands in `tests/clients/programs/python/providers.py`. `untested`: neither. No provider was called: every example request below is run through the policy and the injectors or signers by a test. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
 
-Missing: usage meters, models and rate limits of a provider; the providers Vertex and Salesforce; presets whose tokens are derived (write [`derive`](deriving.md) beside `use` and `inject`). AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
+Where a preset says `token`, it [derives](deriving.md) one of the secret; a grant of another kind beside `use` takes its place. Missing: usage meters, models and rate limits of a provider. AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
 """
 
 
@@ -63,6 +63,9 @@ def _section(preset: Preset) -> list[str]:
     comment = [line[2:] for line in preset.raw.decode().splitlines() if line.startswith("# ")]
     lines += ["", *comment] if comment else []
     lines += ["", f"- credential: {'; '.join([*map(puts, route.inject), *map(signs, route.sign)])}"]
+    if route.credential is not None and (derive := route.credential.derive) is not None:
+        at = f" at `{derive.endpoint.host}`" if derive.endpoint is not None else ""
+        lines.append(f"- token: `{derive.word}`{at}")
     lines.append(f"- fields of the secret: {_codes(dict.fromkeys(names))}")
     if route.deny:
         lines.append(f"- denied: {'; '.join(_denied(preset))}")

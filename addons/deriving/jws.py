@@ -27,8 +27,8 @@ type Key = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPriva
 MIN_RSA_BITS: Final = 2048
 MIN_HMAC_BYTES: Final = 32
 """RFC 7518 section 3.2: a key of the size of the hash, at least."""
-ASSERTION_S: Final = 300.0
-"""The life of an assertion that is sent at once. GitHub and Google take at most 600 s and 3600 s."""
+ASSERTION_S: Final = 180.0
+"""The life of an assertion that is sent at once. Salesforce takes some minutes, Google an hour."""
 SKEW_S: Final = 30.0
 """Assertions are dated back: a clock of theirs may be behind ours."""
 

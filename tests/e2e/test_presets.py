@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.harness.canaries import canary
 from tests.harness.client import get
 from tests.harness.ostiary_process import Ostiary, clean_environment
+from tests.harness.token_server import TokenServer, new_key
 from tests.harness.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +26,11 @@ routes:
   bot: {use: telegram, allow: billing}
   azure: {use: {preset: azure-openai, tenant: acme}, allow: billing}
   queue: {use: {preset: aws-sqs, region: eu-west-1}, allow: billing}
+  models: {use: {preset: vertex, region: us-central1}, allow: billing}
 """
 HOSTS = (
     "api.openai.com", "api.stripe.com", "api.twilio.com", "api.telegram.org", "acme.openai.azure.com",
-    "sqs.eu-west-1.amazonaws.com",
+    "sqs.eu-west-1.amazonaws.com", "us-central1-aiplatform.googleapis.com",
 )  # fmt: skip
 
 
@@ -41,11 +43,18 @@ def run(proxy: Ostiary, *arguments: str, **environ: str) -> subprocess.Completed
 
 def test_a_name_is_a_working_route(ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]) -> None:
     api = upstream(names=HOSTS)
+    private, pem = new_key()
+    email = "models@corp.iam.gserviceaccount.com"
+    google = TokenServer(keys={email: (private.public_key(), "RS256")}, audience="https://oauth2.googleapis.com/token")
+    login = upstream(google, names=("oauth2.googleapis.com",))
     keys = {name: canary(name) for name in ("openai", "stripe", "twilio", "telegram", "azure-openai", "aws-sqs")}
     proxy = ostiary(
         POLICY,
-        upstreams={f"{host}:443": api.port for host in HOSTS},
+        upstreams={**{f"{host}:443": api.port for host in HOSTS}, "oauth2.googleapis.com:443": login.port},
         secrets={
+            "secret/egress/vertex": {
+                "key_json": json.dumps({"type": "service_account", "client_email": email, "private_key": pem})
+            },
             "secret/egress/openai": {"api_key": keys["openai"]},
             "secret/egress/stripe": {"api_key": keys["stripe"]},
             "secret/egress/twilio": {"account_sid": "AC" + canary("sid"), "auth_token": keys["twilio"]},
@@ -80,6 +89,13 @@ def test_a_name_is_a_working_route(ostiary: Callable[..., Ostiary], upstream: Ca
     assert signed.startswith("AWS4-HMAC-SHA256 Credential=AKID")
     assert "/eu-west-1/sqs/aws4_request" in signed
 
+    models = "/v1/projects/corp/locations/us-central1"
+    assert ask(
+        "POST", "us-central1-aiplatform.googleapis.com", f"{models}/publishers/google/models/g:generateContent"
+    ) == (200, None)
+    assert api.requests[-1].get("authorization") == f"Bearer {google.given[0]}"
+    proxy.canaries += [google.given[0], *pem.splitlines()[1:-1]]
+
     before = len(api.requests)
     for method, host, path in (
         ("POST", "api.openai.com", "/v1/organization/admin_api_keys"),
@@ -91,6 +107,8 @@ def test_a_name_is_a_working_route(ostiary: Callable[..., Ostiary], upstream: Ca
         ("POST", "api.stripe.com", "/v1/charges/../ephemeral_keys"),
         ("GET", "api.twilio.com", "/2010-04-01/Accounts/AC1.json"),
         ("POST", "api.twilio.com", "/2010-04-01/Accounts/AC1/Tokens.json"),
+        ("POST", "us-central1-aiplatform.googleapis.com", f"{models}/endpoints/7:setIamPolicy"),
+        ("POST", "us-central1-aiplatform.googleapis.com", f"{models}/notebookRuntimes/7:start"),
     ):
         assert ask(method, host, path)[1] in {"path_denied", "bad_request"}, path
     assert ask("DELETE", "api.stripe.com", "/v1/charges/ch_1")[1] == "method_denied"

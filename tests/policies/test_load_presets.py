@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
 import pytest
 import yaml
 
-from addons.credentials import Credential
+from addons.clock import SystemClock
+from addons.credentials import Credential, field_name
+from addons.deriving.asking import Ask
+from addons.deriving.grants import ask
 from addons.exchange import Authority
 from addons.head import RequestHead
 from addons.injection import applicable, build_with_credential, plan_for
 from addons.signing.aws import payload_way, sign_aws
 from addons.signing.aws_scope import scope_of
 from policies import Denial, FaultError, Grant, Policy, Question, Rights, load_policy, policy_schema
+from policies.derive import ClientCredentials, JwtBearer, MintedJwt, references_of_derivation
 from policies.faults import Place
-from policies.model import HostPattern
+from policies.model import CredentialSpec, HostPattern
 from policies.preset import Example, Preset, built_in, built_in_names, read_new
 from policies.rights import HostRight, SecretRight
 from policies.sign import AwsSigV4Signer
 from tests.harness.signing import outgoing
+from tests.harness.token_server import new_key, verified
 from vault.secret import Secret
 
 HEAD = "workloads: {w: {proofs: [{peer: {uid: 1}}]}}\n"
@@ -60,6 +66,12 @@ def example_of(preset: Preset) -> Example:
     return preset.example
 
 
+def needed(spec: CredentialSpec) -> set[tuple[str, str]]:
+    """The fields that a grant asks with."""
+    assert spec.derive is not None
+    return {(one.entry, field_name(spec, one)) for one in references_of_derivation(spec.derive)}
+
+
 @pytest.mark.parametrize("name", built_in_names())
 def test_the_example_of_each_preset_leaves_as_documented(name: str, load: Load) -> None:
     preset = built_in(name)
@@ -72,7 +84,11 @@ def test_the_example_of_each_preset_leaves_as_documented(name: str, load: Load) 
     assert isinstance(answer, Grant), answer
     assert route.credential is not None
     assert {entry.path for entry in route.credential.secrets.values()} == {f"secret/egress/{name}"}
-    held = Credential(route.credential, {"secret": {field: Secret(value) for field, value in example.fields.items()}})
+    values = {"secret": {field: Secret(value) for field, value in example.fields.items()}}
+    if route.credential.derive is not None:
+        values["token"] = {one: Secret("example-token") for one in route.credential.derive.names}
+        assert {name for _, name in needed(route.credential)} == set(example.fields)
+    held = Credential(route.credential, values)
     request = RequestHead(
         example.method,
         split.path.encode(),
@@ -121,6 +137,11 @@ def test_the_example_of_each_preset_leaves_as_documented(name: str, load: Load) 
         ("datadog", "GET", "/api/v2/api_keys"),
         ("npm", "GET", "/-/npm/v1/tokens"),
         ("huggingface", "GET", "/api/models/a/b/xet-read-token/main"),
+        ("salesforce", "DELETE", "/services/data/v67.0/sobjects/User/005/password"),
+        ("salesforce", "POST", "/services/data/v67.0/composite/batch"),
+        ("salesforce", "POST", "/services/oauth2/token"),
+        ("vertex", "POST", "/v1/projects/p/locations/l/endpoints/7:setIamPolicy"),
+        ("vertex", "POST", "/v1/projects/p/locations/l/notebookRuntimes/7:start"),
     ],
 )
 def test_what_mints_or_shows_credentials_is_denied(name: str, method: str, path: str, load: Load) -> None:
@@ -196,6 +217,68 @@ def test_a_path_of_the_route_is_its_own_whatever_mount_a_preset_had(load: Load) 
     spec = secret.secrets["secret"]
     assert (spec.path, spec.mount, spec.namespace, spec.kv, spec.version) == ("secret/mine", None, None, None, None)
     assert (spec.field, spec.ttl_s) == ("k", 1.0)
+
+
+def test_the_tokens_of_presets_are_asked_for_as_their_providers_want(load: Load) -> None:
+    key, pem = new_key()
+    account = {"type": "service_account", "client_email": "a@corp.iam.gserviceaccount.com", "private_key": pem}
+    fields = {"key_json": json.dumps(account), "private_key": pem}
+    asked: dict[str, tuple[str, dict[str, object]]] = {}
+    for name, audience in (
+        ("vertex", "https://oauth2.googleapis.com/token"),
+        ("salesforce", "https://login.salesforce.com"),
+    ):
+        spec = load(using(name)).routes["r"].credential
+        assert spec is not None
+        assert spec.derive is not None
+        values = {**example_of(built_in(name)).fields, **fields}
+        held = Credential(spec, {"secret": {one: Secret(value) for one, value in values.items()}})
+        one = ask(spec.derive, held, SystemClock.wall_s())
+        assert isinstance(one, Ask)
+        form = dict(parse_qsl(one.body.decode()))
+        _, claims = verified(form["assertion"], key.public_key(), "RS256")
+        assert claims["aud"] == audience
+        # Salesforce takes an assertion that ends within three minutes, Google within an hour.
+        assert SystemClock.wall_s() < claims["exp"] <= SystemClock.wall_s() + 180
+        asked[name] = (f"{one.endpoint.host}{one.target}", claims)
+    assert asked["vertex"][0] == "oauth2.googleapis.com/token"
+    assert asked["vertex"][1]["scope"] == "https://www.googleapis.com/auth/cloud-platform"
+    host, claims = asked["salesforce"]
+    assert host == "acme.my.salesforce.com/services/oauth2/token"
+    assert (claims["iss"], claims["sub"]) == ("3MVG9example", "integration@acme.example")
+
+
+def test_a_preset_that_derives_gives_way(load: Load) -> None:
+    """To a grant of another kind and to a credential by name; a grant of its own kind changes what it names alone."""
+    own = "derive: {client_credentials: {token_url: 'https://acme.my.salesforce.com/services/oauth2/token', client_id: '{secret.id}', client_secret: '{secret}'}}"
+    routes = load(
+        "credentials: {mine: {secret: {path: secret/a, field: k}, derive: {jwt: {algorithm: HS256, key: '{secret}'}}}}\n"
+        "routes:\n"
+        f"  other: {{use: {{preset: salesforce, tenant: other}}, allow: w, secret: {{field: client_secret}}, {own}}}\n"
+        "  named: {use: {preset: salesforce, tenant: named}, allow: w, credential: mine}\n"
+        "  sandbox: {use: {preset: salesforce, tenant: sandbox}, allow: w, derive: {jwt_bearer: {audience: 'https://test.salesforce.com'}}}\n"
+    ).routes
+    grants = {name: route.credential.derive for name, route in routes.items() if route.credential is not None}
+    assert isinstance(grants["other"], ClientCredentials)
+    assert isinstance(grants["named"], MintedJwt)
+    assert isinstance(grants["sandbox"], JwtBearer)
+    assert grants["sandbox"].audience == "https://test.salesforce.com"
+    assert grants["sandbox"].endpoint.host == "sandbox.my.salesforce.com"
+    # Which says where the token is asked for is the preset's, and what a route may change is its own to answer for.
+    assert routes["sandbox"].presets is not None
+    assert "inject" in routes["sandbox"].presets.keys
+
+
+def test_the_endpoint_of_a_preset_is_bound_by_rights(load: Load) -> None:
+    use = "routes: {r: {use: {preset: vertex, region: us-central1}, allow: w}}\n"
+    hosts = tuple(
+        HostRight(HostPattern(one), 443) for one in ("us-central1-aiplatform.googleapis.com", "oauth2.googleapis.com")
+    )
+    secret = SecretRight(("secret", "egress", "vertex"))
+    found = faults(load, "", use, rights={1: Rights(MAY, frozenset({"routes"}), hosts[:1], (secret,), ("w",))})
+    assert any("no token of this file may be asked of oauth2.googleapis.com" in fault for fault in found), found
+    granted = Rights(MAY, frozenset({"routes"}), hosts, (secret,), ("w",))
+    assert load("", use, rights={1: granted}).routes["r"].presets
 
 
 def test_a_preset_counts_in_the_version(load: Load) -> None:
@@ -294,6 +377,18 @@ def test_who_may_define_presets_and_how_far_they_reach(load: Load) -> None:
     assert any("may name api.evil.test" in fault and fault.startswith("1.yaml:1:") for fault in found), found
     found = faults(load, use.replace(", tenant: api", ""), preset.replace("HOST", "evil.test"), rights=rights)
     assert any("may name evil.test" in fault for fault in found), found
+    # Nor can they choose where the secret of another's route is asked a token for, or what is shown there.
+    derive = (
+        "presets: {mine: {parameters: {tenant: t}, match: {host: '{tenant}.a.test'}, inject: {bearer: '{token}'}, secret: {path: secret/mine, field: k},\n"
+        "  derive: {client_credentials: {token_url: 'https://HOST/t', client_id: c, client_secret: '{secret}'}}}}\n"
+    )
+    own = {1: Rights(MAY, frozenset({"presets"}), (good,), (SecretRight(("secret", "mine")),))}
+    assert load(use, derive.replace("HOST", "{tenant}.a.test"), rights=own).routes["r"].credential
+    found = faults(load, use, derive.replace("HOST", "{tenant}.evil.test"), rights=own)
+    assert any("no token of this file may be asked of api.evil.test" in fault for fault in found), found
+    shown = derive.replace("client_secret: '{secret}'", "client_cert: {path: secret/theirs, cert: c, key: k}")
+    found = faults(load, use, shown.replace("HOST", "{tenant}.a.test"), rights=own)
+    assert any("may not show the certificate 'secret/theirs'" in fault for fault in found), found
 
 
 def test_the_schema_takes_presets_as_the_loader_does() -> None:

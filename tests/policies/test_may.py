@@ -88,7 +88,12 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "a certificate of others for a token": (
         ROUTE
         + '    inject: {bearer: "{token}"}\n    derive:\n      client_credentials: {token_url: "https://api.stripe.com/t", client_id: c, client_cert: {path: secret/ads/m, cert: c, key: k}}\n',
-        ("2:3: route pay reads secret 'secret/ads/m', which its file may not",),
+        ("7:94: this file may not show the certificate 'secret/ads/m' (add 'secret/ads/m' to secrets",),
+    ),
+    "a certificate that Vault would sign, for a token": (
+        ROUTE
+        + '    inject: {bearer: "{token}"}\n    derive:\n      client_credentials: {token_url: "https://api.stripe.com/t", client_id: c, client_cert: {pki: {role: ads, common_name: ads}}}\n',
+        ("7:94: this file may not show the certificate 'pki/sign/ads' (add 'pki/sign/ads' to secrets",),
     ),
     # --- hosts ---
     "a host of others": (
