@@ -181,6 +181,8 @@ def _with_secret(name: str, entries: tuple[Entry, ...], place: Place) -> tuple[E
         return entries
     path = Entry("path", place, Scalar(f"secret/egress/{name}", place))
     written = next((entry for entry in entries if entry.key == "secret"), None)
+    if written is None and _shows_certificate(entries):
+        return entries  # it may need no other proof
     if written is None:
         field_ = Entry("field", place, Scalar(DEFAULT_FIELD, place))
         return (*entries, Entry("secret", place, MappingNode((path, field_), place)))
@@ -188,6 +190,14 @@ def _with_secret(name: str, entries: tuple[Entry, ...], place: Place) -> tuple[E
         return entries
     whole = Entry("secret", written.key_place, MappingNode((path, *written.value.entries), written.value.place))
     return tuple(whole if entry is written else entry for entry in entries)
+
+
+def _shows_certificate(entries: tuple[Entry, ...]) -> bool:
+    """Whether the token is made with a client certificate."""
+    derive = next((entry.value for entry in entries if entry.key == "derive"), None)
+    return isinstance(derive, MappingNode) and any(
+        isinstance(grant.value, MappingNode) and grant.value.get("client_cert") is not None for grant in derive
+    )
 
 
 def _texts(keys: Fields, key: str, names: re.Pattern[str], mend: str) -> dict[str, str]:

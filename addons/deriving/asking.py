@@ -34,7 +34,7 @@ MAX_ADDRESSES: Final = 3
 """Vetted addresses that are tried."""
 CONNECT_S: Final = 5.0
 _READ_BYTES: Final = 64 * 1024
-_BREAKS_OFF: Final = "breaks off TLS: it may want a client certificate, or a version or cipher that is too old"
+_BREAKS_OFF: Final = "breaks off TLS: it may want a client certificate, or know no version of ours, or speak no TLS"
 """In TLS 1.2 one alert stands for all of these (RFC 5246 section 7.4.6)."""
 _REJECTED: Final = frozenset({
     "TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED", "SSLV3_ALERT_BAD_CERTIFICATE",

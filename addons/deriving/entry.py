@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NoReturn, final
 
 from addons.credentials import TokenParts
-from addons.refusal import Refusal
+from addons.deriving.failing import Failures
 from vault.secret import Secret
 from vault.store import CacheState, SealedSecret, SecretRef
 
@@ -91,11 +91,7 @@ class Entry:
     token: Token | None = None
     since_s: float | None = None
     """Since when its secrets have other versions than it was made of; None: they have not."""
-    failure: Refusal | None = None
-    failed: Inputs | None = None
-    """What the failed flight was for."""
-    retry_s: float = 0.0
-    failures: int = 0
+    failures: Failures = field(default_factory=Failures)
     flight: asyncio.Task[None] | None = None
     launched: int = 0
     forced_s: float = 0.0

@@ -8,8 +8,7 @@ Rules:
   serves until it is there: make before break. Should the new one not come, the old one serves no longer than `max_stale`.
   A secret that the store denies, or that is deleted, ends the use of its token at once: it is read for every request.
 - However many wait, there is one flight, with one deadline over all it does; a waiter that goes away does not end it.
-- A failure is remembered, for as long as the secrets are the same: 0.5 s doubling to 30 s for an endpoint that is down, 2 s
-  doubling to 60 s for one that refuses. A token that still lives serves through both.
+- A failure is remembered, for as long as the secrets are the same (`failing.py`). A token that still lives serves through it.
 - An upstream that rejects a token (401) has another made, once in 5 s whoever asks; the old one goes when the new one is
   there, so that a hostile upstream takes nothing away.
 - A token that has ended is dropped then, asked for or not.
@@ -41,10 +40,6 @@ CAPACITY: Final = 4096
 FLIGHTS: Final = 64
 """Under way at once."""
 FORCED_S: Final = 5.0
-_DOWN: Final = (0.5, 30.0)
-_REFUSED: Final = (2.0, 60.0)
-_ASKED_MOST_S: Final = 60.0
-"""What an endpoint may ask for by `Retry-After`."""
 _TRIES: Final = 3
 """Flights that one request waits for: the first may have been for versions of before."""
 
@@ -137,7 +132,7 @@ class Tokens:
         return token.shown("stale", now_s) if now_s - entry.since_s < maker.max_stale_s else None
 
     def _may_try(self, entry: Entry, inputs: Inputs) -> bool:
-        return self._now_s() >= entry.retry_s or not _alike(entry.failed, inputs)
+        return entry.failures.allow(inputs, self._now_s())
 
     async def read(self, key: Hashable, maker: Maker, inputs: Inputs, workload: str) -> TokenParts:
         """The token, waited for where it has to be.
@@ -156,9 +151,9 @@ class Tokens:
             token, now_s = entry.token, self._now_s()
             if token is not None and now_s < token.ends_s and token.of(inputs):
                 return token.shown("miss", now_s)
-            if entry.failure is not None and _alike(entry.failed, inputs):
+            if entry.failures.are_of(inputs):
                 break
-        raise self._again(entry)
+        raise entry.failures.again(self._now_s())
 
     async def other(
         self, key: Hashable, maker: Maker, inputs: Inputs, workload: str, used: SealedSecret
@@ -249,7 +244,7 @@ class Tokens:
             result = self._failed(entry, inputs, Refusal(Code.INTERNAL, "The token could not be made."))
         else:
             self._put(entry, token)
-            entry.failure, entry.failed, entry.failures, entry.retry_s = None, None, 0, 0.0
+            entry.failures.forget()
             result = "ok"
         finally:
             entry.flight = None
@@ -276,28 +271,9 @@ class Tokens:
             before.drop()
 
     def _failed(self, entry: Entry, inputs: Inputs, refusal: Refusal) -> str:
-        if not _alike(entry.failed, inputs):
-            entry.failures = 0
-        entry.failures += 1
-        first_s, most_s = _DOWN if refusal.status == 503 else _REFUSED
-        pause_s = min(first_s * 2 ** min(entry.failures - 1, 10), most_s) * (0.5 + self._jitter() / 2)
-        if refusal.retry_after_s is not None and refusal.retry_after_s > 1.0:
-            # More was asked for; believed up to a bound.
-            pause_s = max(pause_s, min(refusal.retry_after_s, _ASKED_MOST_S))
-        entry.failure, entry.failed, entry.retry_s = refusal, inputs, self._now_s() + pause_s
-        if entry.failures == 1:
+        if entry.failures.note(inputs, refusal, self._now_s(), self._jitter()):
             _log.warning("%s", refusal.message)
         return refusal.code.value
-
-    def _again(self, entry: Entry) -> Refusal:
-        """A fresh exception: one object raised to many waiters would gather all their tracebacks."""
-        failure = entry.failure
-        if failure is None:
-            return Refusal(Code.SECRET_UNAVAILABLE, "The token was not made.", retry_after_s=1.0)
-        wait_s = failure.retry_after_s
-        if wait_s is not None:
-            wait_s = max(wait_s, entry.retry_s - self._now_s())
-        return Refusal(failure.code, failure.message, retry_after_s=wait_s)
 
     async def close(self) -> None:
         """Ends flights, and drops everything."""
@@ -308,10 +284,3 @@ class Tokens:
         for entry in self._entries.values():
             self._put(entry, None)
         self._entries.clear()
-
-
-def _alike(known: Inputs | None, inputs: Inputs) -> bool:
-    """Whether what failed was for these versions."""
-    return (
-        known is not None and known.keys() == inputs.keys() and all(inputs[ref].same(one) for ref, one in known.items())
-    )

@@ -269,6 +269,20 @@ def test_a_preset_that_derives_gives_way(load: Load) -> None:
     assert "inject" in routes["sandbox"].presets.keys
 
 
+def test_a_preset_that_shows_a_certificate_implies_no_secret(load: Load) -> None:
+    spec = (
+        load(
+            "presets: {mine: {match: {host: a.test}, inject: {bearer: '{token}'}, derive: {client_credentials:\n"
+            "  {token_url: 'https://a.test/t', client_id: c, client_cert: {path: secret/m, cert: c, key: k}}}}}\n"
+            "routes: {r: {use: mine, allow: w}}\n"
+        )
+        .routes["r"]
+        .credential
+    )
+    assert spec is not None
+    assert [secret.path for secret in spec.secrets.values()] == ["secret/m"]
+
+
 def test_the_endpoint_of_a_preset_is_bound_by_rights(load: Load) -> None:
     use = "routes: {r: {use: {preset: vertex, region: us-central1}, allow: w}}\n"
     hosts = tuple(
