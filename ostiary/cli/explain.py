@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import Any
+from typing import Any, Final
 
 from ostiary.cli.common import CommandFailed, add_config, config_of
+
+_SHOWN_TO: Final = {
+    "tls.client_cert": ", a certificate shown to the upstream",
+    "derive.client_cert": ", a certificate shown to the token endpoint",
+}
+"""By the names that certificates have among the secrets of a credential."""
 
 
 def add(commands: Any) -> None:
@@ -67,6 +73,20 @@ def command(options: argparse.Namespace) -> int:
     return 0 if shown["allowed"] else 1
 
 
+def _secret(secret: dict[str, Any]) -> str:
+    """One secret, how long it serves, and who is shown it, where it is a certificate."""
+    field = f" field {secret['field']}" if "field" in secret else ""
+    version = f" version {secret['version']}" if "version" in secret else ""
+    if "common_name" in secret:
+        life = f"issued for {secret['common_name']}"
+    elif "engine" in secret:
+        life = f"lent by {secret['engine']}"
+    else:
+        life = f"ttl {secret['ttl_s']:g} s, max_stale {secret['max_stale_s']:g} s"
+    mount = f"{secret['mount']}/" if "mount" in secret else ""
+    return f"{mount}{secret['path']}{field}{version} ({life}){_SHOWN_TO.get(secret['name'], '')}"
+
+
 def _lines(shown: dict[str, Any]) -> list[str]:
     """The same for people."""
     asked = f"{shown['method']} {shown['url']} by {shown['workload']}"
@@ -83,12 +103,7 @@ def _lines(shown: dict[str, Any]) -> list[str]:
         lines.append(
             f"  listener  {shown['listener']}{' leads to ' + shown['upstream'] if 'upstream' in shown else ''}"
         )
-    for secret in shown.get("secrets", ()):
-        field = f" field {secret['field']}" if "field" in secret else ""
-        version = f" version {secret['version']}" if "version" in secret else ""
-        lines.append(
-            f"  secret    {secret['path']}{field}{version} (ttl {secret['ttl_s']:g} s, max_stale {secret['max_stale_s']:g} s)"
-        )
+    lines.extend(f"  secret    {_secret(secret)}" for secret in shown.get("secrets", ()))
     if "derive" in shown:
         derive = shown["derive"]
         asked = f" at {derive['host']}:{derive['port']}" if "host" in derive else ", signed here"

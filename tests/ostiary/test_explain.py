@@ -204,3 +204,25 @@ def test_a_reverse_listener(tmp_path: Path) -> None:
     assert b"other" not in named.stdout
     assert command("explain", "GET", "http://in.test:8080/v1/x", cwd=tmp_path).returncode == 1
     assert b"there are local" in command("explain", "--listener", "x", "GET", "https://a.test/", cwd=tmp_path).stderr
+
+
+def test_what_is_made_when_it_is_asked_for(folder: Path) -> None:
+    """A certificate that is issued, and what is lent, have no ttl of their own to tell."""
+    settings = SETTINGS.replace("secrets_file: s.sealed\n", "").replace(
+        "secrets_key: {file: s.key}", 'vault: {addresses: ["http://127.0.0.1:1"], auth: {method: token_file, file: t}}'
+    )
+    (folder / "ostiary.yaml").write_text(settings)
+    shown = "{pki: {role: egress, common_name: billing}}"
+    (folder / "policy.yaml").write_text(
+        "workloads: {billing: {proofs: {any: true}}}\nroutes:\n"
+        f"  made: {{match: {{host: a.test}}, allow: billing, tls: {{client_cert: {shown}}}, inject: {{bearer: '{{token}}'}},\n"
+        f"         derive: {{client_credentials: {{token_url: 'https://login.test/t', client_id: me, client_cert: {shown}}}}}}}\n"
+        "  lent: {match: {host: b.test}, allow: billing, secret: {path: aws/creds/reader, engine: aws, field: secret_key}, inject: {bearer: '{secret}'}}\n"
+    )
+    told = [command("explain", "GET", f"https://{host}/", cwd=folder) for host in ("a.test", "b.test")]
+    assert [one.returncode for one in told] == [0, 0], told
+    made, lent = (one.stdout.decode() for one in told)
+    assert "  secret    pki/sign/egress (issued for billing), a certificate shown to the token endpoint\n" in made
+    assert "  secret    pki/sign/egress (issued for billing), a certificate shown to the upstream\n" in made
+    assert "  derive    client_credentials at login.test:443\n" in made
+    assert "  secret    aws/creds/reader field secret_key (lent by aws)\n" in lent
