@@ -55,7 +55,7 @@ class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, waits: bool) -> None:
         self.read, self.opened = asyncio.Event(), 0
         self.audit = Audit(waits=waits)
-        secrets = [SimpleNamespace(name=name, version="1", cache="miss") for name in ("one", "two")]
+        secrets = [SimpleNamespace(name=name, version="1", cache="miss", lease="") for name in ("one", "two")]
         sealed = SimpleNamespace(secrets=tuple(secrets))
 
         async def seal(_needs: object, _source: object, _workload: str) -> object:
