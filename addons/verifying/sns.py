@@ -79,15 +79,20 @@ def claim_sns(verifier: SnsVerifier, request: Outgoing, now_s: float) -> Certifi
     text = "".join([f"{name}\n{_text(message, name)}\n" for name in lines if name != "Subject" or "Subject" in message])
 
     def holds(key: rsa.RSAPublicKey) -> bool:
-        # SHA-1 is what SNS signs with unless the topic says otherwise (SignatureVersion 1).
-        digest = hashes.SHA256() if version == "2" else hashes.SHA1()  # noqa: S303 - see above
-        try:
-            key.verify(signature, text.encode(), padding.PKCS1v15(), digest)
-        except InvalidSignature:
-            return False
-        return True
+        return made_by(key, signature, text.encode(), version)
 
     return CertificateClaim(host, path, holds)
+
+
+def made_by(key: rsa.RSAPublicKey, signature: bytes, text: bytes, version: str) -> bool:
+    """Whether a signature of this SignatureVersion, RSASSA-PKCS1-v1_5, was made with the key of a certificate."""
+    # SHA-1 is what SNS signs with unless the topic says otherwise (SignatureVersion 1).
+    digest = hashes.SHA256() if version == "2" else hashes.SHA1()  # noqa: S303 - see above
+    try:
+        key.verify(signature, text, padding.PKCS1v15(), digest)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def certificate_place(topic: str, url: str) -> tuple[str, str]:
