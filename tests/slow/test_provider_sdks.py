@@ -73,7 +73,9 @@ PROVIDERS: dict[str, Provider] = {
     "databricks": Provider("dbc-1.cloud.databricks.com", {"userName": "hello"}, parameters={"tenant": "dbc-1"}, sdk="databricks-sdk"),
     "datadog": Provider("api.datadoghq.com", {"valid": True}, printed="True", header="DD-API-KEY", value="{}", fields={"api_key": "{}", "application_key": "app"}, sdk="datadog-api-client"),
     "deepseek": Provider("api.deepseek.com", CHAT, fields=KEY, sdk="openai"),
+    "discord": Provider("discord.com", {"id": "1", "username": "hello", "discriminator": "0", "avatar": None, "name": "hello", "description": "", "icon": None, "rpc_origins": [], "bot_public": True, "bot_require_code_grant": False, "owner": {"id": "1", "username": "hello", "discriminator": "0", "avatar": None}, "verify_key": "", "summary": ""}, value="Bot {}", sdk="discord-py"),
     "elastic": Provider("acme.es.eu-west-1.aws.elastic.cloud", {"name": "hello", "cluster_name": "c", "cluster_uuid": "u", "tagline": "You Know, for Search", "version": {"number": "9.1.0", "build_flavor": "default"}}, value="ApiKey {}", fields=KEY, parameters={"tenant": "acme", "region": "eu-west-1", "cloud": "aws"}, sdk="elasticsearch"),
+    "github": Provider("api.github.com", {"id": 1, "full_name": "octocat/Hello-World", "url": "https://api.github.com/repos/octocat/Hello-World", "description": "hello"}, sdk="pygithub"),
     "gitlab": Provider("gitlab.com", {"id": 7, "name": "hello"}, header="PRIVATE-TOKEN", value="{}", sdk="python-gitlab"),
     "groq": Provider("api.groq.com", CHAT, fields=KEY),
     "holysheep": Provider("api.holysheep.ai", CHAT, fields=KEY, sdk="openai"),
@@ -87,6 +89,7 @@ PROVIDERS: dict[str, Provider] = {
     "pagerduty": Provider("api.pagerduty.com", {"user": {"id": "PU1", "name": "hello"}}, value="Token token={}", fields=KEY),
     "pypi": Provider("upload.pypi.org", b"", printed="uploaded", value="Basic __token__:{}", sdk="twine"),
     "sendgrid": Provider("api.sendgrid.com", {"scopes": ["hello"]}, fields=KEY),
+    "sentry": Provider("sentry.io", [{"id": "1", "slug": "hello", "name": "hello", "dateCreated": "2026-01-01T00:00:00Z", "isEarlyAdopter": False, "require2FA": False, "requireEmailVerification": False, "features": []}], sdk="sentry-cli"),
     "shopify": Provider("acme.myshopify.com", {"shop": {"id": 1, "name": "hello"}}, header="X-Shopify-Access-Token", value="{}", parameters=TENANT, sdk="shopifyapi"),
     "slack": Provider("slack.com", {"ok": True, "ts": "hello"}, sdk="slack-sdk"),
     "twilio": Provider("api.twilio.com", {"sid": "hello"}, value="Basic AC1:{}", fields={"account_sid": "AC1", "auth_token": "{}"}),
@@ -105,6 +108,7 @@ def locked(distribution: str) -> str:
 def test_what_presets_say_is_what_is_driven_here() -> None:
     driven = {name: f"{row.sdk or name} {locked(row.sdk or name)}" for name, row in PROVIDERS.items()}
     elsewhere = {"anthropic", "gemini", "stripe"}  # tests/clients/test_preset_sdks.py
+    elsewhere |= {"docker-hub", "github-git", "linear", "npm"}  # test_provider_tools.py
     said = {name: built_in(name).driven for name in built_in_names() if built_in(name).driven and name not in elsewhere}
     assert said == driven
 

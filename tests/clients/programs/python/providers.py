@@ -113,6 +113,28 @@ def deepseek() -> object:
     return _compatible("https://api.deepseek.com", "DEEPSEEK_API_KEY")
 
 
+def discord() -> object:
+    import asyncio
+
+    import aiohttp
+    import discord
+    import urllib3
+
+    url = urllib3.util.parse_url(os.environ["HTTPS_PROXY"])
+    name, _, password = (url.auth or "").partition(":")
+
+    async def who() -> str:
+        client = discord.Client(
+            intents=discord.Intents.none(), proxy=f"{url.scheme}://{url.netloc}",
+            proxy_auth=aiohttp.BasicAuth(name, password),
+        )  # fmt: skip
+        async with client:
+            await client.login(os.environ["DISCORD_TOKEN"])
+            return client.user.name
+
+    return asyncio.run(who())
+
+
 def elastic() -> object:
     from elasticsearch import Elasticsearch
 
@@ -121,6 +143,12 @@ def elastic() -> object:
         node_class="requests", ca_certs=os.environ["SSL_CERT_FILE"],
     )  # fmt: skip
     return client.info()["name"]
+
+
+def github() -> object:
+    from github import Auth, Github
+
+    return Github(auth=Auth.Token(os.environ["GITHUB_TOKEN"])).get_repo("octocat/Hello-World").description
 
 
 def gitlab() -> object:
@@ -210,6 +238,17 @@ def sendgrid() -> object:
 
     client = sendgrid.SendGridAPIClient(os.environ["SENDGRID_API_KEY"])
     return client.client.scopes.get().to_dict["scopes"][0]
+
+
+def sentry() -> object:
+    import subprocess
+    from pathlib import Path
+
+    command = [str(Path(sys.executable).parent / "sentry-cli"), "organizations", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return next(word for word in done.stdout.split() if word.startswith("hel"))
 
 
 def shopify() -> object:
