@@ -41,13 +41,13 @@ ACCESS = "AKIAREALKEYOFTHEROUTE"
 
 
 class Verifier:
-    """botocore in an environment of its own, asked line by line."""
+    """The code of an SDK in an environment of its own, asked line by line: botocore's unless said otherwise."""
 
-    def __init__(self, python: Path, **key: Any) -> None:
+    def __init__(self, python: Path, program: str = "aws_verify.py", **key: Any) -> None:
         self._lock = threading.Lock()
         self.asked = 0
         self._process = subprocess.Popen(
-            [str(python), str(PROGRAMS / "python" / "aws_verify.py")],
+            [str(python), str(PROGRAMS / "python" / program)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(),
         )  # fmt: skip
         self._say(key)
@@ -59,9 +59,12 @@ class Verifier:
 
     def judge(self, method: str, host: str, target: str, headers: list[tuple[str, str]], sha256: str) -> str:
         """What is wrong with a request; empty: nothing."""
+        return self.ask({"method": method, "host": host, "target": target, "headers": headers, "sha256": sha256})
+
+    def ask(self, request: dict[str, object]) -> str:
         with self._lock:
             self.asked += 1
-            self._say({"method": method, "host": host, "target": target, "headers": headers, "sha256": sha256})
+            self._say(request)
             assert self._process.stdout is not None
             return str(json.loads(self._process.stdout.readline()))
 
@@ -74,8 +77,8 @@ class Verifier:
 
 
 @contextmanager
-def verifying(python: Path, **key: Any) -> Iterator[Verifier]:
-    verifier = Verifier(python, **key)
+def verifying(python: Path, program: str = "aws_verify.py", **key: Any) -> Iterator[Verifier]:
+    verifier = Verifier(python, program, **key)
     try:
         yield verifier
     finally:
@@ -139,7 +142,7 @@ def test_boto3_is_signed_anew(
     secret = {"id": ACCESS, "key": canary()} | ({"token": canary()} if session else {})
     token = ', session_token: "{secret.token}"' if session else ""
     known = {"access": ACCESS, "secret": secret["key"], "token": secret.get("token")}
-    with verifying(client_python, **known) as verifier:
+    with verifying(client_python, "aws_verify.py", **known) as verifier:
         cloud = Cloud(verifier)
         api = upstream(cloud, names=tuple(HOSTS))
         proxy = ostiary(
