@@ -5,12 +5,14 @@ holds the page against them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from ostiary.explain import puts, signs
 from policies import load_texts
-from policies.document import Mapping, Scalar, Sequence
+from policies.document import Mapping as MappingNode
+from policies.document import Scalar, Sequence
 from policies.faults import Place
 from policies.model import Route
 from policies.preset import UNTESTED, Preset, built_in, built_in_names, hosts_of
@@ -22,10 +24,33 @@ HEAD = """\
 
 Written by `python -m tools.presets` from `policies/presets/`: change those files, not this page. What `use:` does: [policies](policy.md#presets).
 
-`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `driven` is the SDK that a test runs under `ostiary exec` with nothing but `use:`, against a server that takes the right credential alone (`tests/slow/test_provider_sdks.py`, `tests/clients/test_preset_sdks.py`); what such a client must be told of proxy and roots stands in `tests/clients/programs/python/providers.py`. `untested`: neither. No provider was called: every example request below is run through the policy and the injectors or signers by a test. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
+`checked` is the day on which the provider's page, in a stored copy, was read for the host and the place of the credential. `driven` is the SDK or tool that a test runs under `ostiary exec` with nothing but `use:`, against a server that takes the right credential alone ([which against which](#which-sdk-was-driven-against-which-server)); what such a client must be told of proxy and roots stands in `tests/clients/programs/python/providers.py`. `untested`: neither. No provider was called: every example request below is run through the policy and the injectors or signers by a test. The denied paths are those known to mint or show credentials; they are no complete list of what a key can do, and a provider that reads paths without regard to case would read others too. A secret's path is `secret/egress/NAME` unless the route says otherwise.
 
-Where a preset says `token`, it [derives](deriving.md) one of the secret; a grant of another kind beside `use` takes its place. Missing: usage meters, models and rate limits of a provider. AWS presets take keys without a session token. An AWS service that has no preset is written as a route with `sign`.
+Where a preset says `token`, it [derives](deriving.md) one of the secret; a grant of another kind beside `use` takes its place. Missing: usage meters, models and rate limits of a provider. AWS presets take keys without a session token. `snowflake` is held against its documentation alone: Snowflake's own clients log in under other paths and with a password, which this preset does not let through. An AWS service that has no preset is written as a route with `sign`.
 """
+
+SDKS: Final = "tests/slow/test_provider_sdks.py"
+TOOLS: Final = "tests/slow/test_provider_tools.py"
+PRESET_SDKS: Final = "tests/clients/test_preset_sdks.py"
+COMPARES: Final = "a scripted server that compares the credential"
+RECOMPUTES: Final = "a scripted server that recomputes the signature with botocore"
+AGAINST: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("aws-bedrock", "aws-dynamodb", "aws-s3", "aws-sqs"), (RECOMPUTES, SDKS)),
+    **dict.fromkeys(("anthropic", "gemini", "openai"), ("a scripted server with streams; it compares the credential", PRESET_SDKS)),
+    "docker-hub": ("a scripted registry with its token service and blob store, by the docker command too", TOOLS),
+    "github-git": ("git's own `git http-backend`: clone and push", TOOLS),
+    "linear": (COMPARES, TOOLS),
+    "npm": ("a scripted registry: install and publish", TOOLS),
+    "stripe": (f"{COMPARES}; stripe-mock (`tests/clients/test_stripe_mock.py`, without the preset)", PRESET_SDKS),
+}  # fmt: skip
+"""What stood behind a driven preset, and the test; every other one: `COMPARES`, `SDKS`."""
+DRIVEN: Final = """\
+## Which SDK was driven against which server
+
+Each in the version of its lock file (`requirements/sdks.txt`, `requirements/clients.txt`, `package-lock.json`); git is the machine's. SDKs of what has no preset: [signers](signing.md#what-was-driven-against-what), [webhooks](verifying.md#what-was-driven-against-what), [clients](../guides/clients.md).
+
+| SDK or tool | preset | server | test |
+|---|---|---|---|"""
 
 
 def main() -> int:
@@ -42,9 +67,15 @@ def render() -> str:
         f"| [`{one.name}`](#{one.name}) | {_codes(hosts_of(one))} | {_codes(one.parameters) or '-'} | {_known(one)} |"
         for one in presets
     ]
+    parts += ["", DRIVEN, *map(_driven, sorted((one for one in presets if one.driven), key=lambda one: one.driven))]
     for one in presets:
         parts += ["", *_section(one)]
     return "\n".join(parts) + "\n"
+
+
+def _driven(preset: Preset) -> str:
+    server, test = AGAINST.get(preset.name, (COMPARES, SDKS))
+    return f"| {preset.driven} | `{preset.name}` | {server} | `{test}` |"
 
 
 def _section(preset: Preset) -> list[str]:
@@ -89,7 +120,7 @@ def _denied(preset: Preset) -> list[str]:
     found: list[str] = []
     deny = preset.route.get("deny")
     for item in deny.value.items if deny is not None and isinstance(deny.value, Sequence) else ():
-        texts = {entry.key: _texts(entry.value) for entry in item} if isinstance(item, Mapping) else {}
+        texts = {entry.key: _texts(entry.value) for entry in item} if isinstance(item, MappingNode) else {}
         methods = f"{' '.join(texts['methods'])} " if "methods" in texts else ""
         found += [f"`{methods}{path}`" for path in texts.get("paths", ())]
     return found

@@ -19,7 +19,6 @@ from addons.deriving.jws import _signature
 from addons.refusal import Code, Refusal
 from addons.signing.hmac_lines import sign_hmac
 from addons.signing.keys import public_key
-from addons.signing.outgoing import Outgoing
 from addons.verifying.hmac_lines import claim_hmac
 from addons.verifying.http_message import verified_by
 from addons.verifying.sns import made_by
