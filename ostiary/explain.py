@@ -56,6 +56,7 @@ from policies.verify import (
     Verifier,
     WebhookVerifier,
     references_of_verifier,
+    verifying_use,
 )
 
 _URL: Final = re.compile(
@@ -403,9 +404,11 @@ def verifies(verifier: Verifier) -> str:
     """What must be signed, in a few words."""
     match verifier:
         case HmacVerifier(form=form, keys=keys):
+            use = verifying_use(verifier)
+            held = _keys(len(keys)) if use is None else f"key {use.key.mount}/keys/{use.key.key} of Vault"
             once = "each nonce once" if form.nonce is not None else "no nonce"
             place = f"{'header' if form.signature.place == 'header' else 'query parameter'} {form.signature.name}"
-            return f"hmac ({form.algorithm}) in {place}, {_keys(len(keys))}, {once}, within {verifier.max_skew_s:g} s"
+            return f"hmac ({form.algorithm}) in {place}, {held}, {once}, within {verifier.max_skew_s:g} s"
         case MessageVerifier(algorithm=algorithm, keys=named):
             return f"http_message ({algorithm}), {_keys(len(named))}, within {verifier.max_skew_s:g} s"
         case WebhookVerifier(scheme=scheme, keys=keys, max_skew_s=skew_s):

@@ -259,6 +259,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "verify_hmac": {
         "keys": _KEYS,
+        "transit": "A key that stays in Vault, in the place of keys: Vault computes what the signature must be.",
         "max_skew": _MAX_SKEW,
         "key_encoding": _KEY_ENCODING,
         "algorithm": "The hash inside the HMAC: sha256 unless it stands here.",

@@ -211,7 +211,7 @@ _KEYS: Final[Schema] = _one_or_list(_KEY)
 VERIFY_HMAC: Final[Keys] = {
     "keys": _KEYS,
     "max_skew": _DURATION,
-    **{key: schema for key, schema in HMAC.items() if key not in {"key", "transit"}},
+    **{key: schema for key, schema in HMAC.items() if key != "key"},
 }
 VERIFY_MESSAGE: Final[Keys] = {
     "keys": _map(_KEY),
@@ -426,7 +426,6 @@ LATER: Final[Mapping[str, Mapping[str, str]]] = {
         "scopes": "scopes come with JWT identity",
         "models": "model access control comes later",
     },
-    "verify_hmac": {"transit": "keys that stay in Vault come later here; store the key"},
     "verify_message": {"transit": "keys that stay in Vault come later here; store the key"},
     "egress": {"source": "a fixed source address comes later", "via": "parent proxies come later"},
     "reply": {

@@ -18,6 +18,7 @@ from policies.model import CredentialSpec, HostPattern, PeerProof, Route, Worklo
 from policies.paths import may_overlap, parse_pattern
 from policies.rights import Rights
 from policies.sign import transit_use
+from policies.verify import verifying_use
 
 _EVERYTHING: Final = (parse_pattern("/**"),)
 
@@ -129,10 +130,9 @@ def _beyond(route: Route, rights: Rights) -> str | None:
         for spec in credential.secrets.values() if isinstance(credential, CredentialSpec) else ():
             if not rights.secret(spec):
                 return f"reads secret {shown_secret(spec)}, which its file may not"
-    for signer in route.sign:
-        use = transit_use(signer)
+    for use in (*map(transit_use, route.sign), verifying_use(route.verify)):
         if use is not None and not rights.secret(spec_of_key(use.key)):
-            return f"signs with key {shown_secret(spec_of_key(use.key))}, which its file may not"
+            return f"uses key {shown_secret(spec_of_key(use.key))}, which its file may not"
     guarded = {"egress": route.egress, "tls.ca_file": route.ca_file, "allow_cleartext": route.allow_cleartext or None}
     for word, found in guarded.items():
         if found is not None and word not in rights.define:

@@ -298,8 +298,9 @@ class Limits:
 
     def _transit(self, node: Node, rights: Rights) -> None:
         """Keys that stay in Vault: `secrets` names them as MOUNT/keys/NAME."""
-        for signer in _items(_at(node, "sign")):
-            for kind in signer if isinstance(signer, MappingNode) else ():
+        users = [(word, user) for word in ("sign", "verify") for user in _items(_at(node, word))]
+        for word, user in users:
+            for kind in user if isinstance(user, MappingNode) else ():
                 written = _at(kind.value, "transit")
                 texts = {
                     key: one.text
@@ -313,7 +314,7 @@ class Limits:
                 if not rights.secret(spec):
                     self._add(
                         written.place,
-                        f"this file may not sign with key {shown_secret(spec)}",
+                        f"this file may not {word} with key {shown_secret(spec)}",
                         f"add {shown_secret(spec)} to secrets",
                         rights,
                     )

@@ -55,8 +55,13 @@ def key_of(keys: Fields, context: Context, *, alone: bool = False) -> Template |
     """The key of this signer: `key`, or `transit`; one of them must be there, and not both."""
     if "transit" not in keys:
         return template_of(keys, "key", context, secret=True, alone=alone) if keys.require("key") else None
-    if "key" in keys:
-        context.faults.add(keys.place_of("transit"), f"{keys.what} has both key and transit", "keep one of them")
+    return transit_of(keys, "key", context)
+
+
+def transit_of(keys: Fields, other: str, context: Context) -> TransitKey | None:
+    """The key under `transit`, which stands there in the place of `other`."""
+    if other in keys:
+        context.faults.add(keys.place_of("transit"), f"{keys.what} has both {other} and transit", "keep one of them")
         return None
     if "key_encoding" in keys:
         context.faults.add(keys.place_of("key_encoding"), "a key that stays in Vault has no key_encoding", "remove it")

@@ -13,7 +13,8 @@ from policies.load_parts import Context
 from policies.load_reverse import read_upstream
 from policies.load_sign_hmac import read_form
 from policies.load_sign_message import LABEL, read_components
-from policies.sign import KeyEncoding, MessageAlgorithm
+from policies.load_sign_parts import transit_of
+from policies.sign import KeyEncoding, MessageAlgorithm, TransitKey
 from policies.template import Template, TemplateError, parse_template
 from policies.verify import (
     MAX_SKEW_S,
@@ -66,11 +67,19 @@ def read_verifier(route: str, keys: Fields, context: Context) -> Verifier | None
 
 
 def _hmac(route: str, node: Node, context: Context) -> HmacVerifier | None:
-    keys = Fields(node, context.faults, f"hmac of route {route}", known=VERIFY_HMAC, later=LATER["verify_hmac"])
-    if not isinstance(node, MappingNode) or _later(node, "verify_hmac") or not keys.require("keys"):
+    keys = Fields(node, context.faults, f"hmac of route {route}", known=VERIFY_HMAC)
+    if not isinstance(node, MappingNode):
         return None
-    found = _keys(keys, context, alone=False)
-    form = read_form(keys, context, found[0] if found else None, nonce=True)
+    found: tuple[Template, ...] = ()
+    key: Template | TransitKey | None
+    if "transit" in keys:
+        key = transit_of(keys, "keys", context)
+    elif keys.require("keys"):
+        found = _keys(keys, context, alone=False)
+        key = found[0] if found else None
+    else:
+        return None
+    form = read_form(keys, context, key, nonce=True)
     skew_s = _skew(keys, context)
     if form is None:
         return None

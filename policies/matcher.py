@@ -26,7 +26,7 @@ from policies.model import (
 )
 from policies.paths import DEEP, END, PathPattern, parse_pattern, read_path
 from policies.sign import TransitUse, transit_use
-from policies.verify import VERIFIED
+from policies.verify import VERIFIED, verifying_use
 
 if TYPE_CHECKING:
     from policies.examples import PolicyTest
@@ -257,8 +257,8 @@ class Policy:
         """What is asked of each key that stays in Vault, each once, with a name of a route that asks it."""
         found: dict[TransitUse, str] = {}
         for route in self.routes.values():
-            for signer in route.sign:
-                if (use := transit_use(signer)) is not None:
+            for use in (*map(transit_use, route.sign), verifying_use(route.verify)):
+                if use is not None:
                     found.setdefault(use, route.name)
         return tuple((name, use) for use, name in found.items())
 

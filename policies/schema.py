@@ -21,7 +21,6 @@ REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "preset": ("match",),
     "example": ("method", "url", "put"),
     "basic": ("username", "password"),
-    "verify_hmac": ("keys",),
     "verify_message": ("keys", "algorithm", "components"),
     "webhook": ("keys",),
     "webhook_untimed": ("keys",),

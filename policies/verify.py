@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from policies.sign import REQUEST_PARTS, Component, HmacSigner, KeyEncoding, MessageAlgorithm
+from policies.sign import (
+    REQUEST_PARTS,
+    Component,
+    HmacSigner,
+    KeyEncoding,
+    MessageAlgorithm,
+    TransitUse,
+    transit_use,
+)
 from policies.template import FieldRef, Template
 
 VERIFIED: Final = "verified"
@@ -24,7 +32,9 @@ SCHEMES: Final[tuple[Scheme, ...]] = ("stripe", "github", "slack", "twilio", "st
 
 @dataclass(frozen=True, slots=True)
 class HmacVerifier:
-    """`hmac:`. `form` is the signer whose signatures are taken; its key is the first of `keys`."""
+    """`hmac:`. `form` is the signer whose signatures are taken; its key is the first of `keys`, or one that stays in Vault:
+    then there are no others.
+    """
 
     keys: tuple[Template, ...]
     form: HmacSigner
@@ -91,6 +101,11 @@ def keys_of(verifier: Verifier) -> tuple[Template, ...]:
             return tuple(key for _, key in named)
         case SnsVerifier():
             return ()
+
+
+def verifying_use(verifier: Verifier | None) -> TransitUse | None:
+    """What a verifier asks of a key that stays in Vault, if it has one."""
+    return transit_use(verifier.form) if isinstance(verifier, HmacVerifier) else None
 
 
 def references_of_verifier(verifier: Verifier | None) -> tuple[FieldRef, ...]:

@@ -73,8 +73,14 @@ class Keys:
         self._observer = observer
         self._versions: OrderedDict[KeyRef, str] = OrderedDict()
 
-    async def sign(self, ref: KeyRef, operation: Operation, text: bytes) -> SealedSecret:
+    async def sign(self, ref: KeyRef, operation: Operation, text: bytes, *, in_use: bool = True) -> SealedSecret:
         """A signature, sealed.
+
+        Args:
+            ref: the key.
+            operation: what it is asked for.
+            text: what is signed.
+            in_use: False where its version is only tried: nobody is told then that this one is in use.
 
         Raises:
             SecretUnavailable, SecretDenied, SecretMissing, SecretMalformed.
@@ -93,7 +99,8 @@ class Keys:
         finally:
             self._observer.secret_read("vault", result)
         self._observer.secret_cache("bypass")
-        self._used(ref, made.version)
+        if in_use:
+            self._used(ref, made.version)
         return SealedSecret(ref.name, made, cache="bypass", age_s=0.0)
 
     def _used(self, ref: KeyRef, version: str) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of keys that stay in Vault, for one request: asked for, recorded, and only then opened.
+"""Signatures of keys that stay in Vault, for one request, to send or to compare: asked for, recorded, and only then opened.
 
 A signature is a credential. The record names the key and the version that made it, so it can be written only when the
 signature is there; it is durable before the signature is taken out of its `SealedSecret` and put into the request.
@@ -8,7 +8,9 @@ Whatever fails, nothing has left yet.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable
+from dataclasses import replace
 
 from addons.audit import Fields, OpenRecord
 from addons.credentials import Credential, Openings, refusal_for
@@ -35,6 +37,16 @@ def note_opened(exchange: Exchange, record: OpenRecord) -> None:
     """Adds a record to those of an exchange: whoever settles it closes them all."""
     before = exchange.forget(Openings)
     exchange.put(Openings((*(before.records if before is not None else ()), record)))
+
+
+def name_of(use: TransitUse) -> str:
+    """What audit and metrics call a key."""
+    return _ref(use).name
+
+
+def _ref(use: TransitUse) -> KeyRef:
+    key = use.key
+    return KeyRef(key.key, key.mount, key.namespace, key.version)
 
 
 class RemoteKeys:
@@ -68,17 +80,40 @@ class RemoteKeys:
 
         return await signing.sign_remotely(request, credential, self._parts.clock.wall_s(), self._ask, beside)
 
+    async def is_made(self, use: TransitUse, text: bytes, signature: bytes) -> bool:
+        """Whether an HMAC was made with the newest version of a key or with the one before it, or with the pinned one: of
+        a rotation, both sides do not learn at once. Raises as `sign` does.
+        """
+        made, version = await self._made(use, text)
+        if hmac.compare_digest(made, signature):
+            return True
+        if use.key.version is not None or version < 2:
+            return False
+        try:
+            before = replace(use, key=replace(use.key, version=version - 1))
+            made, _ = await self._made(before, text, in_use=False)
+        except Refusal as refusal:
+            if refusal.code is not Code.SECRET_MISSING:
+                raise
+            # Vault lets nobody compute with it any more.
+            return False
+        return hmac.compare_digest(made, signature)
+
     async def _ask(self, use: TransitUse, text: bytes) -> bytes:
+        made, _ = await self._made(use, text)
+        return made
+
+    async def _made(self, use: TransitUse, text: bytes, *, in_use: bool = True) -> tuple[bytes, int]:
+        """A signature, and the version of the key that made it."""
         if len(text) > MAX_TEXT_BYTES:
             raise Refusal(
                 Code.BODY_TOO_LARGE,
-                f"This route signs with a key in Vault, which is sent at most {MAX_TEXT_BYTES} bytes to sign.",
+                f"The key of this route stays in Vault, which is sent at most {MAX_TEXT_BYTES} bytes to sign.",
             )
-        clock, exchange, key = self._parts.clock, self._exchange, use.key
-        ref = KeyRef(key.key, key.mount, key.namespace, key.version)
+        clock, exchange, ref = self._parts.clock, self._exchange, _ref(use)
         before_s = clock.monotonic_s()
         try:
-            sealed = await self._parts.keys.sign(ref, use.operation, text)
+            sealed = await self._parts.keys.sign(ref, use.operation, text, in_use=in_use)
         except StoreError as error:
             raise refusal_for(error) from None
         finally:
@@ -89,7 +124,7 @@ class RemoteKeys:
             self._parts.audit.close(record, {"outcome": "client_gone" if exchange.refused is None else "refused"})
             self._still_wanted()
         self._opened(record)
-        return sealed.unseal(record)[SIGNATURE].reveal_bytes()
+        return sealed.unseal(record)[SIGNATURE].reveal_bytes(), int(sealed.version)
 
     def _still_wanted(self) -> None:
         if self._exchange.settled:

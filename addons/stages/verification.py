@@ -11,6 +11,7 @@ the check is done.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import ssl
 from dataclasses import replace
@@ -18,13 +19,14 @@ from typing import Final
 
 from addons.audit import Fields, OpenRecord
 from addons.boundary import facts_of
-from addons.credentials import Needs, Openings, SealedCredential, field_name, release, seal, unseal
+from addons.credentials import Credential, Needs, Openings, SealedCredential, field_name, release, seal, unseal
 from addons.egress import destination
 from addons.exchange import Authority, Exchange, WorkloadIdentity
 from addons.injection.content import LARGE_BYTES
 from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.stages.plans import RoutePlan
+from addons.stages.remote_keys import RemoteKeys, name_of, note_opened
 from addons.state import StateError
 from addons.verifying.apply import Verifying
 from addons.verifying.certificates import Certificates, roots
@@ -32,6 +34,7 @@ from addons.verifying.claim import Claim, Single, invalid
 from addons.verifying.received import Verified, received
 from addons.verifying.sns import CertificateClaim
 from policies import Grant
+from policies.model import CredentialSpec
 from policies.verify import VERIFIED
 from vault.store import SealedSecret
 
@@ -39,6 +42,8 @@ CLOCKS_APART_S: Final = 60.0
 """How much longer a nonce is remembered than our clock takes its signature: processes that share the state may lag behind,
 and a clock may be set back.
 """
+_NOTHING: Final = CredentialSpec("", {})
+"""Of a route that reads no secret: its key stays in Vault."""
 
 
 class Verification:
@@ -78,25 +83,40 @@ class Verification:
                 self._parts.audit.close(record, {"outcome": "ok", "ms": elapsed_s * 1000})
 
     async def _keyed(self, exchange: Exchange, claim: Claim, *, large: bool) -> frozenset[str]:
-        """Names of the secrets that hold its keys."""
+        """Names of what holds its keys: secrets, or the key that stays in Vault."""
         spec = exchange.ask(Grant).credential
         if spec is None:
-            raise Refusal(Code.INTERNAL, "A signature was to be checked without a key.")
+            if claim.remote is None or claim.reads:
+                raise Refusal(Code.INTERNAL, "A signature was to be checked without a key.")
+            spec = _NOTHING
         needed = tuple((reference.entry, field_name(spec, reference)) for reference in claim.needed)
         before_s = self._parts.clock.monotonic_s()
         sealed = await seal(replace(Needs.of(spec, claim.reads), fields=needed), self._parts.secrets)
         _wanted(exchange)
         exchange.secret_ms = (self._parts.clock.monotonic_s() - before_s) * 1000
         await self._open(exchange, sealed)
-        credential = unseal(sealed, exchange.ask(Openings))
+        credential = unseal(sealed, exchange.ask(Openings) if sealed.secrets else Openings(()))
         try:
-            holds = await asyncio.to_thread(claim.holds, credential) if large else claim.holds(credential)
+            holds = await self._holds(exchange, claim, credential, large=large)
         finally:
             release(sealed)
         _wanted(exchange)
         if not holds:
             raise invalid("The signature was not made with a key of this route over what came.")
+        if claim.remote is not None:
+            return frozenset({name_of(claim.remote.use)})
         return frozenset(secret.name for secret in sealed.secrets)
+
+    async def _holds(self, exchange: Exchange, claim: Claim, credential: Credential, *, large: bool) -> bool:
+        """Whether the signature was made with a key of the route. Vault is asked after all that can be told without it."""
+        remote = claim.remote
+        if remote is None:
+            return await asyncio.to_thread(claim.holds, credential) if large else claim.holds(credential)
+        text = await asyncio.to_thread(remote.text, credential) if large else remote.text(credential)
+        _wanted(exchange)
+        facts: Fields = {**facts_of(exchange), "use": "verify"}
+        keys = RemoteKeys(self._parts, exchange, facts, functools.partial(note_opened, exchange))
+        return await keys.is_made(remote.use, text, remote.signature)
 
     async def _open(self, exchange: Exchange, sealed: SealedCredential) -> None:
         """A record for each secret; whoever settles the exchange meanwhile finds those that are open by then."""

@@ -20,7 +20,7 @@ from addons.credentials import Credential
 from addons.head import RequestHead
 from addons.injection.places import place
 from addons.refusal import Code, Refusal
-from policies.sign import TimestampForm
+from policies.sign import TimestampForm, TransitUse
 from policies.template import FieldRef
 
 MAX_SIGNATURE_BYTES: Final = 8 * 1024
@@ -52,6 +52,18 @@ class Claim:
     holds: Callable[[Credential], bool]
     """Whether it was made with one of the keys. Raises `Refusal`: a key is not usable."""
     single: Single | None = None
+    remote: Remote | None = None
+    """The key stays in Vault: then this tells, and `holds` does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A signature that Vault must be asked about."""
+
+    use: TransitUse
+    text: Callable[[Credential], bytes]
+    """What was signed. Raises `Refusal`: a secret that the text names is not usable."""
+    signature: bytes
 
 
 def invalid(sentence: str) -> Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from dataclasses import replace
@@ -18,6 +19,7 @@ from addons.signing.outgoing import Outgoing
 from addons.verifying.claim import (
     MAX_NONCE_BYTES,
     Claim,
+    Remote,
     Single,
     any_matches,
     invalid,
@@ -28,7 +30,7 @@ from addons.verifying.claim import (
     read_time,
     visible,
 )
-from policies.sign import REQUEST_PARTS, Encoding, SentName
+from policies.sign import REQUEST_PARTS, Encoding, SentName, transit_use
 from policies.template import Template
 from policies.verify import HmacVerifier, references_of_verifier
 
@@ -76,11 +78,18 @@ def claim_hmac(verifier: HmacVerifier, request: Outgoing, now_s: float) -> Claim
 
         return any_matches([signature], present(verifier.keys, made))
 
+    use = transit_use(form)
+    remote = None
+    if use is not None:
+        if len(signature) != hashlib.new(form.algorithm).digest_size:
+            # Vault need not be asked what it is not.
+            raise invalid("The signature is not as long as this route wants it.")
+        remote = Remote(use, lambda credential: signed_text(form, signed, credential, timestamp, nonce), signature)
     others = () if form.template is None else form.template.references
     secrets = tuple(one for one in others if one.entry not in REQUEST_PARTS)
-    needed = (*verifier.keys[0].references, *secrets)
+    needed = (*(verifier.keys[0].references if verifier.keys else ()), *secrets)
     single = Single(nonce, at_s + verifier.max_skew_s - now_s) if nonce else None
-    return Claim(references_of_verifier(verifier), needed, holds, single)
+    return Claim(references_of_verifier(verifier), needed, holds, single, remote)
 
 
 def _judge_cover(used: set[str], signed: Outgoing) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from policies.model import CredentialSpec, Route, SecretSpec
 from policies.verify import MAX_SKEW_S, SNS_MAX_SKEW_S
 from tests.harness.senders import Message, Sns, github, public_pem, slack, standard, stripe, twilio
 from tests.harness.signing import outgoing
+from vault.hashicorp.transit import MOST_WAITING
+from vault.keys import MAX_TEXT_BYTES
 from vault.secret import Secret
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "verifying.md"
@@ -112,8 +115,23 @@ def sns(route: Route) -> None:
     assert not claim.holds(Sns().private.public_key())
 
 
+def vaulted(route: Route) -> None:
+    """What Vault is asked for, and what is compared with its answer."""
+    lines = ["POST", "/v1/x?a=1", "host:api.example.com", "x-timestamp:{at}", "x-nonce:n", sha256(BODY).hexdigest()]
+    at = str(int(dt.datetime.now(dt.UTC).timestamp()))
+    made = b"m" * 32
+    claim = claimed(route, [f"X-Signature: sha256={made.hex()}", f"X-Timestamp: {at}", "X-Nonce: n"])
+    assert isinstance(claim, Claim)
+    assert claim.remote is not None
+    assert (claim.remote.use.path, claim.remote.signature) == ("transit/hmac/billing-requests", made)
+    assert claim.remote.text(keys()).decode() == "\n".join(lines).format(at=at)
+    with pytest.raises(Refusal):
+        claimed(route, ["X-Signature: sha256=00", f"X-Timestamp: {at}", "X-Nonce: n"])
+
+
 EXAMPLES: dict[str, Callable[[Route], None]] = {
     "signed": hmac,
+    "vaulted": vaulted,
     "messages": messages,
     "stripe": hooked(lambda key: stripe([key], BODY), "current", "previous"),
     "github": hooked(lambda key: github(key, BODY), "current", "previous"),
@@ -138,9 +156,9 @@ def test_every_key_and_number_is_on_the_page() -> None:
     for table in (VERIFY, VERIFY_HMAC, VERIFY_MESSAGE, TWILIO, SNS):
         for key in table:
             assert f"`{key}`" in TEXT or f"{key}:" in TEXT, key
-    for name in ("verify_hmac", "verify_message"):
-        for key in LATER[name]:
-            assert f"`{key}`" in TEXT
+    for key in LATER["verify_message"]:
+        assert f"`{key}`" in TEXT
     assert (MAX_KEYS, MAX_SKEW_S, SNS_MAX_SKEW_S, MAX_FORM_FIELDS) == (8, 300.0, 3900.0, 1000)
-    for said in ("at most 8", "300s", "65m"):
+    assert (MOST_WAITING, MAX_TEXT_BYTES) == (512, 1024 * 1024)
+    for said in ("at most 8", "300s", "65m", "at most 512", "over 1 MiB"):
         assert said in TEXT

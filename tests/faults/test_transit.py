@@ -6,6 +6,7 @@ import base64
 import concurrent.futures
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tests.harness.canaries import canary
-from tests.harness.client import get
+from tests.harness.client import Raw, get
 from tests.harness.openbao import OpenBao, openbao_server
 from tests.harness.ostiary_process import Ostiary, command
+from tests.harness.senders import now_s
 from tests.harness.upstream import Seen, Upstream
 
 POLICY = """
@@ -188,6 +190,139 @@ def test_keys_that_stay_in_vault(
     assert shown["sign"] == ["hmac (sha256) in header X-Signature, with key transit/keys/egress-mac of Vault"]
 
 
+VERIFYING = """
+workloads: {billing: {proofs: {any: true}}}
+routes:
+  plain:
+    match: {host: api.test, paths: "/v1/**"}
+    allow: billing
+    verify: {hmac: {transit: {key: egress-mac}, host: true}}
+  credential:
+    match: {host: api.test, paths: "/credential/**"}
+    allow: billing
+    secrets: {key: {path: secret/egress/api, field: id}, salt: {path: secret/egress/salt, field: salt}}
+    inject: {bearer: "{key}"}
+    verify: {hmac: {transit: {key: egress-mac}, template: "{salt}{method}{target}{timestamp}{nonce}{body}", algorithm: sha512}}
+  pinned:
+    match: {host: api.test, paths: /pinned}
+    allow: billing
+    verify: {hmac: {transit: {key: egress-mac, version: 1}, host: true}}
+  denied:
+    match: {host: api.test, paths: /denied}
+    allow: billing
+    verify: {hmac: {transit: {key: other}, host: true}}
+  hook: {match: {paths: /hook}, listener: hooks, upstream: "https://api.test", allow: verified, verify: {hmac: {transit: {key: egress-mac}, template: "{timestamp}{nonce}{body}"}}}
+"""
+
+
+def test_signatures_that_vault_judges(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], bao: OpenBao
+) -> None:
+    """Workloads have Vault sign, with the same key: what they send is compared with what Vault makes of what came."""
+    api, key, salt = upstream(alpn=("http/1.1",)), canary(), canary()
+    bao.put("egress/api", id=key)
+    bao.put("egress/salt", salt=salt)
+    store = f'vault:\n  addresses: ["{bao.address}"]\n  auth: {{method: token_file, file: vault-token}}'
+    listen = (
+        '[{name: sidecar, bind: "127.0.0.1:0", workload: billing}, {name: hooks, bind: "127.0.0.1:0", mode: reverse}]'
+    )
+    proxy = ostiary(VERIFYING, start=False, upstreams={"api.test:443": api.port}, store=store, listen=listen)
+    token = bao.new_token("ostiary")
+    (proxy.folder / "vault-token").write_text(token)
+    proxy.canaries += [token, key, salt]
+    proxy.run()
+
+    def signed(text: str, algorithm: str = "sha2-256", version: int = 0) -> str:
+        body = {"input": base64.b64encode(text.encode()).decode(), "algorithm": algorithm, "key_version": version}
+        told = bao.api("POST", "transit/hmac/egress-mac", body)["data"]["hmac"]
+        return base64.b64decode(told.split(":")[2]).hex()
+
+    def fields(path: str, body: bytes = b"", version: int = 0, prefix: str = "sha256=") -> list[str]:
+        at, nonce = str(now_s()), secrets.token_hex(12)
+        lines = ["POST", path, "host:api.test", f"x-timestamp:{at}", f"x-nonce:{nonce}", hashlib.sha256(body).hexdigest()]  # fmt: skip
+        signature = signed("\n".join(lines), version=version)
+        return [f"X-Signature: {prefix}{signature}", f"X-Timestamp: {at}", f"X-Nonce: {nonce}"]
+
+    def send(path: str, sent: list[str], body: bytes = b"") -> tuple[int, str | None]:
+        answer = get(proxy.address("sidecar"), proxy.ca, path, *sent, method="POST", body=body)
+        return answer.status, answer.code
+
+    # What holds, once; of a body that is hashed beside the loop too.
+    for body in (b"", b"{}", b"x" * 700_000):
+        once = fields("/v1/x?a=1", body)
+        assert send("/v1/x?a=1", once, body) == (200, None)
+        assert api.requests[-1].get("x-signature") is None
+        assert send("/v1/x?a=1", once, body) == (401, "replayed")
+    once = fields("/v1/many")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        told = sorted(pool.map(lambda _: send("/v1/many", once), range(8)), key=str)
+    assert told == [(200, None), *[(401, "replayed")] * 7]
+    sent = len(api.requests)
+
+    # What does not: another body, path, or signature. Its nonce is not used up by that.
+    once = fields("/v1/y", b"a")
+    assert send("/v1/y", once, b"b") == (401, "signature_invalid")
+    assert send("/v1/z", once, b"a") == (401, "signature_invalid")
+    opened = len(proxy.wait_audit("credential.opened", 1))
+    assert send("/v1/y", ["X-Signature: sha256=00", *once[1:]], b"a") == (401, "signature_invalid")
+    assert len(proxy.audit("credential.opened")) == opened, "Vault was asked what it could not know"
+    assert len(api.requests) == sent
+    assert send("/v1/y", once, b"a") == (200, None)
+
+    # In front of a credential, over a text that names a secret.
+    at = str(now_s())
+    text = f"{salt}POST/credential/a{at}n-1[1]"
+    sealed = [f"X-Signature: {signed(text, 'sha2-512')}", f"X-Timestamp: {at}", "X-Nonce: n-1"]
+    assert send("/credential/a", sealed, b"[2]") == (401, "signature_invalid")
+    assert send("/credential/a", sealed, b"[1]") == (200, None)
+    assert api.requests[-1].get("authorization") == f"Bearer {key}"
+    records = [one for one in proxy.audit("credential.opened") if one["route"] == "credential"][-3:]
+    assert [(one["secret"], one.get("use"), one["cache"]) for one in records] == [
+        ("secret/egress/salt", "verify", "hit"), ("transit/keys/egress-mac", "verify", "bypass"), ("secret/egress/api", None, "miss"),
+    ]  # fmt: skip
+    hook = [f"X-Signature: {signed(f'{at}n-2event')}", f"X-Timestamp: {at}", "X-Nonce: n-2"]
+    for wanted in (200, 401):
+        with Raw(proxy.address("hooks")) as raw:
+            lines = ["POST /hook HTTP/1.1", f"Host: {proxy.address('hooks')}", "Content-Length: 5", *hook]
+            raw.send("".join(f"{line}\r\n" for line in lines).encode() + b"\r\nevent")
+            assert raw.answer().status == wanted
+
+    # A rotation: the version before is taken too, until Vault lets nobody use it.
+    older = fields("/v1/r")
+    bao.api("POST", "transit/keys/egress-mac/rotate")
+    assert send("/v1/r", older) == (200, None)
+    assert send("/v1/r", fields("/v1/r")) == (200, None)
+    assert send("/pinned", fields("/pinned", version=1)) == (200, None)
+    assert send("/pinned", fields("/pinned")) == (401, "signature_invalid")
+    older = fields("/v1/s", version=1)
+    bao.api("POST", "transit/keys/egress-mac/config", {"min_encryption_version": 2})
+    assert send("/v1/s", older) == (401, "signature_invalid")
+
+    # What Vault does not tell is not taken for a yes.
+    sent = len(api.requests)
+    assert send("/denied", fields("/denied")) == (502, "secret_denied")
+    large = b"x" * 1_100_000
+    assert send("/credential/l", sealed, large) == (413, "body_too_large")
+    once = fields("/v1/t")
+    bao.seal()
+    assert send("/v1/t", once) == (503, "secret_unavailable")
+    bao.unseal()
+    assert len(api.requests) == sent
+    assert send("/v1/t", once) == (200, None)
+    records = proxy.audit("credential.opened")
+    closed = proxy.wait_audit("credential.closed", len(records))
+    assert {record["id"] for record in records} == {record["id"] for record in closed}
+
+    least = command("vault", "policy", "--config", "ostiary.yaml", cwd=proxy.folder).stdout.decode()
+    assert 'path "transit/hmac/egress-mac" { capabilities = ["update"] }' in least
+    shown = json.loads(
+        command(
+            "explain", "POST", "https://api.test/v1/x", "--json", "--config", "ostiary.yaml", cwd=proxy.folder
+        ).stdout
+    )
+    assert "key transit/keys/egress-mac of Vault, each nonce once" in shown["verify"]
+
+
 def test_the_embedded_store_keeps_no_such_keys(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
@@ -216,6 +351,10 @@ def test_the_embedded_store_keeps_no_such_keys(
     found = command("check", "--config", "ostiary.yaml", cwd=proxy.folder)
     assert found.returncode == 78
     assert b"route profile uses what Vault's database engine lends, and the settings have no Vault" in found.stderr
+    (proxy.folder / "policy.yaml").write_text(VERIFYING.partition("  credential:")[0])
+    found = command("check", "--config", "ostiary.yaml", cwd=proxy.folder)
+    assert found.returncode == 78
+    assert b"route plain verifies with the key egress-mac of Vault's Transit engine" in found.stderr
     # A reload leaves the policy before it in force.
     proxy.reload(POLICY.partition("  template:")[0])
     assert "have no Vault" in proxy.wait_audit("policy.rejected")[0]["reason"]

@@ -73,6 +73,10 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         ROUTE + '    sign: [{http_message: {key_id: a, algorithm: ed25519, transit: {key: k, mount: /ads/, namespace: n}, components: "@method"}}]\n',
         ("5:68: this file may not sign with key {namespace: n, path: 'ads/keys/k'} (add {namespace: n, path: 'ads/keys/k'} to secrets",),
     ),
+    "a key of others to verify with": (
+        ROUTE + "    verify: {hmac: {transit: {key: ads}}}\n",
+        ("5:30: this file may not verify with key 'transit/keys/ads' (add 'transit/keys/ads' to secrets",),
+    ),
     # --- token endpoints ---
     "a token of an endpoint of others": (
         ROUTE

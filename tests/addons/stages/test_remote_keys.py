@@ -17,13 +17,13 @@ from addons.parts import Parts
 from addons.refusal import Code, Refusal
 from addons.signing.apply import Signing
 from addons.stages.remote_keys import RemoteKeys, note_opened
-from policies.sign import HmacSigner, SentName, TransitKey
+from policies.sign import HmacSigner, SentName, TransitKey, TransitUse
 from policies.template import parse_template
 from tests.harness.signing import credential, outgoing
 from vault.keys import MAX_TEXT_BYTES, SIGNATURE, KeyRef, Keys, Operation
 from vault.observer import Silent
 from vault.secret import Secret
-from vault.store import SecretUnavailable, SecretVersion
+from vault.store import SecretMissing, SecretUnavailable, SecretVersion
 
 SIGNATURE_NAME = SentName("header", "X-Signature")
 
@@ -35,13 +35,19 @@ class Vault:
         self.let = asyncio.Event()
         self.asked = asyncio.Event()
         self.fails = False
+        self.versions: list[int | None] = []
+        self.gone = False
 
     async def compute(self, ref: KeyRef, operation: Operation, text: bytes) -> SecretVersion:
         self.asked.set()
         await self.let.wait()
         if self.fails:
             raise SecretUnavailable(ref.name, "sealed", retry_after_s=7.0)
-        return SecretVersion({SIGNATURE: Secret(hashlib.sha256(text).digest())}, "4")
+        self.versions.append(ref.version)
+        if ref.version is not None and self.gone:
+            raise SecretMissing(ref.name, "is too old")
+        version = str(ref.version or 4)
+        return SecretVersion({SIGNATURE: Secret(hashlib.sha256(version.encode() + text).digest())}, version)
 
 
 class Audit:
@@ -96,7 +102,7 @@ class Case:
 async def test_a_signature_is_recorded_and_then_used() -> None:
     case = Case()
     case.vault.let.set()
-    assert await case.sign() == hashlib.sha256(b"POST 1000").hexdigest()
+    assert await case.sign() == hashlib.sha256(b"4POST 1000").hexdigest()
     assert case.exchange.ask(Openings).records == tuple(case.audit.opened)
     (record,) = case.audit.opened
     assert record.fields == {"route": "r", "secret": "transit/keys/k", "secret_version": "4", "cache": "bypass"}
@@ -150,3 +156,35 @@ async def test_what_cannot_be_signed_or_recorded() -> None:
     profile = Case(template=None)
     profile.vault.let.set()
     assert await profile.sign(bytes(MAX_TEXT_BYTES))
+
+
+async def test_a_signature_is_compared_with_those_of_two_versions() -> None:
+    case = Case()
+    case.vault.let.set()
+
+    def made(version: int) -> bytes:
+        return hashlib.sha256(f"{version}text".encode()).digest()
+
+    async def is_made(signature: bytes, version: int | None = None) -> bool:
+        case.vault.versions.clear()
+        return await case.keys.is_made(TransitUse(TransitKey("k", version=version), "hmac-sha256"), b"text", signature)
+
+    assert await is_made(made(4))
+    assert case.vault.versions == [None], "the one before is not asked for nothing"
+    assert await is_made(made(3))
+    assert case.vault.versions == [None, 3]
+    assert not await is_made(made(2))
+    assert not await is_made(made(4)[:-1])
+    assert not await is_made(b"")
+    assert await is_made(made(2), 2)
+    assert not await is_made(made(1), 2)
+    assert case.vault.versions == [2], "a pinned version stands alone"
+    assert await is_made(made(1), 1)
+    case.vault.gone = True
+    assert not await is_made(made(3)), "Vault lets nobody use it"
+    # Each was recorded before it was opened, the version with it.
+    assert {record.fields["secret_version"] for record in case.audit.opened} == {"4", "3", "2", "1"}
+    case.vault.fails = True
+    with pytest.raises(Refusal) as refusal:
+        await is_made(made(4))
+    assert refusal.value.code == Code.SECRET_UNAVAILABLE
