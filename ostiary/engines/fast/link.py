@@ -1,11 +1,19 @@
 """One connection to an upstream: sends what a turn gives it, reads answers strictly, and knows whether it may be used
 again.
 
+    its bytes   come while                           and are
+    relay       two connections are joined           passed on (`relay.py`)
+    early       a blind tunnel has no relay yet      kept, until `hand_on`
+    heads       the turn has no answer yet           read up to the one that answers; interim ones are dropped
+    held        `waiting`: a stage judges that head  kept unread, until `go_on`
+    body        `answer_open`                        given to the turn, up to the end that the framing says
+    unasked     there is neither turn nor relay      the end of the connection
+
 Rules:
 - A connection carries one request at a time. A byte that no request waits for ends it: an answer can never reach
-  another request.
+  another request (RFC 9112 section 9.2).
 - It may be used again only after an answer that was read to its end, framed by itself, with nothing behind it, to a
-  request that was sent to its end.
+  request that was sent to its end (RFC 9112 section 9.3).
 - Heads are read by the grammar that mitmproxy's engine uses too (`parse_answer`).
 """
 
