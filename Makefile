@@ -25,9 +25,9 @@ test-slow: setup ## run what is too slow for every day
 test-vault: setup ## the tests of Vault against HashiCorp Vault itself, built from source once (needs Go)
 	@OSTIARY_TEST_VAULT="$$($(PY) -m tools.vaultserver)" && test -n "$$OSTIARY_TEST_VAULT" && export OSTIARY_TEST_VAULT && "$$OSTIARY_TEST_VAULT" version && \
 	$(PY) -m pytest -n $(JOBS) --timeout=900 tests/vault tests/faults/test_vault.py tests/faults/test_store_and_policy.py \
-		tests/faults/test_transit.py tests/e2e/test_rotation.py tests/e2e/test_rotation_costs.py tests/e2e/test_client_certificates_vault.py \
+		tests/faults/test_transit.py tests/e2e/test_rotation.py tests/e2e/test_rotation_costs.py tests/e2e/test_leases.py tests/e2e/test_client_certificates_vault.py \
 		tests/ostiary/test_vault_policy.py tests/ostiary/test_vault_setup.py tests/ostiary/test_doctor.py \
-		tests/slow/test_rotation.py tests/slow/test_vault_life.py tests/slow/test_vault_network.py
+		tests/slow/test_rotation.py tests/slow/test_leases_aws.py tests/slow/test_vault_life.py tests/slow/test_vault_network.py
 
 check: setup lint types imports ## lint, format, types, import contracts, wheel contents, docs
 	@$(PY) -m pytest -q tests/architecture tests/docs
