@@ -31,6 +31,7 @@ Where a preset says `token`, it [derives](deriving.md) one of the secret; a gran
 
 SDKS: Final = "tests/slow/test_provider_sdks.py"
 TOOLS: Final = "tests/slow/test_provider_tools.py"
+DERIVED: Final = "tests/slow/test_derived_elsewhere.py"
 PRESET_SDKS: Final = "tests/clients/test_preset_sdks.py"
 COMPARES: Final = "a scripted server that compares the credential"
 RECOMPUTES: Final = "a scripted server that recomputes the signature with botocore"
@@ -40,6 +41,8 @@ AGAINST: Final[Mapping[str, tuple[str, str]]] = {
     "docker-hub": ("a scripted registry with its token service and blob store, by the docker command too", TOOLS),
     "github-git": ("git's own `git http-backend`: clone and push", TOOLS),
     "linear": (COMPARES, TOOLS),
+    "salesforce": ("an issuer that judges the assertion with PyJWT, and takes its own token alone", DERIVED),
+    "vertex": ("an issuer that judges the assertion with google-auth, and takes its own token alone", DERIVED),
     "npm": ("a scripted registry: install and publish", TOOLS),
     "stripe": (f"{COMPARES}; stripe-mock (`tests/clients/test_stripe_mock.py`, without the preset)", PRESET_SDKS),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
+from policies.preset import built_in
 from tests.e2e.test_derived import asked, flights
 from tests.harness.canaries import canary
 from tests.harness.installed import python_with
@@ -28,14 +30,16 @@ from tests.harness.pki import Pki
 from tests.harness.token_server import new_key
 from tests.harness.two_ways import PROGRAMS, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine", ENGINES[-1:], indirect=True)]
+LOCK = ROOT / "requirements" / "issuers.txt"
+ONE_ENGINE = pytest.mark.parametrize("engine", ENGINES[-1:], indirect=True)
+AUTH = "https://www.googleapis.com/auth"
 HEAD = "workloads: {billing: {proofs: [{any: true}]}}\nroutes:\n"
 
 
 @pytest.fixture(scope="session")
 def python() -> Path:
     """A Python with the locked issuers and clients beside it, made once for a lock file."""
-    return python_with("issuers", ROOT / "requirements" / "issuers.txt", patience_s=600)
+    return python_with("issuers", LOCK, patience_s=600)
 
 
 class Issuer:
@@ -104,16 +108,66 @@ def public(key: Any) -> str:
     return str(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
 
 
-def test_a_google_client_without_a_key(ostiary: Callable[..., Ostiary], pki: Pki, python: Path, tmp_path: Path) -> None:
-    """google-cloud-storage holds nothing; google-auth's verifier takes the assertion, and no other key's."""
+def certified() -> tuple[str, str]:
+    """A key, and a certificate of it, as Google publishes those of its service accounts."""
     key, pem = new_key()
-    _, other = new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "reader")])
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    made = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
         .not_valid_before(now).not_valid_after(now + dt.timedelta(days=1)).sign(key, hashes.SHA256())
     )  # fmt: skip
+    return pem, made.public_bytes(Encoding.PEM).decode()
+
+
+def test_what_these_presets_say_is_what_is_driven_here() -> None:
+    for name, sdk in (("vertex", "google-genai"), ("salesforce", "simple-salesforce")):
+        found = re.search(rf"^{sdk}==(\S+)", LOCK.read_text(), re.MULTILINE)
+        assert found is not None
+        assert built_in(name).driven == f"{sdk} {found[1]}"
+
+
+@pytest.mark.slow
+@ONE_ENGINE
+@pytest.mark.parametrize("name", ["vertex", "salesforce"])
+def test_p9_an_sdk_through_a_preset_that_derives(
+    ostiary: Callable[..., Ostiary], pki: Pki, python: Path, tmp_path: Path, name: str
+) -> None:
+    """Nothing but `use:`; the SDK holds nothing, or the preset's placeholder."""
+    if name == "vertex":
+        kind, use, (pem, certificate) = "google", "preset: vertex, region: us-central1", certified()
+        hosts: tuple[str, ...] = ("us-central1-aiplatform.googleapis.com", "oauth2.googleapis.com")
+        email = "models@corp.iam.gserviceaccount.com"
+        account = {"type": "service_account", "client_email": email, "private_key_id": "k1", "private_key": pem}
+        fields = {"key_json": json.dumps(account)}
+        known = {"key_id": "k1", "certificate": certificate, "email": email, "scope": f"{AUTH}/cloud-platform"}
+    else:
+        kind, use, (key, pem) = name, "preset: salesforce, tenant: acme", new_key()
+        hosts = ("acme.my.salesforce.com",)
+        known = {"consumer_key": "3MVG9example", "username": "integration@acme.example"}
+        fields = {**known, "private_key": pem}
+        known["public_key"] = public(key)
+    with issuing(python, kind, pki, hosts, **known) as issuer:
+        proxy = ostiary(
+            HEAD + f"  api: {{use: {{{use}}}, allow: billing}}\n",
+            start=False,
+            upstreams={f"{host}:443": issuer.port for host in hosts},
+            secrets={f"secret/egress/{name}": fields},
+        )
+        done = called(python, proxy, name, tmp_path)
+        assert done.returncode == 0, (done.stderr[-2000:], issuer.said)
+        assert done.stdout.split()[-1] == "hello"
+        assert (len(issuer.all("given")), issuer.all("refused")) == (1, [])
+        proxy.canaries += [*issuer.all("given"), *pem.splitlines()[1:-1]]
+        assert issuer.all("given")[0] not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@ONE_ENGINE
+def test_a_google_client_without_a_key(ostiary: Callable[..., Ostiary], pki: Pki, python: Path, tmp_path: Path) -> None:
+    """google-cloud-storage holds nothing; google-auth's verifier takes the assertion, and no other key's."""
+    pem, pem_of = certified()
+    _, other = new_key()
     email = "reader@corp.iam.gserviceaccount.com"
     account = {"type": "service_account", "client_email": email, "private_key_id": "k1", "private_key": pem}
     policy = HEAD
@@ -125,8 +179,9 @@ def test_a_google_client_without_a_key(ostiary: Callable[..., Ostiary], pki: Pki
             '    inject: {bearer: "{token}"}\n'
         )
     names = ("oauth2.googleapis.com", "storage.googleapis.com", "other.test")
-    pem_of = certificate.public_bytes(Encoding.PEM).decode()
-    with issuing(python, "google", pki, names, key_id="k1", certificate=pem_of, email=email) as google:
+    with issuing(
+        python, "google", pki, names, key_id="k1", certificate=pem_of, email=email, scope=f"{AUTH}/devstorage.read_only"
+    ) as google:
         proxy = ostiary(
             policy,
             upstreams={f"{host}:443": google.port for host in names},
@@ -147,6 +202,8 @@ def test_a_google_client_without_a_key(ostiary: Callable[..., Ostiary], pki: Pki
         assert google.all("given")[0] not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@ONE_ENGINE
 def test_pygithub_as_an_app(ostiary: Callable[..., Ostiary], pki: Pki, python: Path, tmp_path: Path) -> None:
     """PyGithub holds a placeholder; PyJWT judges the JWT of the app."""
     key, pem = new_key()
@@ -174,6 +231,8 @@ def test_pygithub_as_an_app(ostiary: Callable[..., Ostiary], pki: Pki, python: P
         assert github.all("given")[0] not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@ONE_ENGINE
 def test_boto3_with_the_keys_of_a_role(ostiary: Callable[..., Ostiary], pki: Pki, python: Path, tmp_path: Path) -> None:
     """moto verifies both signatures: that over AssumeRole, by the keys of the user, and that of S3, by those of the role."""
     policy = HEAD + (
@@ -202,6 +261,8 @@ def test_boto3_with_the_keys_of_a_role(ostiary: Callable[..., Ostiary], pki: Pki
         assert aws.said[-1]["status"] == 403
 
 
+@pytest.mark.slow
+@ONE_ENGINE
 def test_an_authorization_server_of_others(ostiary: Callable[..., Ostiary], pki: Pki, python: Path) -> None:
     """Authlib's: Basic and form, assertions of clients and issuers, refresh tokens that are good once. What is minted here for
     an API is judged by PyJWT, by every algorithm; Authlib takes two of them.

@@ -63,11 +63,19 @@ def google(with_: dict[str, Any]) -> Flask:
             assert claims["iss"] == with_["email"], "iss"
             assert "sub" not in claims, "an account that acts for itself names no subject"
             assert claims["exp"] - claims["iat"] <= 3600, "Google takes an hour at most"
-            assert claims["scope"] == "https://www.googleapis.com/auth/devstorage.read_only", "scope"
+            assert claims["scope"] == with_["scope"], "scope"
         except Exception as error:
             say(refused=f"{type(error).__name__}: {error}")
             return jsonify(error="invalid_grant"), 400
         return jsonify(access_token=given.token(), token_type="Bearer", expires_in=3599)
+
+    @app.post("/v1beta1/projects/corp/locations/us-central1/publishers/google/models/gemini-3.5-flash:generateContent")
+    def generate() -> Any:
+        if not given.shown():
+            return jsonify(error={"code": 401, "message": "no"}), 401
+        return jsonify(
+            candidates=[{"content": {"role": "model", "parts": [{"text": "hello"}]}, "finishReason": "STOP"}]
+        )
 
     @app.get("/storage/v1/b/reports/o")
     def objects() -> Any:
@@ -123,6 +131,43 @@ def github(with_: dict[str, Any]) -> Flask:
         if not given.shown():
             return jsonify(message="Bad credentials"), 401
         return jsonify(id=70, number=7, title="hello", url="https://api.github.com/repos/corp/one/issues/7")
+
+    return app
+
+
+def salesforce(with_: dict[str, Any]) -> Flask:
+    """Salesforce's token endpoint for the JWT bearer flow, judged by PyJWT, and a query."""
+    import jwt
+
+    app, given = Flask(__name__), Given()
+
+    @app.post("/services/oauth2/token")
+    def token() -> Any:
+        try:
+            assert request.form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+            claims = jwt.decode(
+                request.form["assertion"],
+                with_["public_key"],
+                algorithms=["RS256"],
+                audience=["https://login.salesforce.com", "https://test.salesforce.com"],
+                issuer=with_["consumer_key"],
+                options={"require": ["iss", "sub", "aud", "exp"]},
+            )
+            assert claims["sub"] == with_["username"], "user hasn't approved this consumer"
+            assert claims["exp"] <= dt.datetime.now(dt.UTC).timestamp() + 180, "more than three minutes ahead"
+        except Exception as error:
+            say(refused=f"{type(error).__name__}: {error}")
+            return jsonify(error="invalid_grant"), 400
+        # As it answers: with the address of the org, and without a life.
+        return jsonify(
+            access_token=given.token(), instance_url=f"https://{request.host}", token_type="Bearer", scope="api"
+        )
+
+    @app.get("/services/data/<version>/query/")
+    def query(version: str) -> Any:
+        if not given.shown():
+            return jsonify([{"errorCode": "INVALID_SESSION_ID", "message": f"no session of {version}"}]), 401
+        return jsonify(totalSize=1, done=True, records=[{"Name": "hello"}])
 
     return app
 
@@ -310,7 +355,7 @@ def main() -> None:
     with_ = json.loads(sys.stdin.readline())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(with_["tls"])
-    app = {"google": google, "github": github, "oauth": oauth, "aws": aws}[sys.argv[1]](with_)
+    app = {one.__name__: one for one in (google, github, salesforce, oauth, aws)}[sys.argv[1]](with_)
     server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=context)
     say(port=server.port)
     server.serve_forever()

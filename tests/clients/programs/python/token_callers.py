@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -27,5 +28,23 @@ def aws() -> object:
     return client.get_object(Bucket="reports", Key="may.csv")["Body"].read().decode()
 
 
+def vertex() -> object:
+    from google import genai
+    from google.oauth2.credentials import Credentials
+
+    # It refreshes what has no token, and Google's anonymous credentials have none.
+    held = Credentials(token="ostiary-placeholder")
+    client = genai.Client(vertexai=True, project="corp", location="us-central1", credentials=held)
+    return client.models.generate_content(model="gemini-3.5-flash", contents="hi").text
+
+
+def salesforce() -> object:
+    from simple_salesforce import Salesforce
+
+    # The session is the preset's placeholder, as `exec` sets it.
+    client = Salesforce(instance="acme.my.salesforce.com", session_id=os.environ["SALESFORCE_ACCESS_TOKEN"])
+    return client.query("SELECT Name FROM Account")["records"][0]["Name"]
+
+
 if __name__ == "__main__":
-    print({"google": google, "github": github, "aws": aws}[sys.argv[1]]())
+    print({one.__name__: one for one in (google, github, aws, vertex, salesforce)}[sys.argv[1]]())
