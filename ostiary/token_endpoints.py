@@ -4,13 +4,19 @@ a connection of its own, so nothing of theirs is shared: no connection, no sessi
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
+from typing import Final
 
 from addons.client_certificate import ClientCertificate
 from addons.deriving.asking import Contexts
+from ostiary.engines.contexts import UNUSED_S
 from ostiary.engines.fast.tls import UpstreamContexts
 from ostiary.engines.mitm.dialling import TlsTerms
+
+SPARE_S: Final = 1.0
+"""A timer may be early by its clock's grain."""
 
 
 def contexts(extra: Path | None) -> Contexts:
@@ -22,7 +28,10 @@ def contexts(extra: Path | None) -> Contexts:
     upstreams = UpstreamContexts(extra)
 
     def of(ca_file: Path | None, roots: str, certificate: ClientCertificate | None, /) -> ssl.SSLContext:
-        shown = "" if certificate is None else certificate.fingerprint
-        return upstreams.of(ca_file, TlsTerms(identity=shown, roots=roots), certificate)
+        if certificate is None:
+            return upstreams.of(ca_file, TlsTerms(roots=roots))
+        # No engine sweeps these: each use sees to it that the key goes, unless it is used again.
+        asyncio.get_running_loop().call_later(UNUSED_S + SPARE_S, upstreams.sweep)
+        return upstreams.of(ca_file, TlsTerms(identity=certificate.fingerprint, roots=roots), certificate)
 
     return of
