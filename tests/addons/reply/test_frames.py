@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,8 @@ def test_a_route_that_blocks(data: bytes) -> None:
         b"\x89\x7e\x00\x7e" + b"x" * 126,  # a long ping
         b"\x80\x01x",  # a continuation of nothing
         frame(b"x", fin=False) + frame(b"y"),  # a message inside another
+        frame(b"x", fin=False) + frame(b"y", 3),  # reserved opcodes inside a message
+        frame(b"x", fin=False) + frame(b"", 0xB),
         b"\x81\x7e\x00\x05hello",  # lengths that are not the shortest
         b"\x81\x7f\x00\x00\x00\x00\x00\x00\xff\xff",
         b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
@@ -126,6 +129,47 @@ def test_what_is_no_frame_of_a_server(data: bytes) -> None:
             for at in range(0, len(data), step):
                 frames.feed(data[at : at + step])
         assert refused.value.code is Code.UPSTREAM_PROTOCOL
+
+
+@pytest.mark.parametrize("frames_", [frame(b"p" * 125, 9), frame(b"", 0, fin=False)])
+def test_what_waits_inside_a_message_is_bounded(frames_: bytes) -> None:
+    """Behind the beginning of a secret an upstream sends pings, or empty fragments, for ever."""
+    frames = Frames(scrub())
+    passed = frames.feed(frame(KEY[:12].encode(), fin=False))
+    with pytest.raises(Refusal) as refused:
+        for _ in range(10_000):
+            passed += frames.feed(frames_ * 10)
+    assert refused.value.code is Code.UPSTREAM_PROTOCOL
+    assert len(passed) < 20
+
+
+def test_the_bound_is_not_met_by_fragments_of_one_byte() -> None:
+    """Not even where all of them are those of a secret: they wait, and leave with fill."""
+    key = "cnry-frames-" + "0123456789abcdef" * 256
+    frames = Frames(Scrubs("scrub").of("api", (Secret(key),), ()))
+    sent = b"".join(frame(digit.encode(), 0 if at else 1, fin=False) for at, digit in enumerate(key.encode().hex()))
+    sent += frame(b"", 0)
+    got = parsed(b"".join(frames.feed(sent[at : at + 3]) for at in range(0, len(sent), 3)))
+    assert len(got) == 2 * len(key) + 1
+    assert b"".join(payload for _, payload in got).count(b"*") >= 2 * len(key) - 3
+    assert frames.redactions == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x8a\x00" * (1 << 18),
+        b"\x81\x01x" * (1 << 18),
+        frame(b"x", fin=False) + b"\x00\x01x" * (1 << 18),
+        frame(b"x", fin=False) + b"\x00\x00" * (1 << 18),
+    ],
+)
+def test_many_small_frames_in_one_read(data: bytes) -> None:
+    """The time of each does not grow with what is behind it: a quarter of a million take a second, where they took minutes."""
+    frames = Frames(scrub())
+    began_s = time.monotonic()
+    assert frames.feed(data) == data
+    assert time.monotonic() - began_s < 30
 
 
 def test_a_frame_leaves_before_it_is_whole() -> None:
