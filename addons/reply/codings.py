@@ -2,7 +2,8 @@
 
 Rules:
 - Bounded: what one piece of a body may become is known before the next is asked for, and a body that grows out of all
-  proportion is given up (`Undecodable`).
+  proportion is given up (`Undecodable`). Each of several codings is held to what came over the wire, not to what the one
+  around it made: they would multiply, and what the inner one swallows is work that nobody is asked for in between.
 - Strict: a body that ends in the middle of its coding is given up too. Its caller can no longer see that it was cut.
 """
 
@@ -25,6 +26,10 @@ STEP_BYTES: Final = 256 * 1024
 MAX_RATIO: Final = 200
 FREE_BYTES: Final = 8 * 1024 * 1024
 """A body may grow to this size whatever its ratio."""
+MEMBER_BYTES: Final = 2048
+"""What a gzip member, or a frame of zstd, counts for beside its content: it is work even where it is empty."""
+_ZLIB_SLICE_BYTES: Final = 8 * 1024
+"""`zlib` copies what is behind a member at its end."""
 _ZSTD_SLICE_BYTES: Final = 256
 """A block of four bytes can stand for 128 KiB."""
 _ZSTD_WINDOW_BYTES: Final = 8 * 1024 * 1024
@@ -37,7 +42,9 @@ class Undecodable(ValueError):
 
 
 class _Decoder(Protocol):
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What it becomes; an empty piece where a member or a frame begins."""
+        ...
 
     @property
     def open(self) -> bool:
@@ -65,6 +72,10 @@ class _Zlib:
             wrapped = self._first[0] & 0x0F == 8 and int.from_bytes(self._first[:2]) % 31 == 0
             self._inflate = zlib.decompressobj(wbits=15 if wrapped else -15)
             data, self._first = self._first, b""
+        for at in range(0, len(data), _ZLIB_SLICE_BYTES):
+            yield from self._slice(data[at : at + _ZLIB_SLICE_BYTES])
+
+    def _slice(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._ended:
                 data = data.lstrip(b"\x00")  # padding behind the last member
@@ -73,16 +84,18 @@ class _Zlib:
                 if not self._gzip:
                     raise Undecodable
                 self._inflate = zlib.decompressobj(wbits=31)
+                yield b""
+            inflate = self._inflate
+            if inflate is None:
+                return
             self._ended, self.open = False, True
-            yield from self._member(data)
-            data = self._inflate.unused_data
-            if self._inflate.eof:
+            yield from self._member(inflate, data)
+            data = inflate.unused_data
+            if inflate.eof:
                 self._ended, self.open = True, False
 
-    def _member(self, data: bytes) -> Iterator[bytes]:
-        inflate = self._inflate
-        if inflate is None:
-            return
+    @staticmethod
+    def _member(inflate: zlib._Decompress, data: bytes) -> Iterator[bytes]:
         while True:
             found = inflate.decompress(data, STEP_BYTES)
             if found:
@@ -127,6 +140,7 @@ class _Zstd:
             while rest:
                 if self._frame.eof:
                     self._frame = self._source.decompressobj()
+                    yield b""
                 found = self._frame.decompress(rest)
                 self.open = not self._frame.eof
                 if found:
@@ -145,20 +159,13 @@ def _decoder(name: str) -> _Decoder:
 
 
 class _Layer:
-    """One coding, and how much it has made of how little."""
+    """One coding, and how much it has made."""
+
+    __slots__ = ("decoder", "given_bytes")
 
     def __init__(self, decoder: _Decoder) -> None:
         self.decoder = decoder
-        self._taken_bytes = 0
-        self._given_bytes = 0
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        self._taken_bytes += len(data)
-        for found in self.decoder.feed(data):
-            self._given_bytes += len(found)
-            if self._given_bytes > FREE_BYTES + MAX_RATIO * self._taken_bytes:
-                raise Undecodable("the body grows too much")
-            yield found
+        self.given_bytes = 0
 
 
 class Decoding:
@@ -170,13 +177,16 @@ class Decoding:
 
     def __init__(self, codings: Sequence[str]) -> None:
         self._layers = [_Layer(_decoder(name)) for name in reversed(codings)]
+        self._most_bytes = FREE_BYTES
+        """What one coding may have made of all that has come."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What this piece becomes.
+        """What this piece becomes; no piece of it is empty.
 
         Raises:
             Undecodable: it is no such coding, or has become too much.
         """
+        self._most_bytes += MAX_RATIO * len(data)
         try:
             yield from self._through(0, data)
         except (zlib.error, brotli.error, zstandard.ZstdError):
@@ -186,8 +196,13 @@ class Decoding:
         if depth == len(self._layers):
             yield data
             return
-        for found in self._layers[depth].feed(data):
-            yield from self._through(depth + 1, found)
+        layer = self._layers[depth]
+        for found in layer.decoder.feed(data):
+            layer.given_bytes += len(found) or MEMBER_BYTES
+            if layer.given_bytes > self._most_bytes:
+                raise Undecodable("the body grows too much")
+            if found:
+                yield from self._through(depth + 1, found)
 
     def end(self) -> None:
         """The body has ended.
