@@ -225,7 +225,7 @@ def test_workloads_share_connections_where_their_routes_say_so(
 def test_a_connection_that_is_somebody_is_nobody_elses(
     ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream]
 ) -> None:
-    """NTLM and Negotiate authenticate the connection: it ends with the exchange, whichever side speaks of them."""
+    """NTLM and its like authenticate the connection: it ends with the exchange, whichever side speaks of them."""
 
     def script(seen: Seen, wire: Wire) -> None:
         offered = seen.target.removeprefix("/").replace("%20", " ")
@@ -245,13 +245,15 @@ def test_a_connection_that_is_somebody_is_nobody_elses(
         ("ntlm", "Basic YTpi"),
         ("", "negotiate YTpi"),
         ("", "NTLM YTpi"),
+        ("", "Kerberos YTpi"),
+        ("", "CredSSP YTpi"),
         ("", "Basic YTpi"),
     ]:
         with tunnel(proxy.address("sidecar"), proxy.ca) as raw:
             head = f"GET /{target} HTTP/1.1\r\nHost: api.test\r\nAuthorization: {said}\r\n\r\n"
             assert raw.request(head).status == 200
         used.append(api.connections)
-    assert used == [1, 1, 1, 2, 3, 4, 5]
+    assert used == [1, 1, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_sessions_with_upstreams_are_resumed_by_one_workload_alone(

@@ -31,7 +31,7 @@ def _key_of_hop(name: bytes) -> bytes | None:
 _of_hop: Final = ByName(_key_of_hop)
 """Names in lower case, of those that are of one hop; else None."""
 _BINDING: Final = re.compile(
-    rb"\n(?:www-authenticate|authorization):(?:[^\n]*,)?[ \t]*(?:negotiate|ntlm)(?=[ \t,\r\n])"
+    rb"\n(?:www-authenticate|authorization):(?:[^\n]*,)?[ \t]*(?:negotiate|ntlm|kerberos|credssp)(?=[ \t,\r\n])"
 )
 
 
@@ -50,10 +50,12 @@ def says_close(fields: Fields) -> bool:
 
 def binds(head: bytes) -> bool:
     """Whether this head, of a request or of an answer, speaks of a scheme that authenticates the connection and not the
-    request (NTLM, Negotiate; RFC 4559 section 6): whoever used it next would be that user.
+    request (NTLM, Negotiate: RFC 4559 section 6; Kerberos, CredSSP: MS-WSMV section 2.2.9.1): whoever used it next would
+    be that user.
     """
     low = head.lower()
-    return (b"negotiate" in low or b"ntlm" in low) and _BINDING.search(low) is not None
+    spoken = b"negotiate" in low or b"ntlm" in low or b"kerberos" in low or b"credssp" in low
+    return spoken and _BINDING.search(low) is not None
 
 
 def keeps(request: http.Request) -> bool:
