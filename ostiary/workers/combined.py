@@ -4,12 +4,16 @@ Counters and histograms are added up, those of workers that have ended included:
 restart, and a scraper would count everything that is left once more. What a worker counted after it was last asked, and
 before it was killed, is lost; the audit has it.
 
+What cannot be read counts for nothing: a worker that tells nonsense must not hide what the others tell, nor keep its own
+place from being filled again.
+
 Gauges are of the living alone, and each is combined as the table says. `_created` series are left out: there is no one
 time at which all began.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -22,6 +26,8 @@ from prometheus_client.registry import Collector
 
 from addons.tallies import OTHER
 from addons.telemetry import FIXED, MAX_CHILDREN
+
+_log = logging.getLogger("ostiary.workers")
 
 type How = Literal["sum", "most", "least", "least or -1"]
 
@@ -86,7 +92,12 @@ class Combined:
             exposition: of the process.
             ended: the process is no more: what it counted stays, what it measured does not.
         """
-        for found in text_string_to_metric_families(exposition):
+        try:
+            families = tuple(text_string_to_metric_families(exposition))
+        except Exception as error:  # noqa: BLE001 - the parser fails in many ways on what is none of that format
+            _log.error("the metrics of a worker cannot be read (%s)", type(error).__name__)
+            return
+        for found in families:
             if found.name.endswith("_created") or (ended and found.type == "gauge"):
                 continue
             family = self._families.setdefault(found.name, _Family(found.type, found.documentation))

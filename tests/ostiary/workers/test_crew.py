@@ -180,6 +180,17 @@ async def test_it_begins_when_all_accept_and_ends_when_all_have_drained(case: Ca
     assert len(case.started) == 3
 
 
+@pytest.mark.parametrize("told", ['ostiary_x{a="} 1\n', "ostiary_x one\n", 7, ["x"]])
+async def test_one_whose_metrics_are_nonsense_is_replaced_and_hides_nothing(case: Case, told: object) -> None:
+    await case.crew.begin()
+    case.last(0).wrong["metrics"] = {"metrics": "# TYPE ostiary_y counter\nostiary_y_total 3.0\n"}
+    case.last(1).wrong["metrics"] = {"metrics": told}
+    body, _ = await case.control.control().metrics("")
+    assert b"ostiary_y_total 3.0" in body
+    case.last(1).kill()
+    await until(lambda: len(case.started) == 4 and case.states() == ["serving"] * 3)
+
+
 async def test_one_that_does_not_start_ends_the_start_with_its_code(case: Case) -> None:
     case.fail[2] = 74
     with pytest.raises(StartFailed) as failed:
