@@ -29,7 +29,7 @@ routes:
   short:
     match: {host: short.test}
     allow: billing
-    secret: {path: secret/egress/short, field: key, kv: 2, ttl: 1s}
+    secret: {path: secret/egress/short, field: key, kv: 2, ttl: 500ms}
     inject: {bearer: "{secret}"}
   killed:
     match: {host: killed.test}
@@ -39,6 +39,7 @@ routes:
 """
 HOSTS = ("cold.test", "short.test", "killed.test")
 WORKERS = 2
+TTL_S = 0.5
 REFRESH_AT = 0.8
 """Of a ttl: when it is read again, ahead of its end."""
 
@@ -127,17 +128,17 @@ def test_g27_u5_what_crowds_and_dead_keys_cost(
 
         # A crowd that does not end: one read of each worker in each ttl.
         began_s, asked = time.monotonic(), 0
-        while time.monotonic() - began_s < 3:
+        while time.monotonic() - began_s < 2:
             asked += len([status for status in pool.map(lambda _: ask("short.test"), range(20)) if status == 200])
         elapsed_s = time.monotonic() - began_s
         assert asked == sum(map(len, opened(proxy, "short")))
         assert asked >= 20
-        assert WORKERS <= reads(log, "short") <= WORKERS * (elapsed_s / REFRESH_AT + 1)
+        assert WORKERS <= reads(log, "short") <= WORKERS * (elapsed_s / TTL_S / REFRESH_AT + 1)
         assert reads(log, "cold") == WORKERS
 
         # The key is changed and the old one killed at once, while some calls are on the wire with it.
         script.good = keys["killed"]
-        assert set(pool.map(lambda _: ask("killed.test"), range(40))) == {200}
+        assert set(pool.map(lambda _: ask("killed.test"), range(20))) == {200}
         assert reads(log, "killed") == WORKERS
         small = [pool.submit(ask, "killed.test", "/held") for _ in range(12)]
         large = [pool.submit(ask, "killed.test", "/held", "POST", b"x" * 200_000) for _ in range(4)]
@@ -153,7 +154,7 @@ def test_g27_u5_what_crowds_and_dead_keys_cost(
         # What can be sent again is, and its caller has not noticed; what cannot be has the upstream's own 401, and that is all.
         assert [one.result() for one in small] == [200] * 12
         assert [one.result() for one in large] == [401] * 4
-        assert set(pool.map(lambda _: ask("killed.test"), range(100))) == {200}
+        assert set(pool.map(lambda _: ask("killed.test"), range(40))) == {200}
         # Rejected were those on the wire, and at most the first one of a worker that had none.
         assert 16 <= script.rejected <= 16 + WORKERS - 1
         assert reads(log, "killed") == 2 * WORKERS
@@ -162,4 +163,4 @@ def test_g27_u5_what_crowds_and_dead_keys_cost(
             # A worker that has the new version never takes the old one again.
             assert of_worker == sorted(of_worker)
             assert of_worker[-1] == "2"
-        assert sum(one.count("1") for one in versions) == 40 + script.rejected
+        assert sum(one.count("1") for one in versions) == 20 + script.rejected
