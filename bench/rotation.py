@@ -60,6 +60,8 @@ class Figures:
     sent_again: int = 0
     until_new_s: list[float] = field(default_factory=list)
     """For each rotation, from the write to the first request that carries the new key."""
+    until_all_s: list[float] = field(default_factory=list)
+    """For each rotation, from the write to the last request that carries the key before: then every worker has the new one."""
     vault_reads: int = 0
     """As Vault's own audit has it."""
     served_by: int = 0
@@ -68,10 +70,13 @@ class Figures:
     """As Vault's own audit has it; 0 where the token is given."""
 
     def row(self) -> str:
-        latest = f"{statistics.median(self.until_new_s):.2f} / {max(self.until_new_s):.2f}" if self.until_new_s else "-"
+        latest, all_of_them = (
+            f"{statistics.median(found):.2f} / {max(found):.2f}" if found else "-"
+            for found in (self.until_new_s, self.until_all_s)
+        )
         return (
             f"| {self.engine} | {self.workers} | {self.seconds:.0f} | {self.requests} | {len(self.failed)} | {self.rotations} ({self.killed}) | "
-            f"{self.sent_again} | {latest} | {self.vault_reads / self.seconds * 60:.1f} |"
+            f"{self.sent_again} | {latest} | {all_of_them} | {self.vault_reads / self.seconds * 60:.1f} |"
         )
 
 
@@ -81,10 +86,12 @@ class Keys:
     def __init__(self) -> None:
         self.good: set[str] = set()
         self.first_s: dict[str, float] = {}
+        self.last_s: dict[str, float] = {}
 
     def __call__(self, seen: Seen, wire: Wire) -> None:
         key = (seen.get("Authorization") or "").removeprefix("Bearer ")
-        self.first_s.setdefault(key, time.monotonic())
+        self.last_s[key] = now_s = time.monotonic()
+        self.first_s.setdefault(key, now_s)
         good = key in self.good
         wire.answer(200 if good else 401, b"hello" if good else b"rejected")
 
@@ -178,12 +185,13 @@ def _under_load(figures: Figures, keys: Keys, proxy: Ostiary, bao: OpenBao, seco
     for caller in callers:
         caller.start()
     written_s: dict[str, float] = {}
+    ended_s: dict[str, float] = {}
     while (time.monotonic() - began_s) + every_s <= seconds:
         new = secrets.token_hex(16)
         kills = figures.rotations % 3 == 2
         keys.good = {current, new}
         bao.put(PATH, key=new)
-        written_s[new] = time.monotonic()
+        written_s[new] = ended_s[current] = time.monotonic()
         if not kills:
             time.sleep(min(OVERLAP_S, every_s * 0.8))
         keys.good = {new}
@@ -196,6 +204,7 @@ def _under_load(figures: Figures, keys: Keys, proxy: Ostiary, bao: OpenBao, seco
         caller.join(30)
     figures.seconds = time.monotonic() - began_s
     figures.until_new_s = [max(keys.first_s[key] - at, 0.0) for key, at in written_s.items() if key in keys.first_s]
+    figures.until_all_s = [max(keys.last_s[key] - at, 0.0) for key, at in ended_s.items() if key in keys.last_s]
 
 
 class _Still:
@@ -237,9 +246,9 @@ def main() -> None:
     parser.add_argument("--engine", choices=("fast", "mitmproxy"), action="append")
     options = parser.parse_args()
     print(
-        "| engine | workers | seconds | requests | failed | rotations (without overlap) | sent again | s to the new key, median / most | Vault reads per minute |"
+        "| engine | workers | seconds | requests | failed | rotations (without overlap) | sent again | s to the new key, median / most | s to the last use of the old one | Vault reads per minute |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for engine in options.engine or ("fast", "mitmproxy"):
         with tempfile.TemporaryDirectory() as folder:
             print(
