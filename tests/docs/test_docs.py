@@ -153,6 +153,10 @@ def test_numbers_of_rotation() -> None:
     assert [days_s / DAY_S for days_s in AHEAD_S] == [14, 7, 3, 1, 0]
     for said in ("up to 64 KiB", "16 MiB in all", "the last for 5 s", "14, 7, 3 and 1 days"):
         assert said in page
+    # Every test that it calls as a witness is there.
+    named = set(re.findall(r"`(tests/[a-z0-9_/]+\.py)`", page))
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_commands() -> None:
