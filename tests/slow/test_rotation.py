@@ -26,7 +26,8 @@ def test_g27_no_request_notices_a_rotation(tmp_path: Path, engine: str, workers:
     assert len(found.until_new_s) == found.rotations
     assert max(found.until_new_s) < TTL_S + 3
     # And by every worker: so long, at the most, the key before is still shown by one of them.
-    assert len(found.until_all_s) == found.rotations
+    # The very first one may be replaced before anybody has used it.
+    assert len(found.until_all_s) >= found.rotations - 1
     assert max(found.until_all_s) < TTL_S + 3
     # Of each worker one read in each ttl at most, refreshed a little ahead, and one for each key that was killed.
     assert found.vault_reads <= workers * (SECONDS / (TTL_S * 0.75) + found.killed + 2)
