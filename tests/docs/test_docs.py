@@ -17,7 +17,7 @@ from ostiary.ca import MAX_LEAVES
 from ostiary.cli import parser
 from ostiary.engines.held import MAX_BODY_BYTES
 from ostiary.engines.held import MAX_BYTES as MAX_HELD_BYTES
-from ostiary.engines.mitm.stream import LINGER_S, MAX_DISCARDED_BYTES
+from ostiary.engines.mitm.answered import LINGER_S, MAX_DISCARDED_BYTES
 from ostiary.environment import ADDING, REPLACING
 from ostiary.settings import load_settings
 from ostiary.settings.keys import KNOWN

@@ -29,8 +29,8 @@ from ostiary.engines.fast.phase import Phase
 from ostiary.engines.fast.reading import HeadReader
 from ostiary.engines.fast.relay import Relay
 from ostiary.engines.fast.turn import Turn
+from ostiary.engines.mitm.answered import LINGER_S, MAX_DISCARDED_BYTES
 from ostiary.engines.mitm.http1 import MAX_AHEAD_BYTES
-from ostiary.engines.mitm.stream import LINGER_S, MAX_DISCARDED_BYTES
 
 if TYPE_CHECKING:
     from ostiary.engines.fast.engine import FastEngine

@@ -43,9 +43,10 @@ from ostiary.engines.mitm.watch import Expired, HeadDue
 if TYPE_CHECKING:
     from ostiary.engines.mitm.handler import ClientHandler
 
+from ostiary.engines.mitm.bound import BoundConnection, ClosedLayer
 from ostiary.engines.mitm.http1 import StrictHttp1Server, request_like
 from ostiary.engines.mitm.http2 import StrictHttp2Server
-from ostiary.engines.mitm.stream import BoundConnection, ClosedLayer, GuardedStream
+from ostiary.engines.mitm.stream import GuardedStream
 from ostiary.engines.mitm.upstream import UpstreamClient
 from ostiary.engines.mitm.versions import for_http2
 

@@ -9,7 +9,7 @@ with the very bytes of the body that left the first time. What still comes of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mitmproxy import http
@@ -17,8 +17,6 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import (
-    DropStream,
-    GetHttpConnection,
     HTTPMode,
     HttpStream,
     SendHttp,
@@ -43,13 +41,14 @@ from addons.bodies import HeldBody as WholeBody
 from addons.credentials import Openings
 from addons.egress import Destination
 from addons.exchange import Exchange, WorkloadIdentity
-from addons.grpc import for_grpc, speaks_grpc
 from addons.head import Challenge, HeadersToSend
 from addons.parts import Deadlines
-from addons.refusal import Answer, Code, Refusal
+from addons.refusal import Code, Refusal
 from addons.stages.scrub import clean_trailers
 from addons.trailers import kept_reply_trailers
 from ostiary.engines.held import HeldBody
+from ostiary.engines.mitm.answered import AnsweredStream
+from ostiary.engines.mitm.bound import BoundConnection, ClosedLayer
 from ostiary.engines.mitm.dialling import Bound, PoolKey, parse_failure
 from ostiary.engines.mitm.growing import grow
 from ostiary.engines.mitm.relay import BlindTunnel, FrameRelay
@@ -58,7 +57,6 @@ from ostiary.engines.needs import REJECTED, credential_rejected, request_trailer
 from policies import Passage
 
 if TYPE_CHECKING:
-    from ostiary.engines.mitm.handler import ClientHandler
     from ostiary.engines.mitm.layers import GuardedHttpLayer
 
 from ostiary.engines.mitm.answers import invalid_answer, response_of
@@ -70,37 +68,6 @@ _OF_AN_ATTEMPT: Final = (
     ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError, Expired,
 )  # fmt: skip
 
-MAX_DISCARDED_BYTES: Final = 64 * 1024
-"""What a refused caller may still send before its connection is closed."""
-LINGER_S: Final = 2.0
-"""How long a refused caller may take to send it: closing at once would reset the connection before the answer is
-read."""
-
-
-class ClosedLayer(layer.Layer):
-    """Closes the caller's connection and swallows the rest."""
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.DataReceived):
-            yield commands.CloseConnection(self.context.client)
-
-
-@dataclass
-class BoundConnection(GetHttpConnection):
-    """A connection to a vetted destination, shared only by requests with the same pool key."""
-
-    bound: Bound = field(kw_only=True)
-    handler: ClientHandler = field(kw_only=True)
-    anew: bool = field(default=False, kw_only=True)
-    """Whether it must be dialled, whatever is open."""
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def connection_spec_matches(self, connection: Any) -> bool:
-        # The context's own placeholder connection was never bound, so it never matches and is never dialled.
-        return super().connection_spec_matches(connection) and self.handler.pool_key(connection) == self.bound.pool_key
-
 
 @dataclass
 class RejectedHook(commands.StartHook):
@@ -109,22 +76,15 @@ class RejectedHook(commands.StartHook):
     flow: http.HTTPFlow
 
 
-class GuardedStream(HttpStream):
+class GuardedStream(AnsweredStream):
     """One request: refuses early, and watches the clock."""
 
     def __init__(self, context: Context, stream_id: int, http_layer: GuardedHttpLayer) -> None:
-        super().__init__(context, stream_id)
-        self.http_layer = http_layer
-        self.handler = http_layer.handler
-        self.watch: Watch | None = None
+        super().__init__(context, stream_id, http_layer)
         self.left: layer.Layer | HttpStream | None = None
         """The upstream connection whose answer was given up."""
-        self._held: HeldBody | None = None
-        """The body as it leaves, for as long as it may have to be sent once more."""
         self._gathered = False
         """Whether the body was held until it was whole."""
-        self._discarded = 0
-        self._body_pending = False
 
     # --- events ---
 
@@ -156,21 +116,6 @@ class GuardedStream(HttpStream):
             kept = request_trailers(exchange, fields)
             http2 = self.context.server.alpn == b"h2"
         event.trailers = http.Headers(lower_case(kept) if http2 else kept)
-
-    def _exchange(self) -> Exchange | None:
-        flow = getattr(self, "flow", None)
-        return None if flow is None else self.handler.registry.find(flow)
-
-    def _end_watch(self) -> None:
-        self._let_go()
-        if self.watch is not None:
-            self.watch.stop()
-            self.watch = None
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            self._held.release()
-            self._held = None
 
     # --- the caller's side ---
 
@@ -236,83 +181,6 @@ class GuardedStream(HttpStream):
             return (yield from super().check_killed(emit_error_hook))
         yield from self._answer(exchange.refused)
         return True
-
-    def _refuse(self, refusal: Refusal) -> None:
-        exchange = self._exchange()
-        if exchange is None:
-            return
-        if not self.context.client.connected:
-            # Dials and handshakes are given up when the caller goes: the record must not blame the upstream.
-            self.handler.boundary.settle(exchange, "client_gone")
-        self.handler.boundary.refuse(exchange, refusal)
-
-    def _answer(self, answer: Answer) -> Commands:
-        """Gives our own answer now, whatever the caller has still to send and the upstream to say."""
-        self._end_watch()
-        http2 = self.flow.request.data.http_version == b"HTTP/2.0"
-        pending = self._body_pending
-        if pending and not http2 and not any(name == "Connection" for name, _ in answer.headers):
-            answer = Answer(answer.status, (*answer.headers, ("Connection", "close")), answer.body)
-        if http2 and speaks_grpc(self.flow.request.data.headers.fields):
-            answer = for_grpc(answer)
-        response = response_of(answer, http2=http2)
-        self.flow.response = response
-        yield from self._abandon_upstream()
-        bare = not answer.body
-        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=bare), self.context.client)
-        if self.flow.request.data.method != b"HEAD" and not bare:
-            yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
-        self.flow.live = False
-        self.server_state = self.state_errored
-        if pending:
-            self.client_state = self.state_discard
-            self.handler.later(LINGER_S, Expired(self.http_layer, self.stream_id, "linger"))
-            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-        else:
-            self.client_state = self.state_errored
-            yield from self._drop()
-            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-
-    def state_discard(self, event: events.Event) -> Commands:
-        """Swallows the rest of a refused body, up to a cap."""
-        if isinstance(event, RequestData):
-            self._discarded += len(event.data)
-            if self._discarded > MAX_DISCARDED_BYTES:
-                yield from self._hang_up()
-        elif isinstance(event, RequestEndOfMessage):
-            self.client_state = self.state_errored
-            yield from self._drop()
-
-    def _hang_up(self) -> Commands:
-        if self.flow.request.data.http_version == b"HTTP/2.0":
-            yield SendHttp(ResponseProtocolError(self.stream_id, "refused", ErrorCode.CANCEL), self.context.client)
-        else:
-            yield commands.CloseConnection(self.context.client)
-        self.client_state = self.state_errored
-        yield from self._drop()
-
-    def _cut(self) -> Commands:
-        """Ends an exchange whose answer has begun: no second answer can be given."""
-        self._end_watch()
-        yield from self._abandon_upstream()
-        yield SendHttp(ResponseProtocolError(self.stream_id, "cut", ErrorCode.CANCEL), self.context.client)
-        self.client_state = self.server_state = self.state_errored
-        self.flow.live = False
-        yield from self._drop()
-
-    def _abandon_upstream(self) -> Commands:
-        """Closes the upstream connection (HTTP/1) or resets the stream (HTTP/2), if this request ever reached one."""
-        exchange = self._exchange()
-        if (
-            exchange is not None
-            and exchange.dialled_s is not None
-            and self.context.server in self.http_layer.connections
-        ):
-            yield SendHttp(RequestProtocolError(self.stream_id, "abandoned", ErrorCode.CANCEL), self.context.server)
-
-    def _drop(self) -> Commands:
-        self._end_watch()
-        yield DropStream(self.stream_id)
 
     # --- a body that is held until it is whole ---
 
@@ -556,13 +424,6 @@ class GuardedStream(HttpStream):
                     self._stop_listening()
                     return
         yield from super().handle_protocol_error(event)
-
-    def _stop_listening(self) -> None:
-        """The upstream has answered in full and wants no more of the request (RFC 9113 section 8.1). The caller has the answer's
-        end; what it still sends is discarded.
-        """
-        self.client_state = self.state_discard
-        self.handler.later(LINGER_S, Expired(self.http_layer, self.stream_id, "linger"))
 
     def _expired(self, event: Expired) -> Commands:
         exchange = self._exchange()
