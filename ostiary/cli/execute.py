@@ -1,7 +1,8 @@
 """`ostiary exec`: runs a program behind a proxy, by default a private one that only this program can use.
 
 The private proxy listens on loopback, where any local user could reach it, so it demands a random caller key that only
-the program's environment holds. It serves one workload, reads the user's policies unchanged, and ends with the program.
+the program's environment holds. It serves one workload, reads the user's policies unchanged, and ends with the program,
+or with this process, however that ends.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def _private_proxy(path: Path, workload: str, key: str) -> Iterator[str]:
     """Starts the private proxy and gives its address; ends it afterwards."""
     read_end, write_end = os.pipe()
     # The child learns the hash alone; the key itself is only in the program's environment.
+    # It is shorter than what a pipe takes and gives at once: the name of a workload is.
     os.write(write_end, json.dumps({"workload": workload, "key_sha256": key_hash(key)}).encode())
-    os.close(write_end)
     proxy = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "ostiary", "run", "--config", str(path), "--private-fd", str(read_end)],
         stdin=subprocess.DEVNULL,
@@ -107,6 +108,8 @@ def _private_proxy(path: Path, workload: str, key: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             proxy.kill()
             proxy.wait()
+        # Until here this process alone held this end: were it killed, the proxy would see that and end.
+        os.close(write_end)
 
 
 def _ready(proxy: subprocess.Popen[bytes]) -> str:

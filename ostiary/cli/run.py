@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import stat
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ostiary.cli.common import CommandFailed, add_config, config_of
@@ -94,8 +96,15 @@ def _private(descriptor: int) -> Any:
     from ostiary.serve import Private
 
     try:
-        with os.fdopen(descriptor, "r") as handle:
-            given = json.load(handle)
-        return Private(given["workload"], given["key_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        given = json.loads(os.read(descriptor, select.PIPE_BUF))
+        private = Private(given["workload"], given["key_sha256"])
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
         raise CommandFailed("--private-fd is for ostiary exec alone", 64) from None
+    threading.Thread(target=_end_with, args=(descriptor,), name="end of exec", daemon=True).start()
+    return private
+
+
+def _end_with(descriptor: int) -> None:
+    """Ends this process as SIGTERM does once nobody holds the other end: `exec` was killed, and can no longer say so."""
+    os.read(descriptor, 1)
+    os.kill(os.getpid(), signal.SIGTERM)

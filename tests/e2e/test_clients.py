@@ -121,6 +121,38 @@ def test_exec_keeps_its_own_audit_and_ends_its_proxy(served: Callable[..., Set])
     assert not os.path.exists(f"/proc/{pid}")
 
 
+def test_a_killed_exec_leaves_no_proxy(served: Callable[..., Set]) -> None:
+    """Nobody told it to end: it sees that whoever could is gone. The program itself lives on, with no way out."""
+    one = served()
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "ostiary", "exec", "--", *python("import os,sys; print(os.getpid(), flush=True); sys.stdin.read()")],
+        cwd=one.proxy.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment(PYTHONPATH=str(ROOT)),
+    )  # fmt: skip
+    assert killed.stdout is not None
+    assert killed.stdin is not None
+    program = int(killed.stdout.readline())
+    (path,) = one.proxy.folder.glob("audit.exec-*.jsonl")
+    pid = int(path.stem.rpartition("-")[2])
+    assert os.path.exists(f"/proc/{pid}")
+    killed.kill()
+    killed.wait()
+    deadline = time.monotonic() + 30
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
+    assert _runs(program)
+    killed.stdin.close()
+    killed.stdout.close()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and has not ended: one without a parent may wait for somebody to take note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_g54_the_private_proxy_serves_nobody_else(served: Callable[..., Set]) -> None:
     """Another local user knows the port (it is in the process list), but not the key."""
     one = served()

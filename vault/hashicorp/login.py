@@ -46,6 +46,7 @@ GIVEN_SOONEST_S: Final = 1.0
 """A token that nobody renews is looked at no more often than that on its way to its end."""
 WATCH_S: Final = 5.0
 """How often files are looked at that a new token or secret id may come in, while no read does."""
+_PAST: Final = "cannot renew"
 _SHAPELESS: Final = "Vault answered the login in a shape that no login has"
 RETIRE_AFTER_S: Final = 5.0
 """Calls that are under way with a replaced token end by their deadlines first."""
@@ -335,6 +336,8 @@ class Login:
             granted_s = float(answer["auth"].get("lease_duration") or 0)
             renewable = bool(answer["auth"].get("renewable"))
         except VaultAnswer as error:
+            if error.status == 500 and any(_PAST in reason for reason in error.reasons):
+                return None  # in its last second a token at its max TTL is answered like this: no outage
             if error.status == 429 or error.status >= 500:
                 raise outage(error) from None
             if error.status == 403 and not is_dead(error) and not self._renewal_told:
@@ -351,7 +354,8 @@ class Login:
             # An answer of another shape than a renewal has is as good as none.
             return None
         # Near its max TTL a renewal gives less than was asked for: then only a new login helps.
-        return Issued(issued.token, granted_s, renewable, own=True) if granted_s > left_s else None
+        # Vault tells whole seconds, rounded up.
+        return Issued(issued.token, granted_s, renewable, own=True) if granted_s > left_s + 1 else None
 
     async def close(self) -> None:
         """Stops keeping; revokes the tokens of logins of ours, never one that was given to us."""
