@@ -5,7 +5,7 @@ Rules:
 - `close`, `refused` and `note` never raise and never wait. A closing that cannot be written is kept (bounded) and tried
   again; what is lost all the same is closed as `interrupted` at the next start.
 - Refusals of callers that have proven nothing are coalesced, and below the space reserve only `credential.*` records
-  are written: nobody can fill the disk from outside.
+  are written, those of callers that are proven (`scarce`): nobody can fill the disk from outside.
 - Everything here runs on the event loop but the watchdog, and the writer threads of `threaded.py`.
 """
 
@@ -287,6 +287,11 @@ class AuditLog:
     def healthy(self) -> bool:
         """Whether a record could be opened now, as far as the last attempts tell."""
         return not self._watchdog.hung and len(self._failed) < len(self._sinks)
+
+    @property
+    def scarce(self) -> bool:
+        """Whether space is below the reserve somewhere: what is left is not for records that a stranger can bring about."""
+        return any(sink.scarce(self._config.reserve_bytes) for sink in self._sinks)
 
     @property
     def why(self) -> str:

@@ -17,7 +17,7 @@ import ssl
 from dataclasses import replace
 from typing import Final
 
-from addons.audit import Fields, OpenRecord
+from addons.audit import AuditUnavailable, Fields, OpenRecord
 from addons.boundary import facts_of
 from addons.credentials import Credential, Needs, Openings, SealedCredential, field_name, release, seal, unseal
 from addons.egress import destination
@@ -59,6 +59,7 @@ class Verification:
 
         Raises:
             Refusal: `signature_invalid`, `replayed`, `state_unavailable`; what the store says of a key.
+            AuditUnavailable: no record can be written, or not for a stranger.
         """
         request, now_s = received(exchange, body), self._parts.clock.wall_s()
         large = len(body) > LARGE_BYTES
@@ -89,6 +90,8 @@ class Verification:
             if claim.remote is None or claim.reads:
                 raise Refusal(Code.INTERNAL, "A signature was to be checked without a key.")
             spec = _NOTHING
+        if self._parts.audit.scarce and exchange.ask(WorkloadIdentity).workload == VERIFIED:
+            raise AuditUnavailable  # a stranger so far
         needed = tuple((reference.entry, field_name(spec, reference)) for reference in claim.needed)
         before_s = self._parts.clock.monotonic_s()
         sealed = await seal(replace(Needs.of(spec, claim.reads), fields=needed), self._parts.secrets)

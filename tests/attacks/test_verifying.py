@@ -81,7 +81,12 @@ class Verified:
     """A proxy that wants signatures, its upstream and a receiver."""
 
     def __init__(
-        self, ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], receiver: Upstream, settings: str = ""
+        self,
+        ostiary: Callable[..., Ostiary],
+        upstream: Callable[..., Upstream],
+        receiver: Upstream,
+        settings: str = "",
+        **more: str,
     ) -> None:
         self.key, self.previous, self.credential = canary(), canary(), canary()
         self.hooks = {name: canary() for name in ("stripe", "stripe_before", "github", "slack", "twilio")}
@@ -114,6 +119,7 @@ class Verified:
                 },
             },
             settings=f"limits: {{buffered_body: {CAP // 1024}KiB, buffers: 32MiB}}\n{settings}",
+            **more,
         )
 
     def _certificate(self, seen: Seen, wire: Wire) -> None:
@@ -555,3 +561,21 @@ def test_g38_a_nonce_is_used_once_by_all_workers_and_never_without_state(
             "state_unavailable"
         ] * 2
         assert alone.hook("/stripe", stripe([alone.hooks["stripe"]], HOOK)).status == 200
+
+
+def test_g56_strangers_at_a_webhook_listener_do_not_use_up_the_reserve_of_the_audit_disk(
+    ostiary: Callable[..., Ostiary], upstream: Callable[..., Upstream], receiver: Upstream
+) -> None:
+    """Below it records are of callers who have proven who they are before a key is opened for them."""
+    scarce = "audit: {sinks: [{file: audit.jsonl}], reserve: 900000000GiB}"
+    one = Verified(ostiary, upstream, receiver, audit_block=scarce)
+    size = (one.proxy.folder / "audit.jsonl").stat().st_size
+    for path, headers in (
+        ("/stripe", stripe(["guessed"], HOOK)),
+        ("/github", github("guessed", HOOK)),
+        ("/stripe", stripe([one.hooks["stripe"]], HOOK)),
+    ):
+        refused(one, one.hook(path, headers), "audit_unavailable", 503)
+    assert (one.saw(), (one.proxy.folder / "audit.jsonl").stat().st_size) == (0, size)
+    assert one.get("/v1", profile(one.key, "GET", "/v1", lines=("content-type:",))).status == 200
+    assert len(one.proxy.wait_audit("credential.opened", 2)) == 2

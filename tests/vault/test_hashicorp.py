@@ -359,7 +359,25 @@ async def test_a_mount_is_detected_in_each_namespace(openbao: OpenBao) -> None:
         assert (await vault.fetch(SecretRef("secret/egress/spaces"))).version == "1"
 
 
-async def test_v5_a_denied_path_does_not_log_in_at_every_read(openbao: OpenBao, tmp_path: Path) -> None:
+async def test_v5_a_young_login_is_doubted_once_it_is_dead(openbao: OpenBao, tmp_path: Path) -> None:
+    openbao.policy("egress", READ)
+    role, secret = openbao.approle("young", "egress", token_ttl="1h")
+    (tmp_path / "secret-id").write_text(secret)
+    async with store(openbao.address, AppRoleAuth(Secret(role), tmp_path / "secret-id")) as vault:
+        for path in ("x", "y", "z"):
+            with pytest.raises(SecretDenied):
+                await vault.fetch(SecretRef(f"secret/other/{path}", kv=2))
+        assert vault._login.generation == 1
+        openbao.put("egress/young", key="x")
+        openbao.api("POST", "auth/token/revoke", {"token": (await vault._login.token()).reveal()})
+        assert (await vault.fetch(SecretRef("secret/egress/young", kv=2))).version == "1"
+        assert vault._login.generation == 2
+
+
+async def test_v5_a_denied_path_does_not_log_in_at_every_read(
+    openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vault.hashicorp.login.YOUNG_S", 0.0)
     openbao.policy("egress", READ)
     role, secret = openbao.approle("denied", "egress", token_ttl="1h")
     (tmp_path / "secret-id").write_text(secret)
@@ -427,7 +445,10 @@ async def test_the_token_inside_a_longer_value_is_no_secret() -> None:
                 await vault.fetch(SecretRef("team/egress/a", kv=1))
 
 
-async def test_v5_two_denied_paths_do_not_take_turns_in_logging_in(openbao: OpenBao, tmp_path: Path) -> None:
+async def test_v5_two_denied_paths_do_not_take_turns_in_logging_in(
+    openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vault.hashicorp.login.YOUNG_S", 0.0)
     openbao.policy("egress", READ)
     role, secret = openbao.approle("turns", "egress", token_ttl="1h")
     (tmp_path / "secret-id").write_text(secret)

@@ -48,6 +48,8 @@ WATCH_S: Final = 5.0
 """How often files are looked at that a new token or secret id may come in, while no read does."""
 _PAST: Final = "cannot renew"
 _SHAPELESS: Final = "Vault answered the login in a shape that no login has"
+YOUNG_S: Final = 5.0
+"""A login younger than that is not replaced because of a doubt while Vault knows it."""
 RETIRE_AFTER_S: Final = 5.0
 """Calls that are under way with a replaced token end by their deadlines first."""
 
@@ -108,6 +110,7 @@ class Login:
         self._retry_s = -math.inf
         self._retired: dict[asyncio.Task[None], Secret] = {}
         self._generation = 0
+        self._made_s = -math.inf
         self._keeper: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._renewal_told = False
@@ -169,11 +172,13 @@ class Login:
 
     async def doubted(self, generation: int, *, needed: bool = False) -> None:
         """A read met a 403: perhaps the token has died. Logs in anew as `again` does; where that would use up something
-        that does not come again, or leases hang on the token (`needed`), only if Vault no longer knows it.
+        that does not come again, leases hang on the token (`needed`), or it was had a moment ago, only if Vault no longer
+        knows it: whoever doubts again and again makes no flood of logins.
         """
         issued = self._issued
+        young = time.monotonic() - self._made_s < YOUNG_S
         if (
-            (needed or self._method.scarce)
+            (needed or young or self._method.scarce)
             and issued is not None
             and generation == self._generation
             and await self._lives(issued)
@@ -209,6 +214,7 @@ class Login:
             if not (isinstance(self._method, HandedOn) and self._method.same):
                 # Of the same token handed on again, who has met a 403 with it is still to say so.
                 self._generation += 1
+                self._made_s = time.monotonic()
             self._take(issued)
             self._observer.store_login("ok")
             if before is not None and before.own:

@@ -415,6 +415,7 @@ async def test_counts_are_written_when_their_window_has_passed(
 ) -> None:
     monkeypatch.setattr(log_module, "TICK_S", 0.01)
     log = await start()
+    assert not log.scarce
     for _ in range(5):
         log.refused({"source": "10.1.1.1", "code": "proof_required"})
     assert len(read(audit_file)) == 1
@@ -433,6 +434,7 @@ async def test_below_the_reserve_only_credentials_are_recorded(
     assert events(audit_file) == ["credential.opened", "credential.closed"]
     assert value(metrics, "ostiary_audit_lost_total", sink=str(audit_file), reason="reserve") == 2
     assert log.healthy
+    assert log.scarce
 
 
 # --- rotation ---
