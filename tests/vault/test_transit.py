@@ -10,9 +10,10 @@ import hmac
 import http.server
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -218,13 +219,21 @@ async def test_the_deadline_is_total_and_few_may_wait() -> None:
 
 
 async def test_few_calls_are_under_way_at_once() -> None:
-    let, under_way = asyncio.Event(), [0]
+    let, under_way, sizes = asyncio.Event(), [0], list[int]()
+    mac = "vault:v1:" + base64.b64encode(bytes(32)).decode()
 
-    async def held(*_: object) -> SecretVersion:
+    class adapter:  # noqa: N801 - stands for an object
+        @staticmethod
+        def post(_: str, json: dict[str, Any], **__: bool) -> dict[str, Any]:
+            sizes.append(len(json.get("batch_input", "1")))
+            many = [{"hmac": mac} for _ in json.get("batch_input", ())]
+            return {"data": {"batch_results": many} if many else {"hmac": mac}}
+
+    async def held(_: object, work: Callable[[Any, object], list[SecretVersion]]) -> list[SecretVersion]:
         under_way[0] += 1
         await let.wait()
         under_way[0] -= 1
-        return SecretVersion({SIGNATURE: Secret(bytes(32))}, "1")
+        return work(SimpleNamespace(adapter=adapter), 1)
 
     config = VaultConfig(("http://127.0.0.1:9",), TokenAuth(Secret("t")), deadline_s=30.0, threads=4)
     vault = VaultStore(config)
@@ -237,7 +246,61 @@ async def test_few_calls_are_under_way_at_once() -> None:
     let.set()
     assert len(await asyncio.gather(*asked)) == 12
     assert under_way == [0]
+    # The ten that had to wait went together.
+    assert sizes == [1, 1, 10]
     await vault.close()
+
+
+@pytest.mark.parametrize("operation", ["hmac-sha256", "ed25519", "ecdsa-p256-sha256"])
+async def test_what_waits_is_signed_together(bao: OpenBao, operation: Operation) -> None:
+    """Each has the signature of its own text, also where one of them is no longer wanted and one key cannot sign."""
+    name = {"hmac-sha256": "known", "ed25519": "ed", "ecdsa-p256-sha256": "ec"}[operation]
+    calls = list[int]()
+    async with store(bao.address, TokenAuth(Secret(bao.token)), threads=3) as vault:
+        real = vault._transit._calls
+
+        async def counted(ref: Any, work: Any) -> Any:
+            calls.append(1)
+            return await real(ref, work)
+
+        vault._transit._calls = cast("Calls", counted)
+        texts = [b"%d" % number for number in range(100)]
+        asked = [asyncio.ensure_future(vault.compute(KeyRef(name), operation, text)) for text in texts]
+        none = asyncio.ensure_future(vault.compute(KeyRef("never"), operation, TEXT))
+        await asyncio.sleep(0)
+        asked[50].cancel()
+        found = await asyncio.gather(*asked, none, return_exceptions=True)
+        assert isinstance(found[50], asyncio.CancelledError)
+        assert isinstance(found[-1], SecretMissing)
+        for number, one in enumerate(found[:100]):
+            if number == 50:
+                continue
+            assert isinstance(one, SecretVersion), one
+            raw = one.fields[SIGNATURE].reveal_bytes()
+            if operation == "hmac-sha256":
+                assert raw == hmac.digest(bytes(range(32)), texts[number], "sha256")
+            elif operation == "ed25519":
+                public = bao.api("GET", "transit/keys/ed")["data"]["keys"][one.version]["public_key"]
+                ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(public)).verify(raw, texts[number])
+            else:
+                assert len(raw) == 64
+    assert len(calls) == 1 + 2 + 1, "one that found a turn, the others in two calls, and the key that is not there"
+
+
+async def test_a_batch_of_another_shape_is_no_signature() -> None:
+    mac = "vault:v1:" + base64.b64encode(bytes(32)).decode()
+    for told in ({"batch_results": [{"hmac": mac}]}, {"batch_results": [{"hmac": mac}, {"error": "x"}]}, {"hmac": mac}):
+
+        def odd(handler: http.server.BaseHTTPRequestHandler, told: dict[str, Any] = told) -> None:
+            many = b"batch_input" in handler.rfile.read(int(handler.headers["Content-Length"] or 0))
+            send(handler, 200, json.dumps({"data": told if many else {"hmac": mac}}).encode())
+
+        with scripted(odd) as (address, _):
+            async with store(address, TokenAuth(Secret("t")), threads=3) as vault:
+                asked = [vault.compute(KeyRef("k"), "hmac-sha256", b"%d" % number) for number in range(3)]
+                first, *others = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(first, SecretVersion)
+        assert [type(one) for one in others] == [SecretMalformed] * 2
 
 
 class Told(Silent):

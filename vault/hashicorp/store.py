@@ -198,6 +198,7 @@ class VaultStore:
 
     async def close(self) -> None:
         """Revokes an own login and ends the threads."""
+        await self._transit.close()
         await self._login.close()
         self._calls.close()
 

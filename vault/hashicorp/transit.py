@@ -1,8 +1,9 @@
 """Vault's Transit engine: signatures and HMACs of keys that stay there.
 
-One request, one call. At most `at_once` of them are under way, so that reads of secrets always find a thread; the others
-wait inside the same total deadline, and only so many. What was computed is checked for its shape and for the version
-that Vault names in front of it (`vault:v3:…`).
+A request that finds a turn is one call. At most `at_once` of them are under way, so that reads of secrets always find a
+thread; the others wait inside the same total deadline, and only so many. What waits for the same key goes together, as one
+call (`batch_input`), once there is a turn. What was computed is checked for its shape and for the version that Vault names
+in front of it (`vault:v3:…`).
 https://developer.hashicorp.com/vault/api-docs/secret/transit
 """
 
@@ -12,12 +13,13 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import hvac
 
-from vault.keys import SIGNATURE, KeyRef, Operation
+from vault.keys import MAX_TEXT_BYTES, SIGNATURE, KeyRef, Operation
 from vault.secret import Secret
 from vault.store import (
     SecretDenied,
@@ -26,10 +28,13 @@ from vault.store import (
     SecretRef,
     SecretUnavailable,
     SecretVersion,
+    StoreError,
 )
 
 MOST_WAITING: Final = 512
-"""Requests that wait for a turn; more are told at once that there is none."""
+"""Requests that wait; more are told at once that there is no turn."""
+MOST_TOGETHER: Final = 64
+"""Signatures of one call; their texts together are no longer than one may be."""
 _ANSWER: Final = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/_-]{1,8192}={0,2})")
 _HMAC: Final = {"hmac-sha256": ("sha2-256", 32), "hmac-sha384": ("sha2-384", 48), "hmac-sha512": ("sha2-512", 64)}
 _SIGN: Final[dict[str, tuple[dict[str, str], int]]] = {
@@ -52,6 +57,16 @@ def path_of(ref: KeyRef, operation: Operation) -> str:
     return f"{'hmac' if operation in _HMAC else 'sign'}/{ref.key}"
 
 
+type _Work = tuple[KeyRef, Operation]
+
+
+class _Asked(NamedTuple):
+    """One text that somebody waits to have signed."""
+
+    text: bytes
+    done: asyncio.Future[SecretVersion]
+
+
 class Transit:
     """Computes with keys of Transit mounts.
 
@@ -64,35 +79,96 @@ class Transit:
     def __init__(self, calls: Calls, deadline_s: float, at_once: int) -> None:
         self._calls = calls
         self._deadline_s = deadline_s
-        self._turns = asyncio.Semaphore(at_once)
+        self._free = at_once
         self._waiting = 0
+        self._queues: dict[_Work, deque[_Asked]] = {}
+        """What waits for a turn; the work that had one last stands last."""
+        self._sent: set[asyncio.Task[None]] = set()
 
     async def compute(self, ref: KeyRef, operation: Operation, text: bytes) -> SecretVersion:
         """See `KeyStore.compute`."""
         if self._waiting >= MOST_WAITING:
             raise SecretUnavailable(ref.name, "too many signatures are waited for")
-        # The version is said, so that nobody asks which KV version this mount has: it has none.
-        place = SecretRef(path_of(ref, operation), mount=ref.mount, kv=1, namespace=ref.namespace)
+        asked = _Asked(text, asyncio.get_running_loop().create_future())
+        self._queues.setdefault((ref, operation), deque()).append(asked)
         self._waiting += 1
+        self._send()
         try:
-            async with asyncio.timeout(self._deadline_s), self._turns:
-                return await self._calls(place, lambda client, _: _asked(client, ref, operation, text))
+            async with asyncio.timeout(self._deadline_s):
+                return await asked.done
         except TimeoutError:
             raise SecretUnavailable(ref.name, f"Vault did not sign within {self._deadline_s:g} s") from None
-        except SecretUnavailable as error:
-            raise SecretUnavailable(ref.name, error.reason, retry_after_s=error.retry_after_s) from None
-        except SecretDenied:
-            raise SecretDenied(ref.name, f"Vault denies update on {place.name}") from None
-        except SecretMissing:
-            raise SecretMissing(ref.name, "is no key there, or none that can do this") from None
-        except SecretMalformed:
-            raise SecretMalformed(ref.name, "was answered by something that is no signature of it") from None
         finally:
             self._waiting -= 1
+            asked.done.cancel()
+
+    async def close(self) -> None:
+        """Whoever still waits is told that there is no signature."""
+        for task in self._sent:
+            task.cancel()
+        await asyncio.gather(*self._sent, return_exceptions=True)
+
+    def _send(self) -> None:
+        while self._free and self._queues:
+            work = next(iter(self._queues))
+            queue = self._queues.pop(work)
+            batch: list[_Asked] = []
+            size = 0
+            while queue and len(batch) < MOST_TOGETHER and (not batch or size + len(queue[0].text) <= MAX_TEXT_BYTES):
+                one = queue.popleft()
+                if not one.done.done():  # else it has waited for too long, or nobody wants it any more
+                    batch.append(one)
+                    size += len(one.text)
+            if queue:
+                self._queues[work] = queue
+            if batch:
+                self._free -= 1
+                task = asyncio.get_running_loop().create_task(self._together(work, batch))
+                self._sent.add(task)
+                task.add_done_callback(self._sent.discard)
+
+    async def _together(self, work: _Work, batch: list[_Asked]) -> None:
+        ref, operation = work
+        # The version is said, so that nobody asks which KV version this mount has: it has none.
+        place = SecretRef(path_of(ref, operation), mount=ref.mount, kv=1, namespace=ref.namespace)
+        texts = [one.text for one in batch]
+        failure: StoreError = SecretUnavailable(ref.name, "this process ends")
+        try:
+            found = await self._calls(place, lambda client, _: _asked(client, ref, operation, texts))
+        except SecretUnavailable as error:
+            failure = SecretUnavailable(ref.name, error.reason, retry_after_s=error.retry_after_s)
+        except SecretDenied:
+            failure = SecretDenied(ref.name, f"Vault denies update on {place.name}")
+        except SecretMissing:
+            failure = SecretMissing(ref.name, "is no key there, or none that can do this")
+        except SecretMalformed:
+            failure = SecretMalformed(ref.name, "was answered by something that is no signature of it")
+        except Exception as error:  # noqa: BLE001 - nobody may wait for ever, and its text may hold anything
+            failure = SecretUnavailable(ref.name, f"the call failed ({type(error).__name__})")
+        else:
+            for one, version in zip(batch, found, strict=True):
+                if not one.done.done():
+                    one.done.set_result(version)
+        finally:
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(_anew(failure))
+            self._free += 1
+            self._send()
 
 
-def _asked(client: hvac.Client, ref: KeyRef, operation: Operation, text: bytes) -> SecretVersion:
-    body: dict[str, Any] = {"input": base64.b64encode(text).decode("ascii")}
+def _anew(failure: StoreError) -> StoreError:
+    """A fresh exception: one object raised to many would gather all their tracebacks."""
+    if isinstance(failure, SecretUnavailable):
+        return SecretUnavailable(failure.name, failure.reason, retry_after_s=failure.retry_after_s)
+    return type(failure)(failure.name, failure.reason)
+
+
+def _asked(client: hvac.Client, ref: KeyRef, operation: Operation, texts: Sequence[bytes]) -> list[SecretVersion]:
+    coded = [base64.b64encode(text).decode("ascii") for text in texts]
+    body: dict[str, Any] = (
+        {"input": coded[0]} if len(coded) == 1 else {"batch_input": [{"input": one} for one in coded]}
+    )
     if ref.version is not None:
         body["key_version"] = ref.version
     if operation in _HMAC:
@@ -104,8 +180,11 @@ def _asked(client: hvac.Client, ref: KeyRef, operation: Operation, text: bytes) 
         body |= options
         kind = "signature"
     # The same text may be signed twice: a connection that was just closed is no outage.
-    answer = client.adapter.post(f"/v1/{ref.mount}/{path_of(ref, operation)}", json=body, repeatable=True)
-    return _read(ref, answer["data"][kind], size, longer=operation == "rsa-pss-sha512")
+    data = client.adapter.post(f"/v1/{ref.mount}/{path_of(ref, operation)}", json=body, repeatable=True)["data"]
+    told = [data[kind]] if len(coded) == 1 else [one[kind] for one in data["batch_results"]]
+    if len(told) != len(coded):
+        raise ValueError("another number of signatures than was asked for")
+    return [_read(ref, one, size, longer=operation == "rsa-pss-sha512") for one in told]
 
 
 def _read(ref: KeyRef, told: object, size: int, *, longer: bool) -> SecretVersion:
