@@ -223,7 +223,7 @@ def _key(scalar: Scalar, what: str, context: Context, *, alone: bool) -> Templat
         context.faults.add(scalar.place, f"a key of {what}: {error}")
         return None
     if any(reference.entry == "token" for reference in template.references):
-        context.faults.add(scalar.place, "{token} is not built yet: derived credentials come later", "use {secret}")
+        context.faults.add(scalar.place, f"a key of {what} is stored, never a token that is derived", "use {secret}")
         return None
     if len(template.references) != 1:
         context.faults.add(
