@@ -224,10 +224,18 @@ def _convert_mapping(node: yaml.MappingNode, name: str, faults: Faults, depth: i
             faults.add(key_place, f"key {key!r} stands twice; first at line {seen[key].line}", "keep one of them")
             continue
         seen[key] = key_place
+        if node.flow_style and len(node.value) == 1 and isinstance(value_node, yaml.ScalarNode) and _absent(value_node):
+            # bearer: {secret}, which YAML reads as a mapping with one key and nothing in it.
+            faults.add(place, f"{{{key}}} without quotes is a mapping, not text", f'write "{{{key}}}"')
+            continue
         value = _convert(value_node, name, faults, depth + 1)
         if value is not None:
             entries.append(Entry(key, key_place, value))
     return Mapping(tuple(entries), place)
+
+
+def _absent(node: yaml.ScalarNode) -> bool:
+    return node.style is None and not node.value
 
 
 _IMPLICIT: Final = frozenset(
