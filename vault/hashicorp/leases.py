@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Literal, Protocol
 
 import hvac
 
-from vault.hashicorp.client import VaultAnswer
+from vault.hashicorp.answers import VaultAnswer, VaultUnreachable
 from vault.leases import Leased, LeaseGone, LeaseRef
 from vault.secret import Secret
 from vault.store import SecretDenied, SecretMalformed, SecretMissing, SecretRef, SecretVersion
@@ -34,8 +35,17 @@ class Calls(Protocol):
 
 async def lease(calls: Calls, ref: LeaseRef, login: int) -> Leased:
     """See `LeasingStore.lease`."""
+
+    def work(client: hvac.Client, _: Literal[1, 2]) -> Leased:
+        told = client.adapter.get(f"/v1/{ref.name}")
+        try:
+            return _read(told, login)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            _give_back(client, told)
+            raise ValueError("nothing that is lent, or not usable") from None
+
     try:
-        return await calls(ref, lambda client, _: _read(client.adapter.get(f"/v1/{ref.name}"), login))
+        return await calls(ref, work)
     except SecretDenied:
         raise SecretDenied(ref.name, "Vault denies it: its policy needs read on it") from None
     except SecretMissing:
@@ -81,23 +91,36 @@ async def revoke(calls: Calls, ref: LeaseRef, leased: Leased) -> None:
         return  # there is none of that name
 
 
+def _give_back(client: hvac.Client, told: object) -> None:
+    """Ends the lease of an answer that is of no use: requests go on asking, and each answer may be one more user."""
+    lease_id = told.get("lease_id") if isinstance(told, dict) else None
+    if not isinstance(lease_id, str) or not lease_id:
+        return
+    with suppress(VaultAnswer, VaultUnreachable):  # it ends by itself
+        client.adapter.post("/v1/sys/leases/revoke", json={"lease_id": lease_id, "sync": True}, repeatable=True)
+
+
 def _read(told: dict[str, Any], login: int) -> Leased:
     """Raises KeyError, TypeError, ValueError: it is nothing that is lent."""
     lease_id, life_s, data = told["lease_id"], _seconds(told["lease_duration"]), told["data"]
     if not isinstance(lease_id, str) or not 0 < len(lease_id) <= MAX_ID or not isinstance(data, dict):
         raise ValueError("no lease")
+    if not lease_id.isprintable():
+        raise ValueError("would be a line of its own where it is shown")
     if not 0 < len(data) <= MAX_FIELDS:
         raise ValueError("no fields")
     # Engines give null where a kind of credential has no such field (AWS: `security_token`).
-    fields = {str(name): _value(value) for name, value in data.items() if value is not None}
+    # Lists and mappings (LDAP: `distinguished_names`) are nothing that could be put into a request.
+    fields = {str(name): _value(value) for name, value in data.items() if isinstance(value, str | int)}
+    if not fields:
+        raise ValueError("no fields")
     number = hashlib.sha256(lease_id.encode()).hexdigest()[:16]
     return Leased(SecretVersion(fields, number, lease=lease_id), lease_id, life_s, told.get("renewable") is True, login)
 
 
-def _value(value: object) -> Secret:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError("no scalar")
-    text = str(value)
+def _value(value: str | int) -> Secret:
+    # Consul: `local: false`
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     if len(text) > MAX_VALUE:
         raise ValueError("too long")
     return Secret(text)
