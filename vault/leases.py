@@ -143,7 +143,9 @@ class _Old:
     ref: LeaseRef
     held: _Held
     idle_s: float | None = None
-    """Since when no request holds it."""
+    """Since when no request holds it, or the store could not be told to end it."""
+    wait_s: float = GRACE_S
+    """For how long it must be so, before it is revoked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -511,22 +513,34 @@ class Leases:
                 old.idle_s = None
             elif old.idle_s is None:
                 old.idle_s = now_s
-            if old.idle_s is None or now_s - old.idle_s < GRACE_S or len(self._revoking) >= AT_ONCE:
+            if old.idle_s is None or now_s - old.idle_s < old.wait_s or len(self._revoking) >= AT_ONCE:
                 kept.append(old)
                 continue
-            task = asyncio.get_running_loop().create_task(self._revoke(old.ref, old.held))
+            task = asyncio.get_running_loop().create_task(self._end(old))
             self._revoking.add(task)
             task.add_done_callback(self._revoking.discard)
         self._old = kept
 
-    async def _revoke(self, ref: LeaseRef, held: _Held) -> None:
+    async def _end(self, old: _Old) -> None:
+        """Revokes it; after an outage, once more. `close` waits for this, and takes what is left."""
+        if await self._revoke(old.ref, old.held) or len(self._old) >= MOST:
+            return
+        old.idle_s, old.wait_s = self._clock_s(), min(old.wait_s * 2, RETRY_MOST_S)
+        self._old.append(old)
+
+    async def _revoke(self, ref: LeaseRef, held: _Held) -> bool:
+        """Whether nothing is left to be done: False in an outage."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._lender(ref).revoke(ref, held.leased)
-        except (StoreError, TimeoutError):
+        except (SecretUnavailable, TimeoutError):
+            _log.warning("a lease of %s could not be revoked now: Vault is away", ref.name)
+            return False
+        except StoreError:
             _log.warning("a lease of %s was not revoked; it ends by itself", ref.name)
         except Exception as error:  # noqa: BLE001 - its text may hold anything
             _log.warning("a lease of %s was not revoked (%s); it ends by itself", ref.name, type(error).__name__)
+        return True
 
 
 def _again(ref: LeaseRef, failure: StoreError | None, wait_s: float) -> StoreError:

@@ -262,6 +262,18 @@ async def test_a_rejected_lease_is_replaced_once_and_then_not_before_a_pause() -
     await made.leases.close()
 
 
+async def test_an_old_lease_is_revoked_after_an_outage_too() -> None:
+    made = Made()
+    await made.leases.read_other(REF, await made.read(), ttl_s=0)
+    made.store.failure = SecretUnavailable("", "sealed")
+    await made.pass_time(GRACE_S + 2)
+    made.store.failure = None
+    await made.pass_time(2 * GRACE_S + 2)
+    assert made.store.living() == ["2"]
+    await made.leases.close()
+    assert made.store.living() == []
+
+
 async def test_a_new_login_takes_leases_anew() -> None:
     made = Made()
     await made.read()
