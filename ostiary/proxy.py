@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from addons.audit import AuditLog
 from addons.boundary import Boundary
 from addons.buffers import Buffers
 from addons.clock import Clock, SystemClock
+from addons.credentials import reference_of
 from addons.deriving.asking import Asker
 from addons.deriving.source import Deriving
 from addons.deriving.tokens import Tokens
@@ -45,7 +46,7 @@ from vault.cache import SecretCache
 from vault.issued import Issuance
 from vault.keys import Keys
 from vault.leases import Leases, LeasingStore
-from vault.store import SecretStore, SecretWriter
+from vault.store import SecretRef, SecretStore, SecretWriter
 
 if TYPE_CHECKING:
     from vault.hashicorp.handed import Ask  # hvac is loaded only where Vault is used
@@ -156,6 +157,7 @@ async def build(
         ending.callback(looking.cancel)
     if parts.leases is not None:
         ending.push_async_callback(parts.leases.close)
+        parts.leases.only(named_by(parts.in_force))
     if isinstance(begun.store, LeasingStore):
         begun.store.keep_login(lambda: any(secret.is_lent for _, secret in parts.in_force.policy.secret_uses()))
     await user_addons.running(addons, begun.clock)
@@ -183,6 +185,21 @@ async def build(
     looked_after.keep_looking()
     ending.callback(looked_after.stop)
     return Proxy(parts, engine, health, certificates, looked_after)
+
+
+def named_by(in_force: PolicyInForce) -> Callable[[SecretRef], bool]:
+    """Whether a route of the policy in force has a secret; worked out once for each policy."""
+    policy: Policy | None = None
+    refs: frozenset[SecretRef] = frozenset()
+
+    def named(ref: SecretRef) -> bool:
+        nonlocal policy, refs
+        if policy is not in_force.policy:
+            policy = in_force.policy
+            refs = frozenset(reference_of(spec, route) for route, spec in policy.secret_uses())
+        return ref in refs
+
+    return named
 
 
 def own_state(settings: Settings, clock: Clock, metrics: Metrics) -> StateStore | None:

@@ -196,6 +196,11 @@ class Leases:
         self._revoking: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+        self._named: Callable[[LeaseRef], bool] = lambda _: True
+
+    def only(self, named: Callable[[LeaseRef], bool]) -> None:
+        """What `named` does not name is given back at the next tick, however long it would live: no route has it now."""
+        self._named = named
 
     async def read(
         self, ref: SecretRef, *, ttl_s: float, max_stale_s: float, watch_s: float = 0.0, bypass: bool = False
@@ -301,6 +306,11 @@ class Leases:
     def tick(self) -> None:
         """Begins what is due: renewals, replacements, revocations. The keeper calls it each second."""
         for ref, entry in list(self._entries.items()):
+            if entry.flight is None and not entry.waiting and not self._named(ref):
+                del self._entries[ref]
+                if entry.held is not None:
+                    self._retire(ref, entry.held)
+                continue
             self._look_after(ref, entry)
         self._sweep()
 

@@ -274,6 +274,21 @@ async def test_an_old_lease_is_revoked_after_an_outage_too() -> None:
     assert made.store.living() == []
 
 
+async def test_what_no_route_has_any_more_is_given_back_when_its_last_request_ends() -> None:
+    made, routes = Made(), {REF}
+    made.leases.only(lambda ref: ref in routes)
+    held = made.hold(await made.read())
+    await made.pass_time(2 * GRACE_S)
+    assert made.store.living() == ["1"]
+    routes.clear()
+    await made.pass_time(2 * GRACE_S)
+    assert made.store.living() == ["1"]
+    held.release()
+    await made.pass_time(GRACE_S + 2)
+    assert made.store.living() == []
+    await made.leases.close()
+
+
 async def test_a_new_login_takes_leases_anew() -> None:
     made = Made()
     await made.read()
