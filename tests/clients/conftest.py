@@ -22,10 +22,11 @@ SECRET = "secret: {path: secret/egress/api, field: key}"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a client makes of its environment is its own affair: one engine tells every day, the other in `make test-slow`."""
+    """What a client makes of a proxy is its own affair: one engine tells every day, the other in `make test-slow`."""
+    here = Path(__file__).parent
     for item in items:
         given = getattr(getattr(item, "callspec", None), "params", {})
-        if given.get("way") == "environment" and given.get("engine") not in {None, ENGINES[-1]}:
+        if item.path.is_relative_to(here) and given.get("engine") not in {None, ENGINES[-1]}:
             item.add_marker(pytest.mark.slow)
 
 
