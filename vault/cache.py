@@ -33,13 +33,11 @@ from typing import Final
 
 from vault.control import NOTHING
 from vault.entry import Entry, Known, known_of
+from vault.failures import again, result_of
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
     SealedSecret,
-    SecretDenied,
-    SecretMalformed,
-    SecretMissing,
     SecretRef,
     SecretStore,
     SecretUnavailable,
@@ -232,7 +230,7 @@ class SecretCache:
         now_s = self._clock()
         if self._serves(entry, now_s, ttl_s, max_stale_s):
             return self._answer(ref, entry, "stale", now_s)
-        raise _again(entry.failure, max(entry.retry_s - now_s, 0.0))
+        raise again(entry.failure or SecretUnavailable("", "the store gave no answer"), max(entry.retry_s - now_s, 0.0))
 
     @staticmethod
     def _serves(entry: Entry, now_s: float, ttl_s: float, max_stale_s: float) -> bool:
@@ -339,20 +337,4 @@ class SecretCache:
             self._retire(ref, entry, entry.version)
             entry.version = None
         entry.retry_s = now_s + NEGATIVE_TTL_S
-        match error:
-            case SecretDenied():
-                return "denied"
-            case SecretMissing():
-                return "missing"
-            case _:
-                return "malformed"
-
-
-def _again(failure: StoreError | None, wait_s: float) -> StoreError:
-    """A fresh exception of the same kind: one object raised to many waiters would gather all their tracebacks."""
-    if failure is None:
-        return SecretUnavailable("", "the store gave no answer")
-    if isinstance(failure, SecretUnavailable):
-        return SecretUnavailable(failure.name, failure.reason, retry_after_s=max(failure.retry_after_s, wait_s))
-    kind = type(failure) if isinstance(failure, SecretDenied | SecretMissing | SecretMalformed) else SecretMalformed
-    return kind(failure.name, failure.reason)
+        return result_of(error)

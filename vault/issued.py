@@ -24,11 +24,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, runtime_checkable
 
 from vault.entry import Known
+from vault.failures import again, result_of
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
     SealedSecret,
-    SecretDenied,
     SecretMalformed,
     SecretMissing,
     SecretRef,
@@ -164,7 +164,10 @@ class Issuance:
             usable = self._usable(entry)
             if usable is not None:
                 return self._answer(ref, entry, usable, "bypass" if bypass else "miss")
-        raise _again(ref, entry.failure, max(entry.retry_s - self._monotonic_s(), 0.0))
+        raise again(
+            entry.failure or SecretUnavailable(ref.name, "its certificate has ended"),
+            max(entry.retry_s - self._monotonic_s(), 0.0),
+        )
 
     def read_now(self, ref: SecretRef, *, ttl_s: float, watch_s: float = 0.0) -> SealedSecret | None:
         """See `SecretSource.read_now`. Begins a renewal that is due."""
@@ -300,20 +303,4 @@ class Issuance:
             self._retire(ref, entry, entry.issued.version)
             entry.issued = None
         entry.retry_s = now_s + REFUSED_S
-        match error:
-            case SecretDenied():
-                return "denied"
-            case SecretMissing():
-                return "missing"
-            case _:
-                return "malformed"
-
-
-def _again(ref: IssuedRef, failure: StoreError | None, wait_s: float) -> StoreError:
-    """A fresh exception of the same kind: one object raised to many waiters would gather all their tracebacks."""
-    if failure is None:
-        return SecretUnavailable(ref.name, "its certificate has ended")
-    if isinstance(failure, SecretUnavailable):
-        return SecretUnavailable(failure.name, failure.reason, retry_after_s=max(failure.retry_after_s, wait_s))
-    kind = type(failure) if isinstance(failure, SecretDenied | SecretMissing | SecretMalformed) else SecretMalformed
-    return kind(failure.name, failure.reason)
+        return result_of(error)

@@ -30,11 +30,11 @@ from typing import Final, Protocol, runtime_checkable
 
 from vault.control import NOTHING
 from vault.entry import Known
+from vault.failures import again, result_of
 from vault.observer import ReadResult, Silent, StoreObserver
 from vault.store import (
     CacheState,
     SealedSecret,
-    SecretDenied,
     SecretMalformed,
     SecretMissing,
     SecretRef,
@@ -229,7 +229,10 @@ class Leases:
         held = self._usable(entry)
         if held is not None and (entry.failure is None or not bypass):
             return self._answer(ref, entry, held, "bypass" if bypass else "miss")
-        raise _again(ref, entry.failure, max(entry.retry_s - self._clock_s(), 0.0))
+        raise again(
+            entry.failure or SecretUnavailable(ref.name, "its lease has ended"),
+            max(entry.retry_s - self._clock_s(), 0.0),
+        )
 
     def read_now(self, ref: SecretRef, *, ttl_s: float, watch_s: float = 0.0) -> SealedSecret | None:
         """See `SecretSource.read_now`."""
@@ -481,21 +484,16 @@ class Leases:
         if isinstance(error, SecretUnavailable):
             entry.failures += 1
             pause_s = min(RETRY_FIRST_S * 2 ** min(entry.failures - 1, 16), RETRY_MOST_S)
-            if self._usable(entry) is None:
-                pause_s = min(pause_s, REFUSED_S)  # requests fail by now
+            # Once it has ended requests fail: then the store is asked often, and at its end at once.
+            held = self._usable(entry)
+            pause_s = min(pause_s, REFUSED_S if held is None else held.ends_s - SPARE_S - now_s)
             entry.retry_s = now_s + pause_s * (0.5 + self._jitter() / 2)
             return "unavailable"
         if entry.held is not None:
             self._retire(ref, entry.held)
             entry.held = None
         entry.retry_s = now_s + REFUSED_S
-        match error:
-            case SecretDenied():
-                return "denied"
-            case SecretMissing():
-                return "missing"
-            case _:
-                return "malformed"
+        return result_of(error)
 
     # --- old leases ---
 
@@ -532,32 +530,24 @@ class Leases:
         self._old = kept
 
     async def _end(self, old: _Old) -> None:
-        """Revokes it; after an outage, once more. `close` waits for this, and takes what is left."""
+        """Revokes it; later once more where that failed. `close` waits for this, and takes what is left."""
         if await self._revoke(old.ref, old.held) or len(self._old) >= MOST:
             return
         old.idle_s, old.wait_s = self._clock_s(), min(old.wait_s * 2, RETRY_MOST_S)
         self._old.append(old)
 
     async def _revoke(self, ref: LeaseRef, held: _Held) -> bool:
-        """Whether nothing is left to be done: False in an outage."""
+        """Whether it is gone."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._lender(ref).revoke(ref, held.leased)
-        except (SecretUnavailable, TimeoutError):
-            _log.warning("a lease of %s could not be revoked now: Vault is away", ref.name)
-            return False
-        except StoreError:
-            _log.warning("a lease of %s was not revoked; it ends by itself", ref.name)
-        except Exception as error:  # noqa: BLE001 - its text may hold anything
-            _log.warning("a lease of %s was not revoked (%s); it ends by itself", ref.name, type(error).__name__)
-        return True
-
-
-def _again(ref: LeaseRef, failure: StoreError | None, wait_s: float) -> StoreError:
-    """A fresh exception of the same kind: one object raised to many waiters would gather all their tracebacks."""
-    if failure is None:
-        return SecretUnavailable(ref.name, "its lease has ended")
-    if isinstance(failure, SecretUnavailable):
-        return SecretUnavailable(failure.name, failure.reason, retry_after_s=max(failure.retry_after_s, wait_s))
-    kind = type(failure) if isinstance(failure, SecretDenied | SecretMissing | SecretMalformed) else SecretMalformed
-    return kind(failure.name, failure.reason)
+        except StoreError as error:
+            why = error.reason
+        except TimeoutError:
+            why = "the store did not answer in time"
+        except Exception as error:  # noqa: BLE001 - a store that breaks its contract, and its text may hold anything
+            why = type(error).__name__
+        else:
+            return True
+        _log.warning("a lease of %s could not be revoked (%s); left alone, it ends by itself", ref.name, why)
+        return False

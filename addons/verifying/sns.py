@@ -86,8 +86,7 @@ def claim_sns(verifier: SnsVerifier, request: Outgoing, now_s: float) -> Certifi
 
 def made_by(key: rsa.RSAPublicKey, signature: bytes, text: bytes, version: str) -> bool:
     """Whether a signature of this SignatureVersion, RSASSA-PKCS1-v1_5, was made with the key of a certificate."""
-    # SHA-1 is what SNS signs with unless the topic says otherwise (SignatureVersion 1).
-    digest = hashes.SHA256() if version == "2" else hashes.SHA1()  # noqa: S303 - see above
+    digest = hashes.SHA256() if version == "2" else hashes.SHA1()  # noqa: S303 - what SNS signs with unless the topic says otherwise
     try:
         key.verify(signature, text, padding.PKCS1v15(), digest)
     except InvalidSignature:

@@ -222,7 +222,7 @@ async def test_few_calls_are_under_way_at_once() -> None:
     let, under_way, sizes = asyncio.Event(), [0], list[int]()
     mac = "vault:v1:" + base64.b64encode(bytes(32)).decode()
 
-    class adapter:  # noqa: N801 - stands for an object
+    class Adapter:
         @staticmethod
         def post(_: str, json: dict[str, Any], **__: bool) -> dict[str, Any]:
             sizes.append(len(json.get("batch_input", "1")))
@@ -233,7 +233,7 @@ async def test_few_calls_are_under_way_at_once() -> None:
         under_way[0] += 1
         await let.wait()
         under_way[0] -= 1
-        return work(SimpleNamespace(adapter=adapter), 1)
+        return work(SimpleNamespace(adapter=Adapter), 1)
 
     config = VaultConfig(("http://127.0.0.1:9",), TokenAuth(Secret("t")), deadline_s=30.0, threads=4)
     vault = VaultStore(config)

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import hvac
 
+from vault.failures import again
 from vault.keys import MAX_TEXT_BYTES, SIGNATURE, KeyRef, Operation
 from vault.secret import Secret
 from vault.store import (
@@ -152,16 +153,9 @@ class Transit:
         finally:
             for one in batch:
                 if not one.done.done():
-                    one.done.set_exception(_anew(failure))
+                    one.done.set_exception(again(failure))
             self._free += 1
             self._send()
-
-
-def _anew(failure: StoreError) -> StoreError:
-    """A fresh exception: one object raised to many would gather all their tracebacks."""
-    if isinstance(failure, SecretUnavailable):
-        return SecretUnavailable(failure.name, failure.reason, retry_after_s=failure.retry_after_s)
-    return type(failure)(failure.name, failure.reason)
 
 
 def _asked(client: hvac.Client, ref: KeyRef, operation: Operation, texts: Sequence[bytes]) -> list[SecretVersion]:

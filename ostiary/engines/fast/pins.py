@@ -72,5 +72,5 @@ def verified_chain(session: ssl.SSLObject) -> list[bytes]:
 
 def verified_natively(session: ssl.SSLObject) -> list[bytes]:
     """The verified chain where Python 3.12 has it; it got a name of its own later. DER."""
-    native: Any = session._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    native: Any = session._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - 3.12 has no public way to it
     return [cert.public_bytes(DER) for cert in native.get_verified_chain() or ()]
